@@ -280,7 +280,7 @@ def test_a_mesh_takes_the_parameters_by_the_rules(write: Any) -> None:
         ),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors"),
         (lambda d: os.truncate(d / "model.safetensors", 5000), "model.safetensors"),
-        (lambda d: _change(d, num_hidden_layers=9), "no tensor 'bert.encoder.layer.*config.json asks for"),
+        (lambda d: _change(d, num_hidden_layers=9), "no tensor 'bert.encoder.layer.*config.json requires"),
         (lambda d: _change(d, hidden_size=48, num_attention_heads=3), "has shape"),
         (lambda d: _change(d, hidden_act="gelu_12"), "hidden_act is 'gelu_12'.*Supported: gelu"),
         (lambda d: _change(d, hidden_size="wide"), "hidden_size is 'wide'"),
@@ -396,7 +396,7 @@ def test_a_run_without_its_model_file_is_refused(bert_run: pathlib.Path, tmp_pat
     run = shutil.copytree(bert_run, tmp_path / "run")
     last = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
     (last / "files" / "model.json").unlink()
-    with pytest.raises(PretrainedError, match=f"checkpoint {last.name} has no model.json, which says"):
+    with pytest.raises(PretrainedError, match=f"checkpoint {last.name} has no model.json, which describes"):
         lm_research.from_pretrained(run)
 
 

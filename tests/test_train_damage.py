@@ -256,7 +256,7 @@ def test_who_reads_a_run_names_the_whole_checkpoint(
     for step, damage in ((20, kind), (18, "no arrays")):
         damages[damage](run / f"checkpoints/{step}")
     for path in (run, run / "checkpoints/20"):
-        with pytest.raises(PretrainedError, match=f"Checkpoint 12 is whole: give {run}/checkpoints/12"):
+        with pytest.raises(PretrainedError, match=f"Checkpoint 12 is intact: use {run}/checkpoints/12"):
             lm_research.from_pretrained(path)
     told = [record.getMessage() for record in caplog.records]
     assert [text for text in told if str(run) in text or "NoneType" in text] == []  # of Orbax, beside the paragraph

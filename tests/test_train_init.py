@@ -86,7 +86,7 @@ def test_a_decoder_cannot_start_from_what_is_always_an_encoder(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert lab.train(tmp_path / "x", f"--config.train.init_from={empty}", *STEPS) == 2
-    assert "holds no config.json" in capsys.readouterr().err
+    assert "has no config.json" in capsys.readouterr().err
     without = tmp_path / "without"
     shutil.copytree(hf, without)
     for file in without.glob("tokenizer*"):

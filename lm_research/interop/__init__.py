@@ -1,1 +1,1 @@
-"""Other people's formats: the directories of Hugging Face models, read and written without torch or transformers."""
+"""External formats, read and written without torch or transformers: Hugging Face models, peft adapters, sentence-transformers."""

@@ -1,7 +1,7 @@
 """The msgpack files of flax.serialization.to_bytes: nested maps of arrays, as transformers 4 wrote Flax models.
 
-An array is an extension (type 1; 3 for a NumPy scalar) around a second msgpack: [shape, dtype's name, bytes]. Arrays of
-a gigabyte and more are cut into chunks. Neither is unpacked here: a walk over the mapped file notes where data lie.
+An array is an extension (type 1; 3 for a NumPy scalar) around a second msgpack: [shape, name of the dtype, bytes]. Arrays of
+a gigabyte or more are split into chunks. Nothing is unpacked here: a walk over the mapped file records where data are.
 https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
@@ -23,13 +23,13 @@ CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000
 MAX_TEXT = 1000  # bytes of a name
-_KNOWN = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64".split()
-DTYPES = {name: np.dtype(name) for name in _KNOWN} | {
+_NUMPY_NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64".split()
+DTYPES = {name: np.dtype(name) for name in _NUMPY_NAMES} | {
     name: np.dtype(getattr(ml_dtypes, name))
     for name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 }
 
-# First byte -> kind and number of bytes that tell the length.
+# First byte -> kind, and number of bytes of the length field.
 _LENGTHS = {
     **{0xC4 + i: ("bytes", 2**i) for i in range(3)},
     **{0xC7 + i: ("extension", 2**i) for i in range(3)},
@@ -42,7 +42,7 @@ _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 class _Span(NamedTuple):
-    """Bytes or text that stay in the file."""
+    """Location of bytes or text in the file."""
 
     offset: int
     size: int
@@ -52,11 +52,11 @@ class _Walker:
     """Reads msgpack values from `data`, one after another, between `position` and `end`."""
 
     def __init__(self, path: pathlib.Path, data: np.ndarray, position: int, end: int, budget: list[int]) -> None:
-        """`budget` holds how many values may come, of all walkers through the file."""
+        """`budget` is the number of values that all walkers of a file may still read, in a list so that they share it."""
         self.path, self.data, self.position, self.end, self.budget = path, data, position, end, budget
 
     def take(self, size: int) -> int:
-        """Offset of the next `size` bytes, which are then behind."""
+        """Skip the next `size` bytes and return their offset."""
         if size > self.end - self.position:
             missing = size - (self.end - self.position)
             raise damaged(self.path, f"it is truncated: {missing} bytes are missing after byte {self.end}")
@@ -64,20 +64,22 @@ class _Walker:
         return self.position - size
 
     def number(self, size: int) -> int:
+        """Read a big-endian integer of `size` bytes."""
         offset = self.take(size)
         return int.from_bytes(self.data[offset : offset + size].tobytes(), "big")
 
     def text(self, span: Any) -> str:
+        """Decode a short text."""
         if not isinstance(span, _Span):
             raise damaged(self.path, f"byte {self.position} should end a text")
         if span.size > MAX_TEXT:
             raise damaged(self.path, f"the text that ends at byte {self.position} has {span.size} bytes")
         return self.data[span.offset : span.offset + span.size].tobytes().decode("utf-8")
 
-    def value(self, way: tuple[str, ...]) -> Any:
-        """The next value: dict, list, StoredTensor, _Span, number, bool or None. `way` is the keys that lead to it."""
+    def value(self, keys: tuple[str, ...]) -> Any:
+        """Read the next value: dict, list, StoredTensor, _Span, number, bool or None. `keys` are the map keys that lead to it."""
         self.budget[0] -= 1
-        if len(way) > MAX_DEPTH:
+        if len(keys) > MAX_DEPTH:
             raise damaged(self.path, f"its maps are nested deeper than {MAX_DEPTH}")
         if self.budget[0] < 0:
             raise damaged(self.path, f"it has more than {MAX_VALUES} values, which no model has")
@@ -85,9 +87,9 @@ class _Walker:
         if code <= 0x7F or code >= 0xE0:
             return code if code <= 0x7F else code - 256
         if code <= 0x8F:
-            return self.map(code & 0x0F, way)
+            return self.map(code & 0x0F, keys)
         if code <= 0x9F:
-            return [self.value((*way, str(i))) for i in range(code & 0x0F)]
+            return [self.value((*keys, str(i))) for i in range(code & 0x0F)]
         if code <= 0xBF:
             return _Span(self.take(code & 0x1F), code & 0x1F)
         if code in _CONSTANTS:
@@ -97,32 +99,32 @@ class _Walker:
             offset = self.take(size)
             return struct.unpack(_NUMBERS[code], self.data[offset : offset + size].tobytes())[0]
         if 0xD4 <= code <= 0xD8:
-            return self.extension(2 ** (code - 0xD4), way)
+            return self.extension(2 ** (code - 0xD4), keys)
         if code not in _LENGTHS:
-            raise damaged(self.path, f"byte {self.position - 1} is no msgpack")
+            raise damaged(self.path, f"byte {self.position - 1} is not msgpack")
         kind, width = _LENGTHS[code]
         size = self.number(width)
         if kind == "bytes":
             return _Span(self.take(size), size)
         if kind == "list":
-            return [self.value((*way, str(i))) for i in range(size)]
-        return self.map(size, way) if kind == "map" else self.extension(size, way)
+            return [self.value((*keys, str(i))) for i in range(size)]
+        return self.map(size, keys) if kind == "map" else self.extension(size, keys)
 
-    def map(self, size: int, way: tuple[str, ...]) -> dict[str, Any]:
+    def map(self, size: int, keys: tuple[str, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for _ in range(size):
-            key = self.text(self.value((*way, "?")))
+            key = self.text(self.value((*keys, "?")))
             if key in found:
-                raise damaged(self.path, "the name occurs twice", "/".join((*way, key)))
-            found[key] = self.value((*way, key))
+                raise damaged(self.path, "the name occurs twice", "/".join((*keys, key)))
+            found[key] = self.value((*keys, key))
         return found
 
-    def extension(self, size: int, way: tuple[str, ...]) -> StoredTensor | None:
+    def extension(self, size: int, keys: tuple[str, ...]) -> StoredTensor | None:
         kind, start = self.number(1), self.take(size)
         if kind not in ARRAY_TYPES:
             return None
-        name, inner = "/".join(way), _Walker(self.path, self.data, start, start + size, self.budget)
-        parts = inner.value((*way, "?"))
+        name, inner = "/".join(keys), _Walker(self.path, self.data, start, start + size, self.budget)
+        parts = inner.value((*keys, "?"))
         if (
             not isinstance(parts, list)
             or len(parts) != 3
@@ -141,10 +143,10 @@ class _Walker:
 
 
 def read_flax(path: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by their keys, joined with "/"; their data are not read.
+    """Read the headers of the tensors of one file, by their keys joined with "/"; their data are not read.
 
-    Matrices called `kernel` come as torch has them, transposed: Dense's are [in, out] here and [out, in] there, and
-    for GPT-2's Conv1D it is the other way round.
+    Matrices called `kernel` are transposed to PyTorch's layout: Dense's are [in, out] in Flax and [out, in] in PyTorch, and
+    those of GPT-2's Conv1D the reverse.
 
     Raises:
       PretrainedError: the file is damaged.
@@ -168,25 +170,25 @@ def read_flax(path: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def torch_name(name: str) -> str:
-    """`encoder/query/kernel` -> `encoder.query.weight`."""
-    *way, last = name.split("/")
-    return ".".join([*way, "weight" if last in ("kernel", "scale", "embedding") else last])
+    """Convert `encoder/query/kernel` to `encoder.query.weight`."""
+    *path, last = name.split("/")
+    return ".".join([*path, "weight" if last in ("kernel", "scale", "embedding") else last])
 
 
-def _leaves(path: pathlib.Path, tree: dict[str, Any], way: tuple[str, ...]) -> Iterator[tuple[str, StoredTensor]]:
-    """Arrays below `tree`; values of other kinds are left out."""
+def _leaves(path: pathlib.Path, tree: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield the arrays in `tree`; other values are skipped."""
     for key, value in tree.items():
-        name = "/".join((*way, key))
+        name = "/".join((*keys, key))
         if isinstance(value, dict) and value.get(CHUNKED):
             yield name, _joined(path, name, value)
         elif isinstance(value, dict):
-            yield from _leaves(path, value, (*way, key))
+            yield from _leaves(path, value, (*keys, key))
         elif isinstance(value, StoredTensor):
             yield name, value
 
 
 def _joined(path: pathlib.Path, name: str, value: dict[str, Any]) -> StoredTensor:
-    """An array that was cut: {shape: {"0": ..., ...}, chunks: {"0": flat array, ...}}."""
+    """Join an array in chunks: {shape: {"0": ..., ...}, chunks: {"0": flat array, ...}}."""
     sizes, chunks = (_in_order(value.get(key)) for key in ("shape", "chunks"))
     if not chunks or not all(isinstance(chunk, StoredTensor) and len(chunk.shape) == 1 for chunk in chunks):
         raise damaged(path, "its chunks are not flat arrays", name)
@@ -199,7 +201,7 @@ def _joined(path: pathlib.Path, name: str, value: dict[str, Any]) -> StoredTenso
 
 
 def _in_order(numbered: Any) -> list[Any] | None:
-    """{"0": a, "1": b} as [a, b]."""
+    """Convert {"0": a, "1": b} to [a, b]; None if the keys are not such."""
     if not isinstance(numbered, dict) or numbered.keys() != {str(i) for i in range(len(numbered))}:
         return None
     return [numbered[str(i)] for i in range(len(numbered))]

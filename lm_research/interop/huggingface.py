@@ -1,6 +1,7 @@
-"""Directories of Hugging Face models: config.json and weights, to and from a ModelDefinition and its parameters.
+"""Directories of Hugging Face models: conversion of config.json and weights to and from a ModelDefinition and its parameters.
 
-Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are tokenizers/loading.py's.
+The format is that of transformers' `save_pretrained` (https://huggingface.co/docs/transformers). tokenizers/loading.py reads
+tokenizers.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ STACKS = ("encoder", "decoder", "memory_projection")
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A directory that has been looked at: everything but the parameters.
+    """Description of a model directory: everything but the parameters.
 
     Attributes:
-      definition: the model it holds, with the head that was asked for.
+      definition: the model, with the requested head.
       family: a key of FAMILIES.
-      config: config.json, with the head that was asked for.
+      config: config.json, with the requested head.
       source: its weight files.
-      files: the folder with the tokenizer.
-      untied: pairs of tensors that config.json ties, but whose values differ.
+      files: the directory with the tokenizer.
+      untied: pairs of tensors that config.json ties but that have different values.
     """
 
     definition: ModelDefinition
@@ -67,16 +68,16 @@ def inspect(
     num_labels: int | None = None,
     adapter: pathlib.Path | None = None,
 ) -> Pretrained:
-    """Reads config.json and the headers of the weight files.
+    """Read config.json and the headers of the weight files.
 
     Args:
-      directory: of the model, or of a peft adapter whose base is on this machine.
-      head: a name of head_kinds.HEADS; None takes the one that `architectures` in config.json names.
-      num_labels: classes of a classification; None takes those of config.json.
-      adapter: a directory of peft's format whose adapter is added to the weights (interop/peft.py).
+      directory: the model, or a peft adapter whose base is on this machine.
+      head: a key of head_kinds.HEADS; None uses the one of `architectures` in config.json.
+      num_labels: number of classes of a classification head; None uses that of config.json.
+      adapter: a peft directory whose adapter is added to the weights (interop/peft.py).
 
     Raises:
-      PretrainedError: no model, one of an unknown type, or with settings that are not supported.
+      PretrainedError: the directory has no model, or one whose type or settings are not supported.
     """
     model_config.check_num_labels(num_labels)
     if adapter is None and peft.is_adapter(directory):
@@ -147,27 +148,27 @@ def _architecture(
 
 
 def _named_head(config: Mapping[str, Any], kind: str, family: Family, stacks: str) -> tuple[bool, str]:
-    """Whether the model is only the encoder, and the head's name, by `architectures`."""
+    """Return whether the model is only the encoder, and the head's name, according to `architectures`."""
     prefix = family.model_types[kind]
     for name in config.get("architectures") or ():
-        # Files of the removed Flax and TensorFlow classes name those.
+        # Files of transformers' removed Flax and TensorFlow classes have names with these prefixes.
         suffix = re.sub("^(Flax|TF)", "", str(name)).removeprefix(prefix)
         if suffix in family.classes:
             return suffix in family.encoder_classes, family.classes[suffix]
     if config.get("architectures"):
         known = ", ".join(prefix + suffix for suffix in family.classes)
         raise PretrainedError(
-            f"config.json: architectures is {short(config['architectures'])}; of {kind} these are supported: {known}. Name the "
-            f"head you want with head=..., one of {', '.join(HEADS)}."
+            f"config.json: architectures is {short(config['architectures'])}; of {kind} these are supported: {known}. Choose a "
+            f"head with head=..., one of {', '.join(HEADS)}."
         )
     return False, family.head or DEFAULT_HEADS[stacks]
 
 
 def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only: bool) -> None:
-    """Raises a PretrainedError if such a stack cannot carry the head."""
+    """Raise a PretrainedError if a stack of this kind cannot have the head."""
     stacks = "encoder" if encoder_only else stacks
     if stacks != "encoder-decoder" and "masked_lm" in family.classes.values() and head in family.classes.values():
-        return  # a stack that is an encoder or a decoder as its files say, with any head
+        return  # config.json makes the stack an encoder or a decoder, and either can have any head of the family
     needed = HEADS[head].stack or stacks
     if needed != stacks:
         some = {"encoder": "an encoder", "decoder": "a decoder", "encoder-decoder": "an encoder-decoder"}
@@ -180,7 +181,7 @@ def _reader(pretrained: Pretrained) -> WeightReader:
 
 
 def missing_params(pretrained: Pretrained) -> list[str]:
-    """Our parameters that the files do not have under any name."""
+    """List the paths of parameters that the files do not have under any name."""
     reader = _reader(pretrained)
     return [path for path in reader.shapes if reader.shape_of(path) is None]
 
@@ -188,21 +189,20 @@ def missing_params(pretrained: Pretrained) -> list[str]:
 def load_params(
     pretrained: Pretrained, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0, fresh_head: bool = False
 ) -> tuple[Params, Report]:
-    """Reads the parameters, one at a time, onto the devices of a mesh.
+    """Read the parameters, one at a time, onto the devices of a mesh.
 
-    Everything is checked against the headers before anything is read, so host memory holds the model (where the host
-    is the device) and one stacked parameter beside it.
+    All headers are checked before any data are read. Host memory holds one stacked parameter at a time, in addition to the
+    model if the host is the device.
 
     Args:
       pretrained: from `inspect`.
-      mesh: where they go, by the rules of parallel/rules.py; None is the default device.
-      dtype: type of the parameters; None keeps each as it is stored.
-      seed: of parameters that the files do not have.
-      fresh_head: whether parts of the head may have another shape than in the files; they are initialized then.
+      mesh: the devices, sharded by the rules of parallel/rules.py; None uses the default device.
+      dtype: type of the parameters; None keeps that of the files.
+      seed: seed for parameters that the files do not have.
+      fresh_head: initialize parameters of the head whose shape differs from the files, instead of raising an error.
 
     Raises:
-      PretrainedError: a tensor of the stacks is missing, or any has another shape than config.json asks for, or is
-        damaged.
+      PretrainedError: a tensor of the stacks is missing, has another shape than config.json implies, or is damaged.
     """
     definition = pretrained.definition
     reader = _reader(pretrained)
@@ -225,10 +225,10 @@ def load_params(
             arrays[path] = arrays[path].astype(default)
     used = set[str]().union(*map(reader.stored_names, reader.shapes))
     family = family_of(pretrained.family)
-    kept = {} if pretrained.untied else reader.tied_duplicates()  # config.json no longer says what they were for
+    kept = {} if pretrained.untied else reader.tied_duplicates()  # without the tie, these tensors have no use
     used |= {stored for name in kept for stored in reader.names.of(name)}
-    same, passed_over = reader.others(used)
-    used |= same | {name for name, _ in passed_over}
+    same, overridden = reader.alternatives(used)
+    used |= same | {name for name, _ in overridden}
     rest = [name for name in pretrained.source.names if name not in used]
     kept |= reader.unread(family.unread, rest)
     copies = [re.compile(pattern) for pattern in (*family.redundant, *family.unread)]
@@ -238,7 +238,7 @@ def load_params(
         unused=tuple(name for name in rest if not any(pattern.search(name) for pattern in copies)),
         kept=kept,
         untied=pretrained.untied,
-        passed_over=passed_over,
+        overridden=overridden,
         nonfinite=reader.nonfinite,
     )
     return unflatten(arrays), report
@@ -259,15 +259,16 @@ def save(
     max_shard_bytes: int = 5 * 10**9,
     kept: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes config.json and model.safetensors (in shards above a size) as transformers would.
+    """Write config.json and model.safetensors as transformers does.
 
     Args:
-      directory: made if it does not exist.
-      definition, params: the model.
+      directory: created if it does not exist.
+      definition: the model.
       family: a key of FAMILIES.
-      config: the config.json it was read with, whose other keys are kept.
-      max_shard_bytes: size above which weights are divided over several files.
-      kept: of the report of reading them.
+      params: its parameters.
+      config: the config.json that it was loaded with, whose other keys are kept.
+      max_shard_bytes: larger models are split into several files.
+      kept: `Report.kept` from loading the model.
 
     Raises:
       PretrainedError: the format has no class for this family and head.
@@ -279,7 +280,7 @@ def save(
     shapes, leaves = flatten(definition.shapes) | added, flatten(params) | zero_biases.zeros(added)
     spare = definition.arch.position_offset - family_of(family).stored_as.from_hf(written, set()).position_offset
     for path in (path for path in shapes if spare > 0 and path.endswith("embeddings/positions")):
-        leaves[path] = leaves[path][spare:]  # rows before the first position, which nothing reads
+        leaves[path] = leaves[path][spare:]  # drops rows before the first position, which are unused
         shapes[path] = jax.ShapeDtypeStruct(leaves[path].shape, leaves[path].dtype)
     weights = weights_of(module, definition, added)
     prefix = module.prefix(definition.arch, head.name, written["model_type"])
@@ -320,7 +321,7 @@ def save(
 
 
 def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """config.json of a model: of the one it was read with, where there is one, what still holds.
+    """Make the config.json of a model, starting from the one it was loaded with, if any.
 
     Raises:
       PretrainedError: the format has no class for this family and head.
@@ -328,7 +329,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
     arch, head = definition.arch, definition.head
     module = family_of(family).stored_as
     if not module.model_types:
-        raise PretrainedError(f"The Hugging Face format has no models of family {family}. Save it as native.")
+        raise PretrainedError(f"The Hugging Face format has no models of family {family}. Save the model as native.")
     written = dict(config) if config else module.to_hf(arch)
     kind = written.setdefault("model_type", next(iter(module.model_types)))
     encoder_only = module.encoder_classes
@@ -351,10 +352,10 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
 
 
 def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int]) -> dict[str, Any]:
-    """A new config.json with ids of special tokens, by their names in it, in place of the family's own.
+    """Return a config.json with these ids of special tokens, by key, in place of the family's defaults.
 
-    Where positions begin behind the padding token's number, as many of them are left; that token keeps the family's number if
-    there are not so many rows before them.
+    In families whose positions start after the padding id (RoBERTa), the position table is resized to keep the number of
+    positions. If the new padding id would leave too few rows, the default padding id is kept.
     """
     module = family_of(family).stored_as
     named = {**config, **tokens}
@@ -369,17 +370,18 @@ def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int
 
 
 def _check_stored(arch: Architecture, module: Family, written: Mapping[str, Any]) -> None:
-    """Raises a PretrainedError if whoever reads this config.json would compute something else: a run can change these fields."""
+    """Raise a PretrainedError if config.json cannot represent the norm or the scales, which a run can change."""
     again = module.from_hf(written, set())
     again = again.encoder if arch.encoder is None and again.encoder is not None else again
 
-    def scored(arch: Architecture) -> dict[str, Any]:
-        return {"norm": arch.layers[0].residual, "attention_scale": arch.layers[0].attention_scale}
+    def fields(arch: Architecture) -> dict[str, Any]:
+        spec = arch.layers[0]
+        return {"norm": spec.residual, "attention_scale": spec.attention_scale, "logit_scale": arch.logit_scale}
 
-    given, meant = (scored(one) | {"logit_scale": one.logit_scale} for one in (arch, again))
+    actual, implied = fields(arch), fields(again)
     for name, key in {"norm": "norm", "attention_scale": "mup_base_width", "logit_scale": "mup_base_width"}.items():
-        if given[name] != meant[name]:
+        if actual[name] != implied[name]:
             raise PretrainedError(
-                f"The Hugging Face format of {written['model_type']} has no place for {name}={given[name]} (it means "
-                f"{meant[name]}), which model.{key} made. Save the model as native."
+                f"The Hugging Face format of {written['model_type']} cannot represent {name}={actual[name]} (it implies "
+                f"{implied[name]}), which model.{key} set. Save the model as native."
             )

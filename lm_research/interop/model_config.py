@@ -1,6 +1,6 @@
-"""config.json of a Hugging Face model: reading it, the types of the keys that no family has for itself, and its labels.
+"""Reading of config.json of a Hugging Face model: checks of the keys that all families share, and its labels.
 
-The keys of a family and their types are in its file in models/families/ (KEYS, OTHERS), ranges of sizes in models/limits.py.
+Each family's keys and their types are in its file in models/families/ (KEYS, OTHERS), and ranges of sizes in models/limits.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lm_research.models.limits import MAX_LABELS, Labels, Token
 
 CONFIG = "config.json"
 _Tokens = Token | list[Token]
-# Of a model and of the parts of one that is made of two.
+# Keys of a model, and of the parts of a model that combines an encoder and a decoder.
 _KINDS: dict[str, Any] = {
     "architectures": list[str],
     "num_labels": Labels,
@@ -45,10 +45,10 @@ _KINDS: dict[str, Any] = {
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """config.json of a model directory, whose keys have the types that they should.
+    """Read config.json of a model directory and check the types of its keys.
 
     Raises:
-      PretrainedError: there is none, or it is not one of a model.
+      PretrainedError: the file is missing, or does not describe a model.
     """
     path = directory / CONFIG
     try:
@@ -62,7 +62,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
         raise PretrainedError(f"The model directory {directory} cannot be read: {error}. Give another path.") from error
     if CONFIG not in found:
         listed = ", ".join(found[:10]) or "nothing"
-        raise PretrainedError(f"{directory} holds no config.json, so it is no model directory. It holds: {listed}.")
+        raise PretrainedError(f"{directory} has no config.json, so it is not a model directory. It contains: {listed}.")
     config = read_json(path, Object, error=PretrainedError, fix="Download it again.")
     check_config(config, str(path))
     for part in ("encoder", "decoder"):
@@ -72,7 +72,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raises a PretrainedError unless the keys that no family has for itself have their types."""
+    """Raise a PretrainedError if a key that all families share has the wrong type."""
     check_others(config, _KINDS, where)
     if len(config.get("id2label") or ()) > MAX_LABELS:
         raise PretrainedError(
@@ -81,19 +81,19 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
 
 
 def in_file(directory: pathlib.Path, error: PretrainedError) -> PretrainedError:
-    """An error about config.json with the directory in front."""
+    """Prefix an error about config.json with the directory."""
     text = str(error)
     return PretrainedError(f"{directory / text}" if text.startswith(CONFIG) else f"{directory / CONFIG}: {text}")
 
 
 def num_labels(config: Mapping[str, Any], directory: pathlib.Path, head: str) -> int:
-    """How many labels config.json has; raises a PretrainedError if a head that gives labels has none for some of its numbers."""
+    """Count the labels in config.json; raises a PretrainedError if a head with named labels lacks a name for some index."""
     named = config.get("id2label") or {}
     if HEADS[head].named_labels and named:
         numbers = [_number(key) for key in named]
         if sorted(numbers) != list(range(len(named))):
             raise PretrainedError(
-                f"{directory / CONFIG}: the keys of id2label are {short(list(named))}, but {len(named)} labels have the numbers 0 to "
+                f"{directory / CONFIG}: the keys of id2label are {short(list(named))}, but {len(named)} labels must have the indices 0 to "
                 f"{len(named) - 1}. {FIX}"
             )
     return len(named) or config.get("num_labels") or 2
@@ -104,16 +104,16 @@ def _number(key: str) -> int:
 
 
 def check_num_labels(labels: Any) -> None:
-    """Raises a PretrainedError unless it is None or a possible number of labels."""
+    """Raise a PretrainedError unless `labels` is None or a valid number of labels."""
     if labels is not None and (type(labels) is not int or not 1 <= labels <= MAX_LABELS):
         raise PretrainedError(f"num_labels is {short(labels)}; it is a whole number from 1 to {MAX_LABELS}.")
 
 
 def with_problem_type(config: dict[str, Any], labels: int, changed: bool, directory: pathlib.Path) -> dict[str, Any]:
-    """A config.json whose problem_type goes with the number of outputs; one that a new number makes void is left out.
+    """Check problem_type against the number of outputs; it is removed if a new number of labels (`changed`) invalidates it.
 
     Raises:
-      PretrainedError: there is no such type, or it is one class of one.
+      PretrainedError: problem_type is unknown, or single-label classification with one label.
     """
     problem = config.get("problem_type")
     if problem is not None and problem not in PROBLEM_TYPES:
@@ -125,12 +125,12 @@ def with_problem_type(config: dict[str, Any], labels: int, changed: bool, direct
     if changed:
         return {**config, "problem_type": None}
     raise PretrainedError(
-        f"{directory}: config.json: problem_type is {problem} with one label, of which nothing can be told apart. Give two labels in "
+        f"{directory}: config.json: problem_type is {problem} with one label, which leaves nothing to classify. Give two labels in "
         "id2label, or set problem_type to regression (a value) or multi_label_classification (yes or no)."
     )
 
 
 def names_of(family: Family) -> dict[str, str]:
-    """Field of an Architecture -> the key of config.json that has it."""
+    """Map fields of an Architecture to keys of config.json."""
     known = {"num_kv_heads": "num_key_value_heads", "head_size": "head_dim"}
     return known | {key.field: key.name for key in family.config_fields}

@@ -1,8 +1,8 @@
-"""Our own model directories, and run directories read as such.
+"""Native model directories, and training runs read as model directories.
 
-A native directory holds `model.json` (family, architecture, head, digests of arrays, and what config.json of the
-Hugging Face format says about it), `params/` (an Orbax checkpoint of plain nested dicts), and the tokenizer's files. A
-run directory (run/run_directory.py) holds the same things in other places, and is read as one.
+A native directory holds `model.json` (family, architecture, head, digests of the arrays, and config.json of the Hugging Face
+format), `params/` (an Orbax checkpoint of nested dicts), and the tokenizer's files. A run directory (run/run_directory.py)
+holds the same data in other places.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from lm_research.trees import flatten, unflatten
 
 MODEL, PARAMS = "model.json", "params"
 silence_duplicate_errors()
-_FIX = "Restore it from a copy, or make the directory again."
+_FIX = "Restore it from a copy, or create the directory again."
 
 
 class _Model(TypedDict, total=False):
@@ -63,7 +63,7 @@ class _Model(TypedDict, total=False):
 
 
 class _Described(TypedDict):
-    """Of model.json, what `_with_layers` has looked at."""
+    """The part of model.json that `_with_layers` returns."""
 
     architecture: Required[Architecture]
 
@@ -73,30 +73,30 @@ class _NativeModel(_Model):
 
 
 class _Manifest(TypedDict):
-    """Of a checkpoint's manifest.json, what is read here."""
+    """The keys of a checkpoint's manifest.json that are used here."""
 
     digests: dict[str, str]
     files: dict[str, str]
 
 
-# Orbax warns of a file of its own that a part of a checkpoint never has, and of arrays that `_restore` finds missing.
+# Orbax warns about an optional file of its own, and about missing arrays, for which `_restore` raises an error.
 _ECHOES = ("Metadata file does not exist", "Failed to get item metadata")
 logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(_ECHOES))
 
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """A directory that has been looked at: everything but the parameters.
+    """Description of a native or run directory: everything but the parameters.
 
     Attributes:
-      definition: the model, with the head that was asked for; `stored`: the one in the directory, with its adapters if it has any.
+      definition: the model, with the requested head; `stored`: the one in the directory, with its adapters if it has any.
       family: a key of FAMILIES.
-      config: config.json of the Hugging Face format, as far as it has a place for this model.
-      arrays: the Orbax directory; `subtree`: the name the parameters have in it, or "".
-      digests: of the arrays, by path.
-      files: the folder with the tokenizer.
-      objective: name of the one that a run was pre-trained with; "" for a task, or where nothing tells.
-      plugins: modules that were imported before the family was looked up, as the config key `plugins` names them.
+      config: config.json of the Hugging Face format, as far as the format can represent the model.
+      arrays: the Orbax directory; `subtree`: key of the parameters in it, or "".
+      digests: digests of the arrays, by path.
+      files: the directory with the tokenizer.
+      objective: name of a run's pre-training objective; "" for a task, or if it is not recorded.
+      plugins: modules that were imported first because they may define the family, as listed by the config key `plugins`.
     """
 
     definition: ModelDefinition
@@ -112,11 +112,12 @@ class Native:
 
 
 def is_native(directory: pathlib.Path) -> bool:
+    """Whether this is a native model directory."""
     return (directory / MODEL).is_file()
 
 
 def is_run(directory: pathlib.Path) -> bool:
-    """Whether it is the directory of a training run, or of one of its checkpoints."""
+    """Whether this is the directory of a training run, or of one of its checkpoints."""
     run = (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
     if run or (directory / "files" / "manifest.json").is_file():
         return True
@@ -133,9 +134,9 @@ def save(
     tokenizer: Tokenizer | None = None,
     plugins: Iterable[str] = (),
 ) -> None:
-    """Write a native directory; model.json comes last, so a directory without it is not complete.
+    """Write a native directory; model.json is written last, so a directory without it is incomplete.
 
-    Whoever reads it imports the modules `plugins` first, which may have the family.
+    Readers import the modules in `plugins` first, because these may define the family.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).unlink(missing_ok=True)
@@ -158,12 +159,13 @@ def describe(
     config: Mapping[str, Any] | None = None,
     tokens: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """What model.json says about a model.
+    """Make the description of a model that model.json stores.
 
     Args:
-      definition, family: the model.
-      config: its config.json in the Hugging Face format; None makes one, as far as that format has a place for it.
-      tokens: ids of special tokens by their names in a config.json that is made.
+      definition: the model.
+      family: a key of FAMILIES.
+      config: its config.json in the Hugging Face format; None makes one, as far as that format can represent the model.
+      tokens: ids of special tokens, by key, for a new config.json.
     """
     if config is None:
         config = with_tokens(_config(definition, family, {}), family, tokens or {})
@@ -177,10 +179,10 @@ def describe(
 
 
 def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Native:
-    """Reads what a native or a run directory says about its model.
+    """Read the description of the model in a native or a run directory.
 
     Raises:
-      PretrainedError: it is damaged, or there is no such head.
+      PretrainedError: the directory is damaged, or there is no such head.
     """
     check_num_labels(num_labels)
     read = _inspect_native if is_native(directory) else _inspect_run
@@ -188,7 +190,7 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
         found = read(directory)
     except (OSError, ValueError, TypeError, KeyError, ConfigError, CheckpointError, PretrainedError) as error:
         raise PretrainedError(
-            f"The model directory {directory} cannot be read: {error}{_way_out(directory)}"
+            f"The model directory {directory} cannot be read: {error}{_older_checkpoint(directory)}"
         ) from error
     if head is None and num_labels is None:
         return found
@@ -228,12 +230,12 @@ def _inspect_run(directory: pathlib.Path) -> Native:
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"
     digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
-    if not (step / "files" / MODEL).is_file():  # nor does config.json tell the shapes and the head for sure
+    if not (step / "files" / MODEL).is_file():  # config.json does not determine the shapes and the head
         raise ValueError(
-            f"checkpoint {step.name} has no {MODEL}, which says what the model is and predicts. Training writes it into every "
-            "checkpoint: copy it from another checkpoint of this run, or go on with the run until it saves the next one."
+            f"checkpoint {step.name} has no {MODEL}, which describes the model and its head. Training writes it into every "
+            "checkpoint: copy it from another checkpoint of this run, or resume the run until it saves the next one."
         )
-    run = read_config(step / "files" / "config.json", PretrainedError)  # first: its plug-ins may have the family
+    run = read_config(step / "files" / "config.json", PretrainedError)  # first: its plug-ins may define the family
     stored = read_json(step / "files" / MODEL, _Model, error=PretrainedError, fix=_FIX)
     definition = _definition(stored, step / "files" / MODEL)
     adapted = adapters.adapt(definition, resolve({"lora": stored.get("lora", {})}).lora)
@@ -257,7 +259,7 @@ def _check_files(folder: pathlib.Path) -> None:
 
 
 def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
-    """The model of a model.json; raises a PretrainedError for one that cannot be."""
+    """Build the model of a model.json; raises a PretrainedError if it is not valid."""
     family_of(content["family"])
     check_config(content["config"], f"{path}: config")
     described = {"architecture": _with_layers(content["architecture"], f"{path}: architecture")}
@@ -266,12 +268,12 @@ def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
         raise PretrainedError(f"{path}: {wrong}. {_FIX}")
     try:
         return define(arch, content["head"])
-    except Exception as error:  # of numbers that do not fit each other, raised by whatever meets them first
-        raise PretrainedError(f"{path} describes no model ({type(error).__name__}: {error}). {_FIX}") from error
+    except Exception as error:  # inconsistent sizes fail in various places
+        raise PretrainedError(f"{path} does not describe a model ({type(error).__name__}: {error}). {_FIX}") from error
 
 
 def _with_layers(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """An architecture as it is written now, from one of files in which fields of all layers stood beside those of the stack."""
+    """Upgrade an architecture from older files, in which the fields of all layers were next to those of the stack."""
     counts = {"num_layers": Depth, "window": Count, "window_from": Count}
     check_fields(architecture, counts, where, error=PretrainedError, fix=_FIX)
     named = dict(architecture)
@@ -285,7 +287,7 @@ def _with_layers(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of the other format, or what is known of it where it has no place for the model."""
+    """Make config.json of the Hugging Face format, or as much of it as the format can represent."""
     try:
         return hf_config(definition, family, config)
     except PretrainedError:
@@ -293,19 +295,19 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
 
 
 def tokenizer_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> Tokenizer:
-    """A run's tokenizer as a model with this head has learned to read with it; `objective` is Native's."""
+    """Return a run's tokenizer with the special tokens that this model was trained with; `objective` is Native's."""
     form, reader = format_for(arch.kind, head, objective), arch.encoder or arch
     return with_format(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
 
 
 def tokens_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
-    """Ids of the special tokens of `tokenizer_of`'s, by their names in config.json."""
+    """Ids of the special tokens of the tokenizer from `tokenizer_of`, by key of config.json."""
     roles = roles_for(tokenizer, format_for(arch.kind, head, objective))
     return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
 
 
 def missing_params(native: Native) -> list[str]:
-    """Parameters of the model that the directory does not have."""
+    """List the paths of parameters that the directory does not have."""
     stored = flatten(native.stored.shapes)
     return [path for path in flatten(native.definition.shapes) if path not in stored]
 
@@ -313,62 +315,62 @@ def missing_params(native: Native) -> list[str]:
 def load_params(
     native: Native, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0
 ) -> tuple[Params, Report]:
-    """Reads the parameters onto the devices of a mesh; those that the directory does not have are initialized.
+    """Read the parameters onto the devices of a mesh; those that the directory does not have are initialized.
 
-    Adapters are added to their kernels.
+    Adapters are merged into their kernels.
 
     Raises:
-      PretrainedError: they cannot be read, or are not what was written.
+      PretrainedError: the arrays cannot be read, or their digests differ from those recorded.
     """
-    wanted, stored = flatten(native.definition.shapes), flatten(native.stored.shapes)
-    common = [path for path, leaf in wanted.items() if path in stored and stored[path].shape == leaf.shape]
+    shapes, stored = flatten(native.definition.shapes), flatten(native.stored.shapes)
+    common = [path for path, leaf in shapes.items() if path in stored and stored[path].shape == leaf.shape]
     parts = [path for path in stored if adapters.is_adapter(path) and f"{path.rpartition('/')[0]}/kernel" in common]
-    shardings = dict.fromkeys([*wanted, *parts], SingleDeviceSharding(jax.devices()[0]))
+    shardings = dict.fromkeys([*shapes, *parts], SingleDeviceSharding(jax.devices()[0]))
     if mesh is not None:
         shardings = flatten(tree_shardings(mesh, native.definition.shapes, native.definition.axes))
         shardings |= flatten(tree_shardings(mesh, native.stored.shapes, native.stored.axes))
     arrays = _read(native, [*common, *parts], shardings)
     nonfinite = {path: found for path, x in arrays.items() if (found := nonfinite_in(x))}
     arrays = flatten(adapters.merged(native.stored, unflatten(arrays))[1])
-    new = [path for path in wanted if path not in arrays]
+    new = [path for path in shapes if path not in arrays]
     arrays |= native.definition.init_only(new, seed, shardings)
     if dtype:
         arrays = {path: x.astype(dtype) for path, x in arrays.items()}
     unused = tuple(path for path in stored if path not in {*common, *parts})
     report = Report(new=tuple(new), unused=unused, nonfinite=nonfinite)
-    return unflatten({path: arrays[path] for path in wanted}), report
+    return unflatten({path: arrays[path] for path in shapes}), report
 
 
 def load_adapted(native: Native) -> Params:
-    """All parameters of a run with adapters, these by themselves, on the default device; raises like `load_params`."""
+    """Read the parameters of a run with adapters, without merging these, onto the default device; raises like `load_params`."""
     paths = list(flatten(native.stored.shapes))
     return unflatten(_read(native, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0]))))
 
 
 def _read(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """These arrays, checked against their digests."""
+    """Read arrays and check their digests."""
     try:
         arrays = _restore(native, paths, shardings)
-    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+    except Exception as error:  # Orbax raises many types for missing files, truncated data and wrong shapes
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise PretrainedError(
-            f"The parameters in {native.arrays} cannot be read ({reason}).{_way_out(native.files.parent)}"
+            f"The parameters in {native.arrays} cannot be read ({reason}).{_older_checkpoint(native.files.parent)}"
         ) from error
     found = digest_arrays(unflatten(arrays))
     for path in paths:
         if found[path] != native.digests.get(path):
             raise PretrainedError(
-                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
-                + _way_out(native.files.parent)
+                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was recorded."
+                + _older_checkpoint(native.files.parent)
             )
     return arrays
 
 
-def _way_out(directory: pathlib.Path) -> str:
-    """Which older checkpoint of a run can be read, as a closing sentence for one that cannot; "" of what is no run's.
+def _older_checkpoint(directory: pathlib.Path) -> str:
+    """Suggest an older intact checkpoint of a run in a sentence for an error message; "" outside of runs.
 
-    Who reads a run moves nothing in it, and takes no other step than the newest by himself: training falls back, and scores of a step
-    that nobody asked for would pass for the newest's.
+    Only training falls back to an older checkpoint by itself. Loading a model does not, because results of an older step
+    could be mistaken for those of the newest.
     """
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints" / str(newest_step(directory / "checkpoints"))
@@ -376,21 +378,21 @@ def _way_out(directory: pathlib.Path) -> str:
         return ""
     for step in reversed(checkpoint_steps(directory.parent)):
         if step < int(directory.name):
-            with contextlib.suppress(Exception):  # this one is damaged too
+            with contextlib.suppress(Exception):  # this checkpoint is damaged as well
                 found = _inspect_run(directory.parent / str(step))
                 paths = list(flatten(found.stored.shapes))
                 arrays = _restore(found, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0])))
                 if digest_arrays(unflatten(arrays)) == {path: found.digests.get(path) for path in paths}:
-                    return f" Nothing was changed. Checkpoint {step} is whole: give {directory.parent / str(step)}."
-    return " Nothing was changed. No older checkpoint of this run is whole: take another run, or a copy of this one."
+                    return f" Nothing was changed. Checkpoint {step} is intact: use {directory.parent / str(step)}."
+    return " Nothing was changed. No older checkpoint of this run is intact: use another run, or a copy of this one."
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """These arrays of the Orbax directory and no others."""
+    """Restore only these arrays of the Orbax directory."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(native.arrays.absolute()).item_metadata
         if metadata is None:
-            raise ValueError(f"nothing tells which arrays {native.arrays} holds")
+            raise ValueError(f"{native.arrays} has no metadata of its arrays")
         tree = metadata[native.subtree] if native.subtree else metadata
         kept = {path: leaf for path, leaf in flatten(tree).items() if path in paths}
         target = {

@@ -1,7 +1,7 @@
-"""What Orbax and TensorStore print beside the error that they raise, when something cannot be written or read: kept from people.
+"""Filters for messages that Orbax and TensorStore log in addition to the errors that they raise.
 
-Every such error reaches us, and is told once. The same is logged with its traceback by Orbax, and by asyncio for each array that was
-under way; TensorStore's threads, which still write as the first of them fails, tell an event loop that has ended by then.
+Every such error is raised, and reported once. Orbax also logs it with a traceback, and asyncio does so for each array in
+progress; TensorStore's threads, which still run when the first of them fails, report to an event loop that is already closed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 
 def silence_duplicate_errors() -> None:
-    """From now on none of it is shown."""
+    """Install the filters for this process."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_no_echo)
-    warnings.filterwarnings(
-        "ignore", "coroutine '.*' was never awaited", RuntimeWarning
-    )  # as the first one of several failed
+        logging.getLogger(name).addFilter(_is_not_from_orbax)
+    # Coroutines that had not started when the first one failed.
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     if sys.unraisablehook is not _ignore:
         _Before.hook = sys.unraisablehook
         sys.unraisablehook = _ignore
@@ -30,16 +29,15 @@ class _Before:
     hook = sys.unraisablehook
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     trace = record.exc_info[2] if record.exc_info else None
     return not any("/orbax/" in place.filename for place in traceback.extract_tb(trace))
 
 
-def _ignore(lost: Any) -> None:
-    late = lost.exc_type is RuntimeError and "Event loop is closed" in str(lost.exc_value)
-    unmade = lost.exc_type is AttributeError and "_ssock" in str(lost.exc_value)  # a loop that got no file of its own
-    reading = (
-        inspect.iscoroutine(lost.object) and "/orbax/" in lost.object.cr_code.co_filename
-    )  # as the first error came
-    if not (late or unmade or reading):
-        _Before.hook(lost)
+def _ignore(unraisable: Any) -> None:
+    closed_loop = unraisable.exc_type is RuntimeError and "Event loop is closed" in str(unraisable.exc_value)
+    # An event loop whose construction failed for lack of file descriptors.
+    broken_loop = unraisable.exc_type is AttributeError and "_ssock" in str(unraisable.exc_value)
+    aborted = inspect.iscoroutine(unraisable.object) and "/orbax/" in unraisable.object.cr_code.co_filename
+    if not (closed_loop or broken_loop or aborted):
+        _Before.hook(unraisable)

@@ -1,8 +1,8 @@
-"""Adapters in the format of Hugging Face's peft: adapter_config.json and adapter_model.safetensors, read over the weights of their base.
+"""LoRA adapters in the format of Hugging Face's peft (adapter_config.json, adapter_model.safetensors), merged into their base.
 
-Format: https://huggingface.co/docs/peft, LoRA. `base_model.model.MODULE.lora_A.weight` [R, in] and `lora_B.weight` [out, R] are added to
-`MODULE.weight`, of tables `lora_embedding_A` [R, rows] and `lora_embedding_B` [width, R]; other tensors, a classifier's say, replace the
-base's. Only what an adapter names changes, though the base may tie it to another table: that is what peft's own models compute.
+Format: https://huggingface.co/docs/peft, LoRA. The product of `base_model.model.MODULE.lora_A.weight` [R, in] and `lora_B.weight`
+[out, R] is added to `MODULE.weight`; for tables these are `lora_embedding_A` [R, rows] and `lora_embedding_B` [width, R]. Other
+tensors, such as a classifier's, replace the base's. As in peft, only the named tensor changes, even if the base ties it to another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from lm_research.common.documents import Finite, Object, Size, check_fields, read_json, short
 from lm_research.common.paths import NOTHING, kind
@@ -34,7 +35,7 @@ TASKS = {
     "causal_lm": "CAUSAL_LM",
     "seq2seq_lm": "SEQ_2_SEQ_LM",
 }
-# What changes the arithmetic and is not read: the only value that is.
+# Unsupported settings that change the arithmetic, with their only supported value.
 _REFUSED = {
     "use_dora": False,
     "use_qalora": False,
@@ -58,16 +59,16 @@ _KINDS: dict[str, Any] = {
     "modules_to_save": list[str],
     "r": Size,
 }
-_SLOW = re.compile(r"\)[*+?{]|\\[0-9]|\(\?")  # a repeated group may be matched in 2^N ways
+_SLOW = re.compile(r"\)[*+?{]|\\[0-9]|\(\?")  # repeated groups can take exponential time
 
 
 def is_adapter(directory: pathlib.Path) -> bool:
-    """Whether it is a directory of an adapter and not of a whole model."""
+    """Whether this is the directory of an adapter and not of a whole model."""
     return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """adapter_config.json; raises a PretrainedError if it is none of a LoRA that can be read."""
+    """Read adapter_config.json; raises a PretrainedError if it does not describe a supported LoRA adapter."""
     path = directory / CONFIG
     fix = f"Give an adapter's directory.{'' if directory.exists() else not_downloaded(directory)}"
     if kind(path) == NOTHING:
@@ -75,18 +76,18 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     config = read_json(path, Object, error=PretrainedError, fix=fix)
     check_fields(config, _KINDS, str(path), error=PretrainedError, fix="Download it again, or fix it.")
     if config.get("peft_type") != "LORA" or config.get("lora_alpha") is None:
-        said = f"peft_type is {short(config.get('peft_type'))} and lora_alpha {short(config.get('lora_alpha'))}"
-        raise PretrainedError(f"{path}: {said}; only LORA with a number is read. {fix}")
+        values = f"peft_type is {short(config.get('peft_type'))} and lora_alpha {short(config.get('lora_alpha'))}"
+        raise PretrainedError(f"{path}: {values}; only LORA with a number is supported. {fix}")
     for pattern in config.get("alpha_pattern") or {}:
         if _SLOW.search(pattern) or len(re.findall(r"[*+?{]", pattern)) > 2 or len(pattern) > 200:
             raise PretrainedError(
-                f"{path}: alpha_pattern has {short(pattern)}, which may take years to look for. Name the module in plain."
+                f"{path}: alpha_pattern has {short(pattern)}, which may take years to match. Give the module's plain name."
             )
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise PretrainedError(
-                f"{path}: alpha_pattern has {short(pattern)}, which is no regular expression ({error}). {fix}"
+                f"{path}: alpha_pattern has {short(pattern)}, which is not a regular expression ({error}). {fix}"
             ) from error
     for name, only in _REFUSED.items():
         if config.get(name) not in (only, None):
@@ -97,30 +98,30 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def base_of(directory: pathlib.Path) -> pathlib.Path:
-    """The directory of the model that an adapter belongs to; raises a PretrainedError if it is not on this machine."""
+    """Find the directory of an adapter's base model; raises a PretrainedError if it is not on this machine."""
     name = read_config(directory).get("base_model_name_or_path")
     try:
         if name and pathlib.Path(name).is_dir():
             return pathlib.Path(name)
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid path
         pass
     raise PretrainedError(
-        f"{directory / CONFIG} says that the adapter belongs to {short(name)}, which is no directory here. Name the base's directory as the "
+        f"{directory / CONFIG}: the adapter belongs to {short(name)}, which is not a directory here. Give the base's directory as the "
         f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
         f"{directory}.{not_downloaded(name) if name else ''}"
     )
 
 
 class AdaptedSource(TensorSource):
-    """The weights of a base with an adapter's."""
+    """The weights of a base model with an adapter merged into them."""
 
     def __init__(self, base: TensorSource, directory: pathlib.Path, tied: Mapping[str, str] | None = None) -> None:
-        """Reads the adapter's headers.
+        """Read the adapter's headers.
 
         Args:
-          base: the weights that it is added to.
-          directory: of the adapter.
-          tied: tables that the base ties, by name, with the base's tensor that each is.
+          base: weights of the base model.
+          directory: the adapter.
+          tied: tables that the base ties: name -> the base's tensor that it stands for.
 
         Raises:
           PretrainedError: the adapter is damaged or does not fit the base.
@@ -136,8 +137,8 @@ class AdaptedSource(TensorSource):
         ends = (*pairs, *pairs.values())
         strange = [n for n in tensors if not n.startswith(PREFIX) or (".lora_" in n and not n.endswith(ends))]
         if strange:
-            raise PretrainedError(f"{path}: tensor {strange[0]!r} is not of an adapter of matrices.")
-        # A layer that is adapted is called base_layer itself.
+            raise PretrainedError(f"{path}: tensor {strange[0]!r} does not belong to an adapter of matrices.")
+        # peft calls an adapted layer's own tensors base_layer.
         inner = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
         self._products: dict[str, tuple[str, StoredTensor, StoredTensor]] = {}
         self._tables: set[str] = set()
@@ -146,31 +147,31 @@ class AdaptedSource(TensorSource):
         for name, tensor in inner.items():
             end = next((end for end in ends if name.endswith(end)), "")
             module = name.removesuffix(end)
-            known = self._name_in_base(f"{module}.weight" if end else name, must=bool(end))
-            touched |= known in self._tied and (bool(end) or self._is_saved(name))
+            base_name = self._name_in_base(f"{module}.weight" if end else name, must=bool(end))
+            touched |= base_name in self._tied and (bool(end) or self._is_saved(name))
             if not end:
-                self._whole[known] = tensor
+                self._whole[base_name] = tensor
                 continue
             a, b = next(pair for pair in pairs.items() if end in pair)
             if not {module + a, module + b} <= set(inner):
                 raise PretrainedError(f"{path} has {PREFIX}{name}, but not its counterpart. Download it again.")
-            self._products[known] = (module, inner[module + a], inner[module + b])
+            self._products[base_name] = (module, inner[module + a], inner[module + b])
             if a == TABLE_A:
-                self._tables.add(known)
-        # Tables that were one are several once one of them has changed.
+                self._tables.add(base_name)
+        # Tied tables are separate tensors once one of them has changed.
         self.names = list(dict.fromkeys([*base.names, *self._whole, *(self._tied if touched else ())]))
         for name in self._products:
             self._transposed(name)
 
     @property
     def head(self) -> str | None:
-        """What the adapter was trained to predict, a key of head_kinds.HEADS; None where it does not say."""
+        """The head that the adapter was trained with, a key of head_kinds.HEADS; None if its config does not specify one."""
         return next((head for head, task in TASKS.items() if task == self._config.get("task_type")), None)
 
     def _name_in_base(self, name: str, must: bool = True) -> str:
-        """The base's name of a tensor; one may have a prefix such as "bert." that the other lacks."""
-        known = dict.fromkeys((*self.base.names, *self._tied))
-        fits = [one for one in known if f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}")]
+        """Find the base's name of a tensor; one of the names may have a prefix such as "bert." that the other lacks."""
+        candidates = dict.fromkeys((*self.base.names, *self._tied))
+        fits = [one for one in candidates if f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}")]
         if must and not fits:
             raise PretrainedError(
                 f"{self._directory}: the adapter changes {name!r}, which the base does not have. They belong to different models."
@@ -178,26 +179,26 @@ class AdaptedSource(TensorSource):
         return max(fits, key=len, default=name)
 
     def _is_saved(self, name: str) -> bool:
-        """Whether a whole tensor is of a module that was trained beside the base's, which stays as it is elsewhere."""
+        """Whether a whole tensor belongs to modules_to_save: a trained copy, while the base's own tensor is unchanged elsewhere."""
         return any(f".{module}." in f".{name}" for module in self._config.get("modules_to_save") or ())
 
     def _transposed(self, name: str) -> bool:
-        """Whether the base's matrix is [in, out]; raises a PretrainedError if it is neither that nor [out, in]."""
+        """Whether the base's matrix is [in, out]; raises a PretrainedError if its shape fits neither this nor [out, in]."""
         _, a, b = self._products[name]
         if not (len(a.shape) == len(b.shape) == 2 and a.shape[0] and all(x.dtype.kind in "fV" for x in (a, b))):
             raise PretrainedError(
-                f"{self._directory}: the adapter of {name!r} has {a.dtype} of shape {a.shape} and {b.dtype} of {b.shape}, which are no "
+                f"{self._directory}: the adapter of {name!r} has {a.dtype} of shape {a.shape} and {b.dtype} of {b.shape}, which are not "
                 "matrices of numbers. Download it again."
             )
-        wanted, got = (b.shape[0], a.shape[1]), self.shape(name)
-        if name in self._tables and wanted == got[::-1]:
+        change, shape = (b.shape[0], a.shape[1]), self.shape(name)
+        if name in self._tables and change == shape[::-1]:
             return True
-        if b.shape[1] == a.shape[0] and wanted == got[:: -1 if self._config.get("fan_in_fan_out") else 1]:
+        if b.shape[1] == a.shape[0] and change == shape[:: -1 if self._config.get("fan_in_fan_out") else 1]:
             return bool(self._config.get("fan_in_fan_out"))
-        if b.shape[1] == a.shape[0] and wanted in (got, got[::-1]):
-            return wanted != got
+        if b.shape[1] == a.shape[0] and change in (shape, shape[::-1]):
+            return change != shape
         raise PretrainedError(
-            f"{self._directory}: the adapter of {name!r} has shapes {a.shape} and {b.shape}, but the base's matrix is {got}. They "
+            f"{self._directory}: the adapter of {name!r} has shapes {a.shape} and {b.shape}, but the base's matrix is {shape}. They "
             "belong to different models."
         )
 
@@ -207,15 +208,19 @@ class AdaptedSource(TensorSource):
         alpha = fits[0] if fits else self._config["lora_alpha"]
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
+    @override
     def shape(self, name: str) -> tuple[int, ...]:
         return self._whole[name].shape if name in self._whole else self.base.shape(self._tied.get(name, name))
 
+    @override
     def dtype(self, name: str) -> np.dtype:
         return self._whole[name].dtype if name in self._whole else self.base.dtype(self._tied.get(name, name))
 
+    @override
     def file(self, name: str) -> pathlib.Path:
         return self._whole[name].path if name in self._whole else self.base.file(self._tied.get(name, name))
 
+    @override
     def read(self, name: str) -> np.ndarray:
         tensor = self._whole[name].load() if name in self._whole else self.base.read(self._tied.get(name, name))
         if name not in self._products:

@@ -1,7 +1,7 @@
-"""Writes a run's adapters in the format of Hugging Face's peft (see peft.py).
+"""Writing of a run's adapters in the format of Hugging Face's peft (see peft.py).
 
-Where the format keeps several of our matrices in one (GPT-2's c_attn: query, key, value), their adapters become one of a higher rank:
-A one below the other, B in blocks with zeros between. That is the same function.
+If the format stores several of our matrices as one (GPT-2's c_attn: query, key and value), their adapters are combined into one
+of a higher rank: the A matrices are stacked, the B matrices form a block-diagonal matrix. This computes the same function.
 
 Legend: R rank.
 """
@@ -32,17 +32,18 @@ from lm_research.trees import flatten
 def write_adapter(
     directory: pathlib.Path, definition: AdaptedDefinition, family: str, params: Params, base: str, kind: str
 ) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors.
+    """Write adapter_config.json and adapter_model.safetensors.
 
     Args:
-      directory: made if it does not exist.
-      definition, params: the model with its adapters; what `lora.modules_to_save` names is written whole.
+      directory: created if it does not exist.
+      definition: the model with its adapters; parameters in `lora.modules_to_save` are written whole.
       family: a key of FAMILIES.
-      base: the directory or name of the model that the adapters belong to.
-      kind: that model's `model_type`; "" where it is not known.
+      params: its parameters.
+      base: the directory or name of the base model.
+      kind: the base's `model_type`; "" if unknown.
 
     Raises:
-      PretrainedError: the format has no place for a parameter of this model.
+      PretrainedError: the format cannot store a parameter of this model.
     """
     module, rank = family_of(family), definition.lora.rank
     assert rank, "an adapted model has a rank"
@@ -77,8 +78,8 @@ def _config(
     definition: AdaptedDefinition, rank: int, base: str, joined: dict[str, int], saved: list[str], transposed: bool
 ) -> dict[str, Any]:
     lora, several = definition.lora, {name: count for name, count in joined.items() if count > 1}
-    # s stays as it is: alpha grows as the rank does, or as its root.
-    grown = {name: lora.alpha * (math.sqrt(count) if lora.rslora else count) for name, count in several.items()}
+    # alpha grows with the rank, or its square root, so that the scale of the product is unchanged.
+    alphas = {name: lora.alpha * (math.sqrt(count) if lora.rslora else count) for name, count in several.items()}
     return {
         "peft_type": "LORA",
         "task_type": TASKS.get(definition.head.name),
@@ -90,7 +91,7 @@ def _config(
         "use_rslora": lora.rslora,
         "bias": "none",
         "rank_pattern": {re.escape(name): rank * count for name, count in several.items()},
-        "alpha_pattern": {re.escape(name): alpha for name, alpha in grown.items()},
+        "alpha_pattern": {re.escape(name): alpha for name, alpha in alphas.items()},
         "target_modules": sorted(joined),
         "modules_to_save": saved or None,
         "fan_in_fan_out": transposed,
@@ -107,7 +108,7 @@ def _module(name: str) -> str:
 
 
 def _join(pieces: list[tuple[ParamMapping, np.ndarray, np.ndarray]], rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """lora_A [R, in] and lora_B [out, R] of a stored matrix, from those of our matrices in it."""
+    """Combine the adapters of the matrices in a stored matrix to its lora_A [R, in] and lora_B [out, R]."""
     a = np.concatenate([a.T for _, a, _ in pieces])
     outputs = pieces[0][2].shape[1]
     b = np.zeros((outputs * pieces[0][0].parts, rank * len(pieces)), np.float32)
@@ -119,14 +120,14 @@ def _join(pieces: list[tuple[ParamMapping, np.ndarray, np.ndarray]], rank: int) 
 def _whole(
     definition: AdaptedDefinition, weights: dict[str, ParamMapping], leaves: dict[str, np.ndarray], prefix: str
 ) -> dict[str, np.ndarray]:
-    """Tensors of the parameters that learned in full."""
+    """Tensors of the parameters that were trained in full (lora.modules_to_save)."""
     found = {}
     for path in flatten(definition.base.shapes):
         if not any(re.search(pattern, path) for pattern in definition.lora.modules_to_save):
             continue
         if "/layers/" in path:
             raise PretrainedError(
-                f"lora.modules_to_save={','.join(definition.lora.modules_to_save)} trained {path} of all layers, for which peft's format has no place. Write the whole "
+                f"lora.modules_to_save={','.join(definition.lora.modules_to_save)} trained {path} of all layers, which peft's format cannot store. Write the whole "
                 "model: --to hf."
             )
         found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])

@@ -1,6 +1,6 @@
-"""Refuses weights that were stored in fewer bits with scales beside them: read as they stand they would be other numbers.
+"""Detection of quantized weights, which are rejected: without their scales they would be read as different numbers.
 
-Names of methods and tensors: https://huggingface.co/docs/transformers/quantization/overview, and what each of them saves.
+Methods: https://huggingface.co/docs/transformers/quantization/overview. Names of tensors: the files that each method writes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from lm_research.errors import PretrainedError
 
-# Key of config.json -> whose it is where it does not name a method.
+# Key of config.json -> method to report if the key does not name one.
 KEYS = {
     "quantization_config": "a method that quantization_config does not name",
     "compression_config": "compressed-tensors",
     "quantization": "MLX",
 }
-# Method -> ends of names of tensors that all occur in its files. The first that fits counts.
+# Method -> suffixes of names of tensors, all of which occur in its files. The first match is reported.
 METHODS = {
     "bitsandbytes (4 bit)": (".absmax", ".quant_map"),
     "bitsandbytes (8 bit)": (".SCB",),
@@ -37,21 +37,21 @@ METHODS = {
 
 
 def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Raises a PretrainedError that names the method if config.json says that the weights are quantized."""
+    """Raise a PretrainedError that names the method if the weights are quantized according to config.json."""
     key = next((key for key in KEYS if config.get(key)), None)
     if key is None:
         return
-    known = config[key] if isinstance(config[key], dict) else {}
-    bits = "4 bit" if known.get("load_in_4bit") else "8 bit" if known.get("load_in_8bit") else ""
-    method = known.get("quant_method") or ("bitsandbytes" if bits else KEYS[key])
-    more = bits or known.get("format") or (f"{known['bits']} bit" if known.get("bits") else "")
+    settings = config[key] if isinstance(config[key], dict) else {}
+    bits = "4 bit" if settings.get("load_in_4bit") else "8 bit" if settings.get("load_in_8bit") else ""
+    method = settings.get("quant_method") or ("bitsandbytes" if bits else KEYS[key])
+    more = bits or settings.get("format") or (f"{settings['bits']} bit" if settings.get("bits") else "")
     raise _refusal(path, f"{method} ({more})" if more else str(method))
 
 
 def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
-    """Raises a PretrainedError that names the method if tensors, by name, are those of quantized weights.
+    """Raise a PretrainedError that names the method if the names or types of tensors are those of quantized weights.
 
-    A float8 tensor is refused with or without scales: nobody computes with weights that have 3 bits after the point and no scale.
+    float8 tensors are rejected with or without scales, because weights with at most 3 mantissa bits are not used without scales.
     """
     for method, ends in METHODS.items():
         found = [next((name for name in tensors if name.endswith(end)), None) for end in ends]
@@ -66,6 +66,6 @@ def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
 
 def _refusal(path: pathlib.Path, method: str) -> PretrainedError:
     return PretrainedError(
-        f"{path}: the weights are quantized: {method}. Such files are not supported. Take the model that they were made from, or undo it "
-        "with transformers: load the model there, call model.dequantize() and model.save_pretrained(DIR), and give DIR."
+        f"{path}: the weights are quantized: {method}. Such files are not supported. Use the original model, or dequantize this one with "
+        "transformers: load it there, call model.dequantize() and model.save_pretrained(DIR), and use DIR."
     )

@@ -1,7 +1,7 @@
-"""Reads the pickles inside PyTorch's files without running what they ask for.
+"""Safe reading of the pickles in PyTorch's files.
 
-A pickle is a program that may call anything it can name. Here it may name only the handful of things that a state dict
-is made of, and even those are replaced by inert descriptions: nothing of a file is ever called.
+A pickle is a program that can call anything that it can name. Here it can name only the few classes and functions of a state
+dict, and these are replaced by inert descriptions, so no code that a file names is ever called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
     "ComplexFloatStorage": np.dtype(np.complex64),
     "ComplexDoubleStorage": np.dtype(np.complex128),
-    "UntypedStorage": np.dtype(np.uint8),  # its sizes are bytes; the tensor on it brings a dtype
+    "UntypedStorage": np.dtype(np.uint8),  # its size is in bytes; the tensor has the dtype
 }
 _NUMPY_NAMES = "uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 complex64 complex128".split()
 _ML_NAMES = "bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu".split()
@@ -44,15 +44,15 @@ MAX_ARGUMENT = 2**20  # bytes of a text or number
 MAX_LINE = 4000
 MAX_BITS = 1000  # of a number
 MAX_ARGUMENTS = 16  # of a call
-MAX_ITEMS = 10_000  # of an OrderedDict that is made at once
+MAX_ITEMS = 10_000  # of an OrderedDict built in one call
 
 
 class ForbiddenGlobal(Exception):
-    """A pickle names something that no state dict needs. `str(error)` is that name."""
+    """Raised for a pickle that names something that state dicts do not need. `str(error)` is that name."""
 
 
 class Storage(NamedTuple):
-    """A run of numbers in the file: `size` of them from `first` on, in the storage called `key` of `root_size`."""
+    """Elements `first` to `first + size` of the storage `key`, which has `root_size` elements."""
 
     key: str
     dtype: np.dtype
@@ -62,7 +62,7 @@ class Storage(NamedTuple):
 
 
 class TorchTensor(NamedTuple):
-    """What a file says of a tensor; nothing of it is checked. `first` and `strides` count elements of `dtype`."""
+    """Unchecked description of a tensor in a file. `first` and `strides` count elements of `dtype`."""
 
     storage: Storage
     first: int
@@ -72,7 +72,7 @@ class TorchTensor(NamedTuple):
 
 
 class _Callable(NamedTuple):
-    """Stands for a function or class. A tuple, so that a pickle cannot set attributes of it."""
+    """Replacement for a function or class. A tuple, so that a pickle cannot set its attributes."""
 
     make: Callable[..., Any]
 
@@ -81,16 +81,16 @@ class _Callable(NamedTuple):
 
 
 class _Type(NamedTuple):
-    """Stands for a class of storages or a dtype; NumPy's own dtypes have a `__setstate__` that a pickle could call."""
+    """Replacement for a storage class or a dtype; NumPy's dtypes have a `__setstate__` that a pickle could call."""
 
     dtype: np.dtype
 
 
 class StateDict(dict[str, Any]):
-    """An OrderedDict (any dict is ordered) of what has a text as its key.
+    """An OrderedDict (any dict is ordered) of the items with a string as key.
 
     Attributes:
-      unnamed: whether a tensor had another key. Such keys are never hashed: one pickle's take years.
+      unnamed: whether a tensor had a key of another type. Such keys are never hashed: hashing a malicious one can take years.
     """
 
     __slots__ = ("unnamed",)
@@ -99,6 +99,7 @@ class StateDict(dict[str, Any]):
         self.unnamed = False
 
     def put(self, key: Any, value: Any) -> None:
+        """Set an item if its key is a string."""
         if type(key) is str:
             self[key] = value
         elif isinstance(value, TorchTensor):
@@ -106,13 +107,13 @@ class StateDict(dict[str, Any]):
 
 
 def _ordered(items: Any = ()) -> StateDict:
-    """An OrderedDict; Python 2 wrote its items as pairs."""
-    found = StateDict()
+    """Build an OrderedDict; files of Python 2 have its items as pairs."""
+    state = StateDict()
     if not isinstance(items, list | tuple) or len(items) > MAX_ITEMS:
-        raise pickle.UnpicklingError("an OrderedDict of what are no items")
+        raise pickle.UnpicklingError("an OrderedDict without a list of items")
     for key, value in items:
-        found.put(key, value)
-    return found
+        state.put(key, value)
+    return state
 
 
 def _tensor_v2(storage: Storage, first: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> TorchTensor:
@@ -157,7 +158,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Arguments:
-    """A file for pickletools, which gives no more than an argument of a state dict has."""
+    """A file for pickletools that limits the size of arguments."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -172,9 +173,10 @@ class _Arguments:
 
 
 class _Machine:
-    """Runs a pickle on a stack of plain values. It never hashes, compares, prints or walks through what a pickle made.
+    """Runs a pickle on a stack of plain values. It never hashes, compares, prints or traverses the values that a pickle makes.
 
-    A few bytes can make a value that is a million deep, or that holds itself 2^60 times, and each of these would hang or crash then.
+    A few bytes can make a value that is nested a million times, or that contains itself 2^60 times; any such operation would
+    then hang or crash.
     """
 
     def __init__(self, file: BinaryIO, storages: dict[str, np.dtype]) -> None:
@@ -186,8 +188,8 @@ class _Machine:
         for count in range(MAX_INSTRUCTIONS):
             opcode = _OPCODES.get(self.file.read(1).decode("latin-1"))
             if opcode is None:
-                raise pickle.UnpicklingError(f"instruction {count} is none, or missing")
-            argument = None if opcode.arg is None else opcode.arg.reader(self.file)  # type: ignore[arg-type]  # reads and readlines alone
+                raise pickle.UnpicklingError(f"instruction {count} is invalid or missing")
+            argument = None if opcode.arg is None else opcode.arg.reader(self.file)  # type: ignore[arg-type]  # it only reads
             if opcode.name == "STOP":
                 return self.stack.pop()
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -200,7 +202,7 @@ class _Machine:
         raise pickle.UnpicklingError(f"more than {MAX_INSTRUCTIONS} instructions")
 
     def step(self, name: str, argument: Any) -> None:
-        """One instruction; those that a pickle of plain values and calls does not need are refused."""
+        """Run one instruction; those that state dicts do not need are rejected."""
         push, pop = self.stack.append, self.stack.pop
         if name in _VALUES:
             if isinstance(argument, int) and argument.bit_length() > MAX_BITS:
@@ -243,16 +245,16 @@ class _Machine:
         elif name == "DUP":
             push(self.stack[-1])
         elif name == "GLOBAL":
-            push(_known(*argument.split(" ", 1)))
+            push(_look_up(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
             name, module = pop(), pop()
-            push(_known(module, name))
+            push(_look_up(module, name))
         elif name == "REDUCE":
             arguments, function = pop(), pop()
             push(_call(function, arguments))
         elif name == "BINPERSID":
             push(self.storage(pop()))
-        elif name == "BUILD":  # attributes of a state dict, such as _metadata, which nothing reads
+        elif name == "BUILD":  # attributes of a state dict, such as _metadata, which are not used
             pop()
             self.top(StateDict)
         elif name not in ("PROTO", "FRAME"):
@@ -271,21 +273,21 @@ class _Machine:
 
     def storage(self, pid: Any) -> Storage:
         if type(pid) is not tuple or len(pid) not in (5, 6):
-            raise pickle.UnpicklingError("a storage that is no tuple of 5 or 6")
+            raise pickle.UnpicklingError("a storage that is not a tuple of 5 or 6")
         tag, kind, key, _, size, *view = pid
         if type(tag) is not str or tag != "storage" or not isinstance(kind, _Type) or type(key) is not str:
             raise pickle.UnpicklingError("a storage without a kind or a key")
         self.storages[key] = kind.dtype
-        if view and view[0] is not None:  # only the format before PyTorch 1.6 has views: (key, first, size)
+        if view and view[0] is not None:  # views (key, first, size) occur only in the format before PyTorch 1.6
             _, first, part = view[0]
             return Storage(key, kind.dtype, size, first, part)
         return Storage(key, kind.dtype, size, 0, size)
 
 
-def _known(module: Any, name: Any) -> Any:
-    """Only what is in the table; Python's own way of importing is never taken."""
+def _look_up(module: Any, name: Any) -> Any:
+    """Look up a name in the table; nothing is ever imported."""
     if type(module) is not str or type(name) is not str:
-        raise pickle.UnpicklingError("a name that is no text")
+        raise pickle.UnpicklingError("a name that is not a string")
     try:
         return _ALLOWED[module, name]
     except KeyError:
@@ -294,19 +296,19 @@ def _known(module: Any, name: Any) -> Any:
 
 def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(function, _Callable) or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
-        raise pickle.UnpicklingError("a call of what is no function")
+        raise pickle.UnpicklingError("a call of something that is not a function")
     return function(*arguments)
 
 
 def load(file: BinaryIO, storages: dict[str, np.dtype] | None = None) -> Any:
-    """One pickle from the file's position, which is then behind it. Tensors come as TorchTensor, mappings with their texts alone as keys.
+    """Read one pickle from the file's position. Tensors become TorchTensor, and mappings keep only items with string keys.
 
     Args:
-      file: of which nothing is read behind the pickle.
-      storages: receives the dtype of each storage that is named, by key.
+      file: nothing after the pickle is read from it.
+      storages: receives the dtype of each storage, by key.
 
     Raises:
-      ForbiddenGlobal: it names something else than a state dict is made of.
-      Exception: of many kinds, for a stream that is no pickle, or a larger one than a state dict is.
+      ForbiddenGlobal: the pickle names something that state dicts do not need.
+      Exception: of many types, if the stream is not a pickle or larger than those of state dicts.
     """
     return _Machine(file, {} if storages is None else storages).run()

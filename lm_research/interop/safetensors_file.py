@@ -1,6 +1,6 @@
 """The safetensors format: the length of a JSON header (8 bytes, little endian), that header, then all data.
 
-The header gives each tensor's dtype, shape and place among the data; the places follow one another without holes.
+The header has each tensor's dtype, shape and byte range; the ranges are contiguous and cover all data.
 https://github.com/huggingface/safetensors#format
 """
 
@@ -26,7 +26,7 @@ from lm_research.interop.tensor_types import (
     parse_json,
 )
 
-# In the order by which the safetensors library sorts the tensors of a file, widest types last.
+# In the safetensors library's order of types, by which it sorts the tensors of a file.
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -54,7 +54,7 @@ METADATA = "__metadata__"
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name; only the header is read.
+    """Read the header of a file: its tensors by name.
 
     Raises:
       PretrainedError: the header does not describe the file exactly.
@@ -66,7 +66,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     if length > len(data) - start:
         raise damaged(path, f"its header should have {length} bytes, but only {len(data) - start} follow")
     if length > MAX_JSON_BYTES:
-        raise damaged(path, f"its header has {length} bytes, and {MAX_JSON_BYTES} is the most that is read")
+        raise damaged(path, f"its header has {length} bytes, and {MAX_JSON_BYTES} is the most that is allowed")
     header = parse_json(path, data[start : start + length].tobytes(), "its header")
     header.pop(METADATA, None)
     data_bytes = len(data) - start - length
@@ -89,7 +89,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
 def _checked(
     path: pathlib.Path, name: str, entry: Any, data_bytes: int
 ) -> tuple[np.dtype, tuple[int, ...], tuple[int, int]]:
-    """(dtype, shape, place) of one entry of the header."""
+    """Check one entry of the header and return (dtype, shape, byte range)."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise damaged(path, "its entry in the header is not {dtype, shape, data_offsets}", name)
     code, offsets = entry["dtype"], entry["data_offsets"]
@@ -107,7 +107,7 @@ def _checked(
 
 
 def _check_places(path: pathlib.Path, places: Sequence[tuple[int, int, str]], data_bytes: int) -> None:
-    """Each byte of the data belongs to one tensor."""
+    """Check that each byte of the data belongs to exactly one tensor."""
     position, before = 0, None
     for begin, end, name in sorted(places):
         if begin < position:
@@ -120,10 +120,10 @@ def _check_places(path: pathlib.Path, places: Sequence[tuple[int, int, str]], da
 
 
 def code_of(name: str, dtype: np.dtype) -> str:
-    """What safetensors calls a dtype, in any byte order.
+    """Return safetensors' name of a dtype, for any byte order.
 
     Raises:
-      PretrainedError: it has no name for it.
+      PretrainedError: safetensors does not have this dtype.
     """
     code = CODES.get(dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype)
     if code is None:
@@ -132,13 +132,13 @@ def code_of(name: str, dtype: np.dtype) -> str:
 
 
 def file_order(entries: Sequence[tuple[str, tuple[int, ...], np.dtype]]) -> list[int]:
-    """Positions of `entries` as their data lie in a file: widest types first, so that all are aligned; then by name."""
+    """Sort entries by the order of their data in a file: widest types first, so that all are aligned; then by name."""
     return sorted(range(len(entries)), key=lambda i: (-RANKS[code_of(entries[i][0], entries[i][2])], entries[i][0]))
 
 
 def header_of(entries: Sequence[tuple[str, tuple[int, ...], np.dtype]]) -> bytes:
-    """The start of a file that holds tensors (name, shape, dtype) in this order: header with its length."""
-    header: dict[str, Any] = {METADATA: {"format": "pt"}}  # transformers refuses files that do not say so
+    """Make the start of a file with tensors (name, shape, dtype) in this order: the length of the header and the header."""
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}  # transformers rejects files without this format
     position = 0
     for name, shape, dtype in entries:
         end = position + math.prod(shape) * dtype.itemsize

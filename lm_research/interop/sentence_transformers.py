@@ -1,9 +1,9 @@
-"""How a model's states become the embedding of a text, as sentence-transformers writes it down beside a model.
+"""Settings of text embeddings in the files that sentence-transformers stores next to a model.
 
-There `modules.json` lists what a text goes through: the model, `1_Pooling`, whose config.json says which states count, perhaps
-`2_Dense`, layers on the pooled vector, and `Normalize`; `sentence_bert_config.json` has the number of tokens that texts are cut to,
-`config_sentence_transformers.json` texts that are put before them and how vectors are compared. In the checkpoints of a run, which
-hold plain files only, `embedding.json` says the same.
+`modules.json` lists the modules that a text passes: the model, `1_Pooling`, whose config.json selects the pooling, optionally
+`2_Dense`, a layer on the pooled vector, and `Normalize`. `sentence_bert_config.json` has the length in tokens at which texts are
+truncated, `config_sentence_transformers.json` the prompts and the similarity. Checkpoints of a run, which have plain files only,
+store the same settings in `embedding.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.text_embedding import ACTIVATIONS, CONFIG, SIMILARITIES, Dense, Embedding
 
 NATIVE = "embedding.json"
-# Our name of a pooling -> the key that is true in 1_Pooling/config.json; vectors of several are joined in this order.
+# Our name of a pooling -> the key that is true in 1_Pooling/config.json; several are concatenated in this order.
 _MODES = {
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -34,15 +34,18 @@ _MODES = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "last": "pooling_mode_lasttoken",
 }
-_NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in one word, where that differs from ours
+_NAMES = {
+    "lasttoken": "last",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+}  # values of pooling_mode that differ from our names
 _MODULES = "sentence_transformers.models"
-_IDLE = ("Dropout",)  # modules that do nothing once a model is trained
+_TRAINING_ONLY = ("Dropout",)  # modules without effect on a trained model
 
 
 _CONFIG = "config.json"
 _MODULE_FILES = (_CONFIG, "model.safetensors", "pytorch_model.bin")
 _Prompts = dict[str, str | None]
-# Keys of the files of modules, and of those beside modules.json.
+# Keys of the files of modules, and of the files next to modules.json.
 _KINDS: dict[str, Any] = {
     "pooling_mode": str | list[str],
     **dict.fromkeys(_MODES.values(), bool),
@@ -85,7 +88,7 @@ _Modules = Annotated[list[_Module], Meta(max_length=100)]
 
 
 def load(directory: pathlib.Path) -> Embedding | None:
-    """What a model directory says, or None if it says nothing; where both kinds of files are there, modules.json counts.
+    """Read the embedding settings of a model directory; None if there are none. modules.json overrides embedding.json.
 
     Raises:
       PretrainedError: one of the files is damaged.
@@ -100,8 +103,8 @@ def load(directory: pathlib.Path) -> Embedding | None:
     except (UserError, OSError, ValueError, KeyError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise PretrainedError(
-            f"{directory}: modules.json and what it names cannot be read ({reason.rstrip('. ')}). Copy them again, or delete modules.json "
-            "to go without."
+            f"{directory}: modules.json and the files that it lists cannot be read ({reason.rstrip('. ')}). Copy them again, or delete "
+            "modules.json to ignore them."
         ) from error
 
 
@@ -110,19 +113,17 @@ def _read(path: pathlib.Path, kind: Any = Object) -> Any:
 
 
 def _inside(directory: pathlib.Path, path: str) -> pathlib.Path:
-    """What a path in modules.json leads to; raises a PretrainedError if that is not in the model's directory, links followed.
+    """Resolve a path in modules.json; raises a PretrainedError if it is outside the model's directory after following links.
 
-    The snapshots that huggingface_hub keeps are links to files in `blobs` beside them, which belong to the same model.
+    Files in snapshots of huggingface_hub are links to a neighboring directory `blobs`, which belongs to the same model.
     """
-    home, found = directory.resolve(), directory / path
+    home, module = directory.resolve(), directory / path
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    inner = [found, *(found / name for name in _MODULE_FILES)]
-    places = [
-        pathlib.Path(os.path.realpath(one)) for one in inner if "\0" not in path
-    ]  # loops of links are as they stand
-    if "\0" in path or not all(one.is_relative_to(home) or one.is_relative_to(blobs) for one in places):
+    inner = [module, *(module / name for name in _MODULE_FILES)]
+    targets = [pathlib.Path(os.path.realpath(one)) for one in inner if "\0" not in path]
+    if "\0" in path or not all(one.is_relative_to(home) or one.is_relative_to(blobs) for one in targets):
         raise PretrainedError(f"modules.json names {short(path)}, which is not in the model's directory")
-    return found
+    return module
 
 
 def _load(directory: pathlib.Path) -> Embedding:
@@ -154,28 +155,28 @@ def _load(directory: pathlib.Path) -> Embedding:
         elif layer == "Dense" and not fields["normalize"] and _is_plain(config) and (weights := _weights(place)):
             dense.append(_dense(place, config, len(dense) and dense[-1].kernel.shape[1]))
             files |= {f"{path}/{name}": (place / name).read_bytes() for name in weights}
-        elif layer not in ("Transformer", *_IDLE):
+        elif layer not in ("Transformer", *_TRAINING_ONLY):
             further.append(layer)
-    own = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
-    said = read(CONFIG, _KINDS)
+    model_config = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
+    config = read(CONFIG, _KINDS)
     return Embedding(
         **fields,
-        max_length=read(own.name, _KINDS).get("max_seq_length", 0) if own else 0,
+        max_length=read(model_config.name, _KINDS).get("max_seq_length", 0) if model_config else 0,
         further=tuple(further),
-        prompts={name: text or "" for name, text in said.get("prompts", {}).items()},
-        default_prompt_name=said.get("default_prompt_name"),
-        similarity=said["similarity_fn_name"] if said.get("similarity_fn_name") in SIMILARITIES else "cosine",
-        truncate_dim=said.get("truncate_dim", 0),
+        prompts={name: text or "" for name, text in config.get("prompts", {}).items()},
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity=config["similarity_fn_name"] if config.get("similarity_fn_name") in SIMILARITIES else "cosine",
+        truncate_dim=config.get("truncate_dim", 0),
         dense=tuple(dense),
         files=files,
     )
 
 
 def _mode(config: dict[str, Any]) -> str:
-    """Our name of the pooling, or names with + between them."""
-    given = config.get("pooling_mode")
-    if given:
-        return "+".join(_NAMES.get(mode, mode) for mode in ([given] if isinstance(given, str) else given))
+    """Our name of the pooling, or several names joined by "+"."""
+    modes = config.get("pooling_mode")
+    if modes:
+        return "+".join(_NAMES.get(mode, mode) for mode in ([modes] if isinstance(modes, str) else modes))
     ours = {key: name for name, key in _MODES.items()}
     others = [key for key in config if key.startswith("pooling_mode_") and key not in ours]
     return "+".join(ours.get(key, key) for key in (*ours, *others) if config.get(key) is True) or "mean"
@@ -186,7 +187,7 @@ def _activation(config: dict[str, Any]) -> str:
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
-    """Whether a Dense maps the vector of a text to another."""
+    """Whether a Dense layer maps the vector of a text to another by a supported activation."""
     sides = {config.get(f"module_{side}_name") or "sentence_embedding" for side in ("input", "output")}
     return sides == {"sentence_embedding"} and _activation(config) in ACTIVATIONS
 
@@ -196,7 +197,7 @@ def _weights(directory: pathlib.Path) -> list[str]:
 
 
 def _dense(directory: pathlib.Path, config: dict[str, Any], width: int) -> Dense:
-    """A layer for vectors of this width; 0 where that is not known."""
+    """Read a layer for vectors of this width; 0 if the width is not known."""
     tensors = open_tensors(directory)
 
     def read(name: str, rank: int) -> np.ndarray:
@@ -218,9 +219,12 @@ def _dense(directory: pathlib.Path, config: dict[str, Any], width: int) -> Dense
 
 
 def save(directory: pathlib.Path, embedding: Embedding, width: int) -> None:
-    """Writes the files of sentence-transformers into a model directory: as they were found, or else what `embedding` says.
+    """Write the files of sentence-transformers into a model directory.
 
-    `width` is that of a state.
+    Args:
+      directory: of the model.
+      embedding: the settings; if they were read from such files, these are written unchanged.
+      width: the model's width.
     """
     for name, content in (embedding.files or _files(embedding, width)).items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -236,9 +240,9 @@ def _files(embedding: Embedding, width: int) -> dict[str, bytes]:
     ]
     poolings = embedding.poolings
     pooling: dict[str, Any] = {"word_embedding_dimension": width} | {_MODES[one]: one in poolings for one in _MODES}
-    if poolings != [one for one in _MODES if one in poolings]:  # flags cannot tell another order
-        theirs = {ours: name for name, ours in _NAMES.items()}
-        pooling["pooling_mode"] = [theirs.get(one, one) for one in poolings]
+    if poolings != [one for one in _MODES if one in poolings]:  # flags cannot express another order
+        file_names = {ours: name for name, ours in _NAMES.items()}
+        pooling["pooling_mode"] = [file_names.get(one, one) for one in poolings]
     contents: dict[str, Any] = {"1_Pooling/config.json": pooling | {"include_prompt": embedding.include_prompt}}
     if embedding.normalize:
         contents["2_Normalize/config.json"] = {}
@@ -249,5 +253,5 @@ def _files(embedding: Embedding, width: int) -> dict[str, bytes]:
         "default_prompt_name": embedding.default_prompt_name,
         "similarity_fn_name": embedding.similarity,
     } | ({"truncate_dim": embedding.truncate_dim} if embedding.truncate_dim else {})
-    contents["modules.json"] = modules  # last: it is what the others are found by
+    contents["modules.json"] = modules  # last, because it refers to the others
     return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in contents.items()}

@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face model directory, whichever of their formats it has, read lazily and checked first."""
+"""Weights of a Hugging Face model directory in any of their formats, checked when opened and read lazily."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lm_research.interop.torch_file import read_torch
 
 __all__ = ["TensorSource", "open_tensors", "write_tensors"]
 
-# Parts of names that wrappers of a model add: torch.compile, DataParallel and its kin, FSDP, activation checkpointing.
+# Parts of names that are added by torch.compile, DataParallel and DistributedDataParallel, FSDP, and activation checkpointing.
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# TensorFlow's names for the parts of a layer norm, in checkpoints made before 2019.
+# TensorFlow's names for the parameters of a layer norm, in checkpoints from before 2019.
 OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 MAX_LISTED = 20
 
 
 class TensorSource(abc.ABC):
-    """The weights in a directory; nothing of a tensor is read before `read`.
+    """The weights in a directory; the data of a tensor are read by `read` only.
 
     Attributes:
-      names: of the tensors, as PyTorch's models call them.
+      names: names of the tensors, in PyTorch's convention.
       format: "safetensors", "pytorch" or "flax".
     """
 
@@ -40,7 +40,8 @@ class TensorSource(abc.ABC):
     format: str
 
     @abc.abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape in the file."""
 
     @abc.abstractmethod
     def dtype(self, name: str) -> np.dtype:
@@ -52,7 +53,7 @@ class TensorSource(abc.ABC):
 
     @abc.abstractmethod
     def read(self, name: str) -> np.ndarray:
-        """One tensor; where the format allows it a read-only view of the mapped file, not a copy."""
+        """Read one tensor: a read-only view of the mapped file if the format allows it."""
 
 
 class _Files(TensorSource):
@@ -87,18 +88,18 @@ FORMATS = (
 
 
 def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name, whose ending tells the format; raises like `open_tensors`."""
+    """Open one weight file, whose suffix determines the format: its tensors by name. Raises like `open_tensors`."""
     format = next(format for format in FORMATS if path.suffix == pathlib.Path(format.file).suffix)
     return _renamed(format, format.read(path))
 
 
 def open_tensors(directory: pathlib.Path) -> TensorSource:
-    """Finds the weights of a model directory and checks what their files say of them.
+    """Find the weights of a model directory and check the headers of their files.
 
-    Of several formats the first of FORMATS is taken, and a whole file before one that is cut into shards.
+    Among several formats the first of FORMATS is used, and a single file is preferred to shards.
 
     Raises:
-      PretrainedError: there are none, or they are damaged: the message names the file and the tensor.
+      PretrainedError: there are no weights, or they are damaged; the message has the file and the tensor.
     """
     directory = pathlib.Path(directory)
     for format in FORMATS:
@@ -114,14 +115,14 @@ def open_tensors(directory: pathlib.Path) -> TensorSource:
 
 
 def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors that an index {"weight_map": {tensor: file}} names, in its order."""
+    """Open the tensors of an index {"weight_map": {tensor: file}}, in its order."""
     content = read_bytes(index, error=PretrainedError, fix="Download it again.", limit=MAX_JSON_BYTES)
     weight_map = parse_json(index, content, "it").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise damaged(index, "it has no weight_map")
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or {"/", "\\"} & set(shard) or not stays_inside(shard):
-            raise damaged(index, f"{shard!r} is not the name of a file beside it", name)
+            raise damaged(index, f"{shard!r} is not the name of a file next to it", name)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if kind(index.parent / shard) != FILE]
     if missing:
@@ -129,7 +130,7 @@ def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor
     found = {shard: format.read(index.parent / shard) for shard in shards}
     for name, shard in weight_map.items():
         if name not in found[shard]:
-            raise damaged(index.parent / shard, f"it is not in there, although {index.name} says so", name)
+            raise damaged(index.parent / shard, f"it is missing, although {index.name} lists it", name)
     return {name: found[shard][name] for name, shard in weight_map.items()}
 
 

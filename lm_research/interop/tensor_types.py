@@ -1,4 +1,4 @@
-"""What the readers of weight files share: a tensor that waits on disk, mapped files, and the words for damage."""
+"""Shared parts of the readers of weight files: tensors on disk, mapped files, and errors about damaged files."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from lm_research.errors import PretrainedError
 
 MAX_RANK = 32
 MAX_BYTES = 2**63 - 1
-MAX_JSON_BYTES = (
-    2**25
-)  # of headers and indexes: those of the largest models have 10 MB; the safetensors library's limit is 100
-MAX_WORDS = 300  # characters of a message that come from a file
+# Of headers and indexes: those of the largest models have 10 MB; the safetensors library's limit is 100 MB.
+MAX_JSON_BYTES = 2**25
+MAX_QUOTED = 300  # characters of a message that come from a file
 LFS_POINTER = b"version https://git-lfs"
 AGAIN = "Download or convert it again."
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file, checked but not read.
+    """One tensor of a file, checked but not yet loaded.
 
     Attributes:
       path: the file.
-      shape: of the array that `load` gives.
-      dtype: of that array, in this machine's byte order.
-      load: gives the array, a read-only view of the mapped file where the format allows it.
+      shape: shape of the array that `load` returns.
+      dtype: dtype of that array, in this machine's byte order.
+      load: returns the array, a read-only view of the mapped file if the format allows it.
     """
 
     path: pathlib.Path
@@ -42,22 +41,22 @@ class StoredTensor:
 
 
 def damaged(path: pathlib.Path, what: str, tensor: str | None = None, fix: str = AGAIN) -> PretrainedError:
-    """The paragraph about a file that is not what its format asks for."""
+    """Make the error for a file that violates its format."""
     where = "" if tensor is None else f"tensor {printable(repr(tensor))}: "
     return PretrainedError(f"The weight file {path} cannot be used: {where}{printable(what)}. {fix}")
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a damaged or hostile file could do to a terminal, and not too long."""
+    """Put `text` on one line of limited length, without characters by which a malicious file could control a terminal."""
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[:1000].split()))
-    return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + " ..."
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + " ..."
 
 
 def map_file(path: pathlib.Path) -> np.ndarray:
-    """The bytes of a file as uint8 [size], mapped into memory and read-only.
+    """Map a file into memory, read-only, as uint8 [size].
 
     Raises:
-      PretrainedError: it cannot be read, is empty, or only stands for a file that Git LFS has not fetched.
+      PretrainedError: the file cannot be read, is empty, or is a pointer of Git LFS.
     """
     try:
         if path.stat().st_size == 0:
@@ -74,7 +73,7 @@ def map_file(path: pathlib.Path) -> np.ndarray:
 
 
 def shown(value: Any) -> str:
-    """A value of a file for a message. What a pickle nests is not shown: a few bytes can nest it without end."""
+    """Format a value of a file for a message. Nested values are not shown: a few bytes of a pickle can nest without end."""
     if isinstance(value, list | tuple):
         items = [shown(item) if isinstance(item, int | str) else type(item).__name__ for item in value[:6]]
         return f"[{', '.join(items)}{', ...' if len(value) > 6 else ''}]"
@@ -87,10 +86,10 @@ def is_count(value: Any) -> bool:
 
 
 def check_shape(path: pathlib.Path, tensor: str, shape: Any, dtype: np.dtype) -> tuple[int, ...]:
-    """`shape` as a tuple, if NumPy can describe such an array.
+    """Return `shape` as a tuple if NumPy can represent such an array.
 
     Raises:
-      PretrainedError: it is no sequence of sizes, or has too many or too large ones.
+      PretrainedError: `shape` is not a sequence of sizes, or has too many or too large ones.
     """
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK or not all(is_count(size) for size in shape):
         raise damaged(path, f"{shown(shape)} is not a shape", tensor)
@@ -100,10 +99,10 @@ def check_shape(path: pathlib.Path, tensor: str, shape: Any, dtype: np.dtype) ->
 
 
 def parse_json(path: pathlib.Path, text: bytes, what: str) -> dict[str, Any]:
-    """A JSON object in which no key occurs twice.
+    """Parse a JSON object without duplicate keys.
 
     Raises:
-      PretrainedError: `text`, called `what` in the message, is something else.
+      PretrainedError: `text`, called `what` in the message, is not such an object.
     """
     try:
         value = json_value(text, unique=True)

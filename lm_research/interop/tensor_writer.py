@@ -1,4 +1,4 @@
-"""Writes weights as transformers does: model.safetensors, or shards of it and an index, a tensor at a time."""
+"""Writing of weights as transformers does: model.safetensors, or shards of it and an index, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lm_research.interop.safetensors_file import METADATA, file_order, header_of
 
 WEIGHTS = "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
-# Everything that an earlier save may have left, its unfinished files included.
+# Files of earlier saves, including unfinished ones.
 OURS = re.compile(r"\.?model(-\d{5,}-of-\d{5,})?\.safetensors(\.index\.json)?(\.tmp)?")
-PIECE = 2**26  # elements that are handed to the file at once
+PIECE = 2**26  # elements per call of write
 
 Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 
@@ -29,23 +29,23 @@ Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 def write_tensors(
     directory: pathlib.Path, tensors: Iterable[Tensor], max_shard_bytes: int = 5 * 10**9
 ) -> list[pathlib.Path]:
-    """Writes model.safetensors, or model-00001-of-0000N.safetensors and so on with model.safetensors.index.json.
+    """Write model.safetensors, or model-00001-of-0000N.safetensors and so on with model.safetensors.index.json.
 
-    The same tensors give the same bytes. Files appear under their names only when all of them are whole, the index
-    last; then weight files of an earlier save in `directory` go, other files stay. A save that is killed leaves the
-    earlier weights, or, in the moment of renaming shards over shards, no index.
+    The same tensors give the same bytes. Files are renamed to their final names when all of them are complete, the index last;
+    then weight files of an earlier save in `directory` are deleted. A save that is killed leaves the earlier weights, or, while
+    shards replace shards, no index.
 
     Args:
-      directory: made if it does not exist.
-      tensors: (name, shape, dtype, function that gives the array), in the order in which shards are filled. Each
-        function is called once, and one array is held at a time.
-      max_shard_bytes: most bytes of data in a file; a larger tensor gets a file of its own.
+      directory: created if it does not exist.
+      tensors: (name, shape, dtype, function that returns the array), in the order in which shards are filled. Each function
+        is called once, and one array is held in memory at a time.
+      max_shard_bytes: most bytes of data in a file; a larger tensor gets its own file.
 
     Returns:
-      The files of weights, then the index if there is one.
+      The weight files, then the index if there is one.
 
     Raises:
-      PretrainedError: a dtype that safetensors lacks, or the directory cannot be written.
+      PretrainedError: safetensors lacks a dtype, or the directory cannot be written.
     """
     directory, shards = pathlib.Path(directory), _shards(list(tensors), max_shard_bytes)
     names = [WEIGHTS]
@@ -61,7 +61,7 @@ def write_tensors(
         if len(shards) > 1:
             with _synced(temporary[INDEX]) as file:
                 file.write(_index(names, shards))
-            # Else a kill between two renames would leave an old index over new shards, and nobody would notice.
+            # Otherwise a kill between two renames would leave an old index with new shards, which is not detectable.
             (directory / INDEX).unlink(missing_ok=True)
         for name, path in temporary.items():
             os.replace(path, directory / name)
@@ -71,8 +71,8 @@ def write_tensors(
     except OSError as error:
         needed = format_size(sum(_num_bytes(tensor) for shard in shards for tensor in shard))
         raise PretrainedError(
-            f"Weights of {needed} cannot be written to {directory}: {describe_os_error(error, directory)}. What stood there is as it was. Make room, or "
-            "choose another directory."
+            f"Weights of {needed} cannot be written to {directory}: {describe_os_error(error, directory)}. Its previous content is unchanged. Free some "
+            "space, or choose another directory."
         ) from error
     finally:
         for path in temporary.values():
@@ -82,24 +82,24 @@ def write_tensors(
 
 
 def _shards(tensors: Sequence[Tensor], max_shard_bytes: int) -> list[list[Tensor]]:
-    """Fills files in the order of `tensors`, as huggingface_hub's split_state_dict_into_shards_factory does."""
+    """Distribute tensors over files in order, as huggingface_hub's split_state_dict_into_shards_factory does."""
     assert tensors, "no tensors"
     names = [tensor[0] for tensor in tensors]
     assert len(set(names)) == len(names) and METADATA not in names, "names are unique"
-    alone: list[list[Tensor]] = []
+    full: list[list[Tensor]] = []
     current: list[Tensor] = []
     size = 0
     for tensor in tensors:
         num_bytes = _num_bytes(tensor)
         if num_bytes > max_shard_bytes:
-            alone.append([tensor])
+            full.append([tensor])
             continue
         if size + num_bytes > max_shard_bytes:
-            alone.append(current)
+            full.append(current)
             current, size = [], 0
         current.append(tensor)
         size += num_bytes
-    shards = alone + ([current] if current else [])
+    shards = full + ([current] if current else [])
     return [[shard[i] for i in file_order([tensor[:3] for tensor in shard])] for shard in shards]
 
 
@@ -131,7 +131,7 @@ def _index(names: Sequence[str], shards: Sequence[Sequence[Tensor]]) -> bytes:
 
 @contextlib.contextmanager
 def _synced(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file whose bytes are on the disk at the end, so that a power cut cannot leave its name without them."""
+    """Open a file for writing and sync it to the disk at the end, so that a power cut cannot leave an empty file."""
     with open(path, "wb") as file:
         yield file
         file.flush()

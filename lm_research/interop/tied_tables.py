@@ -1,7 +1,7 @@
-"""Token tables that a config.json ties: which tensors of the files they are, and whether their values are those of one table.
+"""Token tables that a config.json ties: which tensors of the files they are, and whether their values are equal.
 
-As transformers 5 does, a tie is taken for what the files hold: equal tables are one, different ones stay apart whatever the config says, and
-a table that is missing is the one that it is tied to, whichever of them is there.
+As in transformers 5, the files override the config: equal tables are tied, different ones stay separate, and a missing table is
+the one that it is tied to, whichever of them is stored.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lm_research.models.families.common import ParamMapping
 from lm_research.models.head_kinds import HEADS
 
 ENCODER, DECODER = "encoder/embeddings/tokens", "decoder/embeddings/tokens"
-OUTPUTS = ("next_token/table", "masked_lm/table")  # paths of the table of their own that predictions have otherwise
-ROWS = 4096  # that are compared at once
+OUTPUTS = ("next_token/table", "masked_lm/table")  # paths of the output table of an untied model
+ROWS = 4096  # rows that are compared at once
 
 
 class Names:
-    """The names of weights in the files, whichever prefix these have."""
+    """Names of weights in the files, with any of the prefixes that these may have."""
 
     def __init__(self, source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> None:
         def of(head: str) -> str:
@@ -33,7 +33,7 @@ class Names:
         self._stored = set(source.names)
 
     def candidates(self, weight: ParamMapping, layer: int = 0) -> Iterator[str]:
-        """All names that a weight is looked for under, in order."""
+        """All possible names of a weight, in order of preference."""
         for name in (*weight.preferred, *weight.names):
             yield from self.of(weight.of_layer(name, layer))
 
@@ -42,20 +42,20 @@ class Names:
         return [p + name[1:] for p in self.prefixes] if name.startswith("@") else [name]
 
     def stored(self, weight: ParamMapping, layer: int = 0) -> list[str]:
-        """Those of the candidates that the files have; the first is read."""
+        """The candidates that the files have; the first is read."""
         return [name for name in self.candidates(weight, layer) if name in self._stored]
 
 
 def weights(family: Family, arch: Architecture, head: str) -> dict[str, ParamMapping]:
-    """A family's weights by path; a table with several uses is looked for under the names of all of them."""
+    """Return a family's weights by path; a tied table has the names of all its uses."""
     known = {weight.path: weight for weight in family.weights(arch, head)}
-    apart = {weight.path: weight for weight in family.weights(arch.replace(tied=False, shared_tokens=False), head)}
+    untied = {weight.path: weight for weight in family.weights(arch.replace(tied=False, shared_tokens=False), head)}
     one, uses = _tied_to(arch), tuple[str, ...]()
     if arch.encoder is not None and arch.shared_tokens:
         one, uses = ENCODER, (ENCODER, DECODER)
     if arch.tied:
         uses += OUTPUTS
-    more = [name for path in uses if path in apart for name in apart[path].names]
+    more = [name for path in uses if path in untied for name in untied[path].names]
     known[one] = dataclasses.replace(known[one], names=tuple(dict.fromkeys((*known[one].names, *more))))
     return known
 
@@ -63,7 +63,11 @@ def weights(family: Family, arch: Architecture, head: str) -> dict[str, ParamMap
 def fit(
     source: TensorSource, family: Family, arch: Architecture, head: str, kind: str
 ) -> tuple[Architecture, tuple[tuple[str, str], ...]]:
-    """The architecture with those ties that the files keep, and the names of tables (one, and what it is tied to) that differ."""
+    """Untie tables of the architecture whose values differ in the files.
+
+    Returns:
+      The architecture with the remaining ties, and pairs of names (table, table that it is tied to) that differ.
+    """
     names, differing = Names(source, family, arch, head, kind), dict[frozenset[str], tuple[str, str]]()
 
     def differ(one: ParamMapping | None, other: ParamMapping) -> bool:
@@ -75,32 +79,32 @@ def fit(
         return True
 
     if arch.encoder is not None and arch.shared_tokens:
-        apart, shared = arch.replace(shared_tokens=False), weights(family, arch, head)[ENCODER]
-        own = weights(family, apart, head)
-        if any([differ(own[path], shared) for path in (ENCODER, DECODER)]):
-            arch = apart
+        untied, shared = arch.replace(shared_tokens=False), weights(family, arch, head)[ENCODER]
+        separate = weights(family, untied, head)
+        if any([differ(separate[path], shared) for path in (ENCODER, DECODER)]):
+            arch = untied
     if arch.tied and HEADS[head].tokens:
-        apart, tied = arch.replace(tied=False), weights(family, arch, head)[_tied_to(arch)]
-        known = weights(family, apart, head)
-        if differ(next((known[path] for path in OUTPUTS if path in known), None), tied):
-            arch = apart
+        untied, tied = arch.replace(tied=False), weights(family, arch, head)[_tied_to(arch)]
+        separate = weights(family, untied, head)
+        if differ(next((separate[path] for path in OUTPUTS if path in separate), None), tied):
+            arch = untied
     return arch, tuple(differing.values())
 
 
 def members(source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> dict[str, str]:
-    """The tables that config.json ties, by name, each with the tensor of the files that it is; nothing where it ties none."""
+    """Map the name of each table that config.json ties to the name of the stored tensor; {} if it ties none."""
     shares = arch.encoder is not None and arch.shared_tokens
     names, one = Names(source, family, arch, head, kind), ENCODER if shares else _tied_to(arch)
     table = weights(family, arch, head)[one]
     stored = names.stored(table)
     if not stored or not (shares or arch.tied):
         return {}
-    spelled = [[name for name in names.of(name) if name in stored] or names.of(name)[:1] for name in table.names]
-    return {name: name if name in stored else stored[0] for name, *_ in spelled}
+    full_names = [[name for name in names.of(name) if name in stored] or names.of(name)[:1] for name in table.names]
+    return {name: name if name in stored else stored[0] for name, *_ in full_names}
 
 
 def equal(source: TensorSource, one: str, other: str) -> bool:
-    """Whether two tensors hold the same values, compared a part at a time."""
+    """Whether two tensors have the same values, compared in parts."""
     if one == other or source.shape(one) != source.shape(other):
         return one == other
     a, b = source.read(one), source.read(other)
@@ -110,5 +114,5 @@ def equal(source: TensorSource, one: str, other: str) -> bool:
 
 
 def _tied_to(arch: Architecture) -> str:
-    """Path of the table that predictions are tied to."""
+    """Path of the token table that the output table is tied to."""
     return DECODER if arch.causal and arch.has_tokens else ENCODER

@@ -1,4 +1,6 @@
-"""PyTorch's files of weights (torch.save of a state dict), both forms, without torch.
+"""PyTorch's weight files (torch.save of a state dict), read without torch.
+
+There are two formats:
 
     zip      since PyTorch 1.6: entries NAME/data.pkl, NAME/byteorder and, uncompressed, NAME/data/KEY for each storage
     legacy   before: five pickles (magic number, version, machine, state dict, keys of the storages), then for each key
@@ -31,7 +33,7 @@ LOCAL_HEADER = 30  # bytes of a zip entry's header before its name
 
 
 class _Pieces(io.BufferedReader):
-    """A file of which no one may want a larger piece at once than a zip file's directory has."""
+    """A file that rejects reads that are larger than the directory of a zip file can be."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
@@ -40,17 +42,17 @@ class _Pieces(io.BufferedReader):
 
 
 class _Place(NamedTuple):
-    """Where a storage lies in the file, in bytes."""
+    """Location of a storage in the file, in bytes."""
 
     offset: int
     size: int
 
 
 def read_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name; their data are not read. Entries that are no tensors are left out.
+    """Open the tensors of one file, by name; their data are not read. Entries that are not tensors are skipped.
 
     Raises:
-      PretrainedError: the file is damaged, or its pickle names anything that weights do not need.
+      PretrainedError: the file is damaged, or its pickle names something that weights do not need.
     """
     data = map_file(path)
     try:
@@ -64,11 +66,11 @@ def read_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
         raise
     except ForbiddenGlobal as error:
         raise PretrainedError(
-            f"The weight file {path} is refused: its pickle asks for {printable(str(error))}, which weights do not need and which "
+            f"The weight file {path} is rejected: its pickle refers to {printable(str(error))}, which weights do not need and which "
             "could run any code. Get the weights as safetensors from a source that you trust."
         ) from error
-    except Exception as error:  # a stream that is no pickle, or no zip file, fails in many ways
-        raise damaged(path, f"it is no PyTorch file ({type(error).__name__}: {error})") from error
+    except Exception as error:  # invalid pickles and zip files fail in many ways
+        raise damaged(path, f"it is not a PyTorch file ({type(error).__name__}: {error})") from error
     tensors = {}
     for name, tensor in _entries(path, state):
         tensors[name] = _stored(path, data, name, tensor, places, little)
@@ -83,14 +85,14 @@ def _entries(path: pathlib.Path, state: Any) -> Iterator[tuple[str, TorchTensor]
     if not isinstance(state, StateDict):
         raise damaged(path, "it holds no state dict")
     if state.unnamed:
-        raise damaged(path, "a tensor has a name that is no text")
+        raise damaged(path, "a tensor has a name that is not a string")
     for name, value in state.items():
         if isinstance(value, TorchTensor):
             yield name, value
 
 
 def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Place], bool]:
-    """(state dict, places of the storages, whether they are little endian)."""
+    """Return (state dict, places of the storages, whether they are little-endian)."""
     with zipfile.ZipFile(_Pieces(io.FileIO(path))) as archive:
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in archive.infolist():
@@ -103,9 +105,9 @@ def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Pla
         if len(pickles) != 1:
             raise damaged(path, "it is a zip file without data.pkl of torch.save")
         prefix = pickles[0].removesuffix("data.pkl")
-        for name, most in ((pickles[0], MAX_PICKLE), (prefix + "byteorder", 64)):
-            if name in entries and entries[name].file_size > most:
-                raise damaged(path, f"its entry {name!r} has {entries[name].file_size} bytes, too many for what it is")
+        for name, limit in ((pickles[0], MAX_PICKLE), (prefix + "byteorder", 64)):
+            if name in entries and entries[name].file_size > limit:
+                raise damaged(path, f"its entry {name!r} has {entries[name].file_size} bytes, more than {limit}")
         byte_order = archive.read(prefix + "byteorder") if prefix + "byteorder" in entries else b"little"
         if byte_order not in (b"little", b"big"):
             raise damaged(path, f"its byte order is {byte_order[:20]!r}")
@@ -115,12 +117,12 @@ def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Pla
         for name, info in entries.items()
         if name.startswith(prefix + "data/")
     }
-    _check_apart(path, places)
+    _check_disjoint(path, places)
     return state, places, byte_order == b"little"
 
 
-def _check_apart(path: pathlib.Path, places: dict[str, _Place]) -> None:
-    """Storages do not overlap, so that all of them together are no larger than the file."""
+def _check_disjoint(path: pathlib.Path, places: dict[str, _Place]) -> None:
+    """Check that storages do not overlap, so that all of them together are not larger than the file."""
     end, before = 0, ""
     for place, key in sorted((place, key) for key, place in places.items() if place.size):
         if place.offset < end:
@@ -131,7 +133,7 @@ def _check_apart(path: pathlib.Path, places: dict[str, _Place]) -> None:
 def _zip_place(path: pathlib.Path, data: np.ndarray, info: zipfile.ZipInfo) -> _Place:
     header = data[info.header_offset : info.header_offset + LOCAL_HEADER].tobytes()
     if info.header_offset < 0 or len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-        raise damaged(path, f"its entry {info.filename!r} does not begin where its directory says")
+        raise damaged(path, f"its entry {info.filename!r} does not begin where its directory points")
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     offset = info.header_offset + LOCAL_HEADER + lengths
     if offset + info.file_size > len(data):
@@ -140,10 +142,10 @@ def _zip_place(path: pathlib.Path, data: np.ndarray, info: zipfile.ZipInfo) -> _
 
 
 def _open_legacy(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Place], bool]:
-    """(state dict, places of the storages, whether they are little endian)."""
+    """Return (state dict, places of the storages, whether they are little-endian)."""
     with open(path, "rb") as file:
         if load(file) != MAGIC_NUMBER or load(file) != PROTOCOL_VERSION:
-            raise damaged(path, "it is no PyTorch file (it has another magic number)")
+            raise damaged(path, "it is not a PyTorch file (it has another magic number)")
         little = load(file).get("little_endian", True) is True
         dtypes: dict[str, np.dtype] = {}
         state, keys = load(file, dtypes), load(file)
@@ -153,7 +155,7 @@ def _open_legacy(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _
         raise damaged(path, "it has no list of its storages")
     for key in keys:
         if type(key) is not str or key not in dtypes:
-            raise damaged(path, f"no tensor tells the type of storage {shown(key)}")
+            raise damaged(path, f"no tensor determines the type of storage {shown(key)}")
         size = int.from_bytes(data[position : position + 8].tobytes(), "little" if little else "big")
         num_bytes = size * dtypes[key].itemsize
         if position + 8 + num_bytes > len(data):
@@ -166,7 +168,7 @@ def _open_legacy(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _
 def _stored(
     path: pathlib.Path, data: np.ndarray, name: str, tensor: TorchTensor, places: dict[str, _Place], little: bool
 ) -> StoredTensor:
-    """Checks what the pickle says of a tensor against the bytes that are there."""
+    """Check the pickle's description of a tensor against the bytes of the file."""
     storage, dtype = tensor.storage, tensor.dtype
     if not isinstance(storage, Storage) or not isinstance(dtype, np.dtype):
         raise damaged(path, "it has no storage or no dtype", name)
@@ -200,7 +202,7 @@ def _stored(
             return np.ndarray(shape, dtype, data, first_byte, in_bytes)
         if dtype.kind in "biufc" and dtype.isbuiltin == 1:
             return np.ndarray(shape, dtype.newbyteorder(">"), data, first_byte, in_bytes).astype(dtype)
-        unsigned = np.dtype(f"u{dtype.itemsize}")  # NumPy has no other byte order for bfloat16
+        unsigned = np.dtype(f"u{dtype.itemsize}")  # NumPy supports bfloat16 in native byte order only
         return np.ndarray(shape, unsigned.newbyteorder(">"), data, first_byte, in_bytes).astype(unsigned).view(dtype)
 
     return StoredTensor(path, shape, dtype, read)

@@ -194,7 +194,7 @@ def test_generation_config(content: str, message: str, tmp_path: pathlib.Path) -
         ({"alpha_pattern": {"a": "x"}}, "alpha_pattern is .*expected float"),
         ({"alpha_pattern": {"(a+)+b": 1}}, "may take years"),
         ({"alpha_pattern": {".*.*.*x": 1}}, "may take years"),
-        ({"alpha_pattern": {"[": 1}}, "is no regular expression"),
+        ({"alpha_pattern": {"[": 1}}, "is not a regular expression"),
         ({"modules_to_save": "score"}, "modules_to_save is 'score': expected array"),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3: expected str"),
         ({"use_dora": {"a": 1}}, "use_dora is {'a': 1}, which is not supported"),
@@ -214,7 +214,7 @@ def test_adapters_that_are_no_matrices(shapes: tuple, tmp_path: pathlib.Path) ->
     names = [f"{peft.PREFIX}bert.encoder.layer.0.attention.self.query.lora_{part}.weight" for part in "AB"]
     arrays = {name: np.zeros(shape, np.float32) for name, shape in zip(names, shapes, strict=True)}
     safetensors.numpy.save_file(arrays, tmp_path / "adapter" / peft.WEIGHTS)
-    with pytest.raises(PretrainedError, match="are no matrices of numbers"):
+    with pytest.raises(PretrainedError, match="are not matrices of numbers"):
         inspect(base, None, adapter=tmp_path / "adapter")
 
 
@@ -231,7 +231,7 @@ def test_modules_stay_in_their_directory(path: str, tmp_path: pathlib.Path) -> N
     (model / "link").symlink_to(other)
     (model / "1_Pooling" / "config.json").symlink_to(other / "config.json")
     (model / "modules.json").write_text(json.dumps([POOLING | {"path": path}]))
-    with pytest.raises(PretrainedError, match="modules.json and what it names cannot be read"):
+    with pytest.raises(PretrainedError, match="modules.json and the files that it lists cannot be read"):
         sentence_transformers.load(model)
 
 

@@ -147,10 +147,10 @@ def test_masked_models_give_pseudo_likelihoods(tmp_path: pathlib.Path) -> None:
         values.append(logs(lm, hidden)[place, ids[place]])
     found = model.loglikelihood(requests(("", "the king visited spain"), ("the king", " visited spain")))
     assert [value for value, _ in found] == pytest.approx([sum(values), sum(values[2:])], abs=1e-4)
-    with pytest.raises(UserError, match="does not write"):
+    with pytest.raises(UserError, match="cannot generate text"):
         model.generate_until(requests(("the", {"until": ["."]})))
     write_model("classes", tmp_path / "classes")
-    with pytest.raises(UserError, match="gives no text a likelihood"):
+    with pytest.raises(UserError, match="does not define a likelihood"):
         interface.ResearchLM(str(tmp_path / "classes"))
 
 

@@ -65,7 +65,7 @@ def test_an_adapter_of_one_use_of_a_tied_table_leaves_the_other(
 
 def test_a_directory_that_names_its_base_is_a_model(tmp_path: pathlib.Path) -> None:
     shutil.copytree(GOLDENS / "gpt2" / "adapter", tmp_path / "adapter")
-    with pytest.raises(PretrainedError, match="belongs to 'somewhere/else', which is no directory here"):
+    with pytest.raises(PretrainedError, match="belongs to 'somewhere/else', which is not a directory here"):
         lm_research.from_pretrained(tmp_path / "adapter")
     _change(tmp_path / "adapter", base_model_name_or_path=str(GOLDENS / "gpt2" / "base"))
     whole, parts = (flatten(lm.params) for lm in (lm_research.from_pretrained(tmp_path / "adapter"), read("gpt2")))

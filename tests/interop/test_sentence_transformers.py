@@ -210,7 +210,7 @@ def test_what_cannot_be_computed_is_said(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "a.Pooling"}]', '{"a": 1}'])
 def test_damaged_files(content: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "modules.json").write_text(content)
-    with pytest.raises(PretrainedError, match="modules.json and what it names cannot be read"):
+    with pytest.raises(PretrainedError, match="modules.json and the files that it lists cannot be read"):
         load(tmp_path)
 
 

@@ -205,12 +205,12 @@ def zip_with(
 
 
 DAMAGE: dict[str, tuple[bytes, str]] = {
-    "truncated zip": (GOOD_ZIP[:-30], "it is no PyTorch file"),
-    "truncated pickle": (GOOD_LEGACY[:60], "it is no PyTorch file"),
+    "truncated zip": (GOOD_ZIP[:-30], "it is not a PyTorch file"),
+    "truncated pickle": (GOOD_LEGACY[:60], "it is not a PyTorch file"),
     "truncated legacy": (GOOD_LEGACY[:-1], "it is truncated: storage '0' ends at byte"),
     "no number of elements": (GOOD_LEGACY[:-26], "it is truncated"),
     "empty": (b"", "it is empty"),
-    "noise": (b"nothing of the kind", "it is no PyTorch file"),
+    "noise": (b"nothing of the kind", "it is not a PyTorch file"),
     "other magic number": (a_pickle(integer(5)), "it has another magic number"),
     "tar": (b"\0" * 257 + b"ustar", "the tar format of PyTorch 0.1"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
@@ -236,9 +236,9 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "enormous": (zip_with(storage(), shape=(2**40, 2**40), strides=(0, 0)), "tensor 'w': .* too large"),
     "no tensors": (zipped(mapping(a=integer(1)), {}), "it holds no tensors"),
     "no state dict": (zipped(MATRIX, {"0": SIX.tobytes()}), "it holds no state dict"),
-    "number as name": (zipped(b"}" + integer(3) + MATRIX + b"s", {"0": SIX.tobytes()}), "a name that is no text"),
+    "number as name": (zipped(b"}" + integer(3) + MATRIX + b"s", {"0": SIX.tobytes()}), "a name that is not a string"),
     "memo of gigabytes": (zipped(b"}r\xff\xff\xff\xff", {}), "memo entry 4294967295"),
-    "not a tensor's storage": (zip_with(integer(3)), "it is no PyTorch file"),
+    "not a tensor's storage": (zip_with(integer(3)), "it is not a PyTorch file"),
 }
 
 
@@ -263,7 +263,7 @@ ORDERED = named("collections", "OrderedDict")
     [
         (lambda value: mapping(w=MATRIX, other=value), None),
         (lambda value: b"}" + value + b"K\x01s" + b"(" + text("w") + MATRIX + b"u", None),
-        (lambda value: b"}(" + value + MATRIX + text("w") + MATRIX + b"u", "a name that is no text"),
+        (lambda value: b"}(" + value + MATRIX + text("w") + MATRIX + b"u", "a name that is not a string"),
         (
             lambda value: ORDERED + several(b"](" + several(value, b"N") + several(text("w"), MATRIX) + b"e") + b"R",
             None,
@@ -299,7 +299,7 @@ def test_nested_values_neither_hang_nor_crash(
 
 def test_names_of_storages_that_are_nested_are_refused(tmp_path: pathlib.Path) -> None:
     content = legacy(mapping(w=MATRIX), {"0": (6, SIX.tobytes())})
-    with pytest.raises(PretrainedError, match=r"no tensor tells the type of storage \[tuple, tuple\]"):
+    with pytest.raises(PretrainedError, match=r"no tensor determines the type of storage \[tuple, tuple\]"):
         opened(tmp_path, content.replace(b"](" + text("0") + b"e", b"](" + DOUBLED + b"e"))
 
 
@@ -309,14 +309,14 @@ def test_names_of_storages_that_are_nested_are_refused(tmp_path: pathlib.Path) -
         (b"B\xff\xff\xff\xff", "an argument of 4294967295 bytes"),
         (b"X\xff\xff\xff\x7f", "an argument of 2147483647 bytes"),
         (b"\x8d" + struct.pack("<Q", 2**62), "an argument of 4611686018427387904 bytes"),
-        (b"\x8e" + struct.pack("<Q", 2**63), "it is no PyTorch file"),
+        (b"\x8e" + struct.pack("<Q", 2**63), "it is not a PyTorch file"),
         (b"\x8b" + struct.pack("<i", 2**30), "an argument of 1073741824 bytes"),
         (b"\x8b" + struct.pack("<i", 5000) + b"\x01" * 5000, "a number of 39993 bits"),  # 8 x 4,999 + 1
-        (b"I" + b"9" * 10_000 + b"\n", "it is no PyTorch file"),
-        (b"h\x07", "it is no PyTorch file"),
+        (b"I" + b"9" * 10_000 + b"\n", "it is not a PyTorch file"),
+        (b"h\x07", "it is not a PyTorch file"),
         (b"]" * 1_001, "more than 1000 instructions"),
-        (b"t", "it is no PyTorch file"),
-        (b"(i os\nsystem\n", "an instruction INST|it is no PyTorch file"),
+        (b"t", "it is not a PyTorch file"),
+        (b"(i os\nsystem\n", "an instruction INST|it is not a PyTorch file"),
         (b"\x82\x01", "an instruction EXT1, which no state dict has"),
     ],
 )
@@ -382,7 +382,9 @@ def test_code_in_a_pickle_is_refused_and_not_run(
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("archive/data.pkl", evil)
         content = buffer.getvalue()
-    with pytest.raises(PretrainedError, match=rf"is refused: its pickle asks for ({name}), which weights do not need"):
+    with pytest.raises(
+        PretrainedError, match=rf"is rejected: its pickle refers to ({name}), which weights do not need"
+    ):
         opened(tmp_path, content)
     assert not proof.exists()
 
@@ -400,7 +402,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
     ],
 )
 def test_only_the_listed_names_are_known(module: str, name: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(PretrainedError, match=f"asks for {module}.{name}"):
+    with pytest.raises(PretrainedError, match=f"refers to {module}.{name}"):
         opened(tmp_path, zipped(mapping(w=MATRIX, x=named(module, name)), {"0": SIX.tobytes()}))
 
 
@@ -415,7 +417,7 @@ def test_only_the_listed_names_are_known(module: str, name: str, tmp_path: pathl
 )
 @pytest.mark.parametrize("state", [mapping(make=b"N", dtype=b"N"), several(b"N", mapping(make=b"N", dtype=b"N"))])
 def test_a_pickle_cannot_change_what_it_is_given(known: tuple[str, str], state: bytes, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(PretrainedError, match="it is no PyTorch file"):
+    with pytest.raises(PretrainedError, match="it is not a PyTorch file"):
         opened(tmp_path, zipped(mapping(x=named(*known) + state + b"b"), {}))
     assert opened(tmp_path, GOOD_ZIP).read("w").dtype == np.float32
 
