@@ -47,9 +47,9 @@ class InitCheckpoint:
     @property
     def new_parts(self) -> tuple[str, ...]:
         """Patterns of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
-        missing = (native_checkpoint if isinstance(self._found, native_checkpoint.Native) else huggingface).missing(
-            self._found
-        )
+        missing = (
+            native_checkpoint if isinstance(self._found, native_checkpoint.Native) else huggingface
+        ).missing_params(self._found)
         parts = {path.partition("/")[0] for path in missing}
         return tuple(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 

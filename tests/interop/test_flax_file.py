@@ -85,7 +85,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "bytes at the end": (GOOD + b"\0", "it is not one msgpack map"),
     "not a map": (msgpack.packb([1, 2]), "it is not one msgpack map"),
     "no arrays": (msgpack.packb({"a": 1}), "it holds no arrays"),
-    "unused code": (b"\x81\xa1a\xc1", "is no msgpack"),
+    "unused code": (b"\x81\xa1a\xc1", "is not msgpack"),
     "enormous length": (b"\x81\xa1a\xc6\xff\xff\xff\xff", "it is truncated"),
     "enormous map": (b"\xdf\xff\xff\xff\xff\xa1a\x01", "it is truncated"),
     "too deep": (b"\x81\xa1a" * 100 + b"\x01", "nested deeper than 64"),

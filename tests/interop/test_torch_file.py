@@ -280,7 +280,7 @@ ORDERED = named("collections", "OrderedDict")
             "a storage",
         ),
         (lambda value: mapping(w=tensor(storage(), 0, (), ()).replace(b"(t", value, 1)), "tensor 'w'"),
-        (lambda value: mapping(w=value + b"R"), "a call of what is no function"),
+        (lambda value: mapping(w=value + b"R"), "a call of something that is not a function"),
         (lambda value: mapping(w=value + b"}b"), "where a StateDict should be"),
         (lambda value: value, "it holds no state dict"),
     ],
