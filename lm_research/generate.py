@@ -312,13 +312,13 @@ def read_prompts(path: str) -> list[str]:
     for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            prompt = json_value(line, on_surrogates=functools.partial(problems.halves, where))["prompt"]
+            prompt = json_value(line, on_surrogates=functools.partial(problems.surrogates, where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f'{where}: not a JSON object with a "prompt". Fix or remove the line.') from error
         if not isinstance(prompt, str):
             raise DataError(f"{where}: the prompt {str(prompt)[:80]} is not a string. Put it in quotes.")
         prompts.append(prompt)
-    problems.tell(path)
+    problems.print_report(path)
     return prompts
 
 

@@ -33,7 +33,7 @@ from lm_research.data.ngram import baselines
 from lm_research.data.split import PARTS
 from lm_research.data.store import MANIFEST, DamagedStore, TokenStore
 from lm_research.data.verify import Verification
-from lm_research.data.workers import Processes, Runner, available
+from lm_research.data.workers import Processes, Runner, available_cpus
 from lm_research.errors import DONE, ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _runner(own: dict[str, str]) -> Runner:
 
 def _workers(text: str) -> int:
     if not text:
-        return available()
+        return available_cpus()
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(f"--workers={text} is not a number of processes. Use 1 or more.")
     return int(text)

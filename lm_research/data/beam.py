@@ -1,9 +1,9 @@
-"""Preparing a corpus with Apache Beam, on as many machines as a runner has.
+"""Prepare a corpus with Apache Beam, on the machines of a runner.
 
-The tasks are those of worker processes (workers.py): each reads and writes files, so the pipelines only hand them out, and
-machines need a file system in common (NFS, Filestore, a mounted bucket). Each file of a source is one task of the first
-step: a corpus for many machines is a folder of many files. Which documents repeat others is decided on the machine that
-starts the pipelines, from 16 bytes a document, and 512 more for near repeats.
+The tasks are the same as those of worker processes (workers.py). Each reads and writes files, so a pipeline only distributes them, and
+the machines need a shared file system (NFS, Filestore, a mounted bucket). Each file of a source is one task of the first
+step, so a corpus for many machines should be a folder of many files. The machine that starts the pipelines removes repeated
+documents, which takes 16 bytes of memory per document, and 512 more for near duplicates.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ class Beam:
     by_file = True
 
     def __init__(self, runner: str, options: list[str]) -> None:
-        """Names a runner and its own flags.
+        """Choose a runner and its options.
+
+        Args:
+          runner: one of Beam's runners.
+          options: the runner's own flags.
 
         Raises:
-          ConfigError: Beam is not installed, or knows no such runner or flag.
+          ConfigError: Beam is not installed, or has no such runner or option.
         """
         try:
             from apache_beam.options.pipeline_options import PipelineOptions
@@ -37,17 +41,19 @@ class Beam:
             raise ConfigError(f"--runner={runner} is not a Beam runner. {suggest(runner, _RUNNERS)}")
         try:
             self._options = PipelineOptions([f"--runner={runner}", *options])
-            unknown = self._options.get_all_options(retain_unknown_options=False)
+            known = self._options.get_all_options(retain_unknown_options=False)
         except SystemExit as error:  # argparse
-            raise ConfigError(f"--runner_options={' '.join(options)}: {runner} does not understand them.") from error
-        assert unknown["runner"] == runner
+            raise ConfigError(
+                f"--runner_options={' '.join(options)}: {runner} does not accept these options."
+            ) from error
+        assert known["runner"] == runner
         self._runner = runner
 
     def run(self, function: Callable[[Any], Any], items: Iterable[Any], advance: Callable[[Any], Any]) -> None:
-        """One pipeline; `advance` is not called before its end, and then with 0 for each item.
+        """Run one pipeline; `advance` is called after its end, with 0 for each item.
 
         Raises:
-          DataError: the pipeline failed, or a task found something wrong with the text.
+          DataError: the pipeline failed, or a task rejected its input.
         """
         import apache_beam as beam
 
@@ -59,9 +65,9 @@ class Beam:
                 _ = pipeline | beam.Create(items) | beam.Reshuffle() | beam.Map(function)
         except UserError as error:
             raise DataError(str(error).partition(" [while running")[0]) from error
-        except Exception as error:  # runners raise what they like, some with the task's error as text
+        except Exception as error:  # the type depends on the runner; some have the task's error as text
             words = " ".join(str(error).split())[-500:] or type(error).__name__
             raise DataError(
-                f"The pipeline of {self._runner} failed: {words}. Run the same command again when that is fixed; what was "
-                "finished is kept."
+                f"The pipeline of {self._runner} failed: {words}. Fix that and run the same command again; finished "
+                "tasks are kept."
             ) from error

@@ -1,4 +1,4 @@
-"""Documents to token ids, a sentence at a time."""
+"""Encode documents into token ids, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from lm_research.tokenizers.base import Tokenizer
 
 
 def encode_documents(documents: Sequence[str], tokenizer: Tokenizer, keep_newlines: bool, source: int = 0) -> Piece:
-    """The ids of all documents in one piece of a store; documents without a token are left out.
+    """Encode documents as one piece of a store; documents without any token are left out.
 
     Args:
-      documents: texts; memory for their ids and sentences is needed.
-      tokenizer: makes the ids of each sentence on its own.
+      documents: texts; their sentences and ids are held in memory.
+      tokenizer: encodes each sentence separately.
       keep_newlines: see sentences.py.
-      source: for the piece.
+      source: the source of the piece.
     """
     sentences, counts = split_documents(documents, keep_newlines)
     opening = np.zeros(len(sentences), bool)
     opening[(np.cumsum(counts) - counts)[counts > 0]] = True
-    if keep_newlines and tokenizer.adds_space:  # which only the text of a whole document begins with
-        return _piece(*_encode_on(sentences, opening, tokenizer), counts, source)
-    # Sentencepiece and WordPiece put the space between sentences back themselves; byte-level tokenizers do not.
+    if keep_newlines and tokenizer.adds_space:  # the added space belongs only to the start of a document
+        return _piece(*_encode_continued(sentences, opening, tokenizer), counts, source)
+    # Sentencepiece and WordPiece restore the space between sentences when they decode; byte-level tokenizers do not.
     joined = tokenizer.decode([*tokenizer.encode("a"), *tokenizer.encode("b")])
     if not keep_newlines and joined == "ab":
         sentences = [text if opens else " " + text for text, opens in zip(sentences, opening, strict=True)]
     return _piece(*tokenizer.encode_flat(sentences), counts, source)
 
 
-def _encode_on(sentences: Sequence[str], opening: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """As encode_flat; sentences that open no document go on with the one before them."""
+def _encode_continued(
+    sentences: Sequence[str], opening: np.ndarray, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode as `encode_flat` does, but treat sentences inside a document as continuations of the sentence before."""
     rows: list[list[int]] = [[]] * len(sentences)
     for encode, chosen in ((tokenizer.encode_batch, opening), (tokenizer.encode_after, ~opening)):
         places = np.flatnonzero(chosen).tolist()
@@ -45,7 +47,7 @@ def _encode_on(sentences: Sequence[str], opening: np.ndarray, tokenizer: Tokeniz
 
 
 def _piece(tokens: np.ndarray, lengths: np.ndarray, counts: np.ndarray, source: int) -> Piece:
-    """A piece without empty sentences and documents."""
+    """Build a piece without empty sentences and documents."""
     if len(lengths) and not lengths.all():
         filled = np.concatenate([[0], np.cumsum(lengths > 0)])
         ends = np.cumsum(counts)

@@ -1,7 +1,7 @@
-"""The first stage of preparing a corpus: its cleaned text and facts about each document, in shards on disk.
+"""Ingest: the first stage of preparing a corpus, which stores its cleaned text and statistics of each document in shards on disk.
 
-A shard is a run of documents of about SHARD_CHARACTERS characters, so which documents it holds depends on the source alone.
-Workers clean and write shards; a shard that stands on disk is finished, and is not made again after a kill.
+A shard has consecutive documents of about SHARD_CHARACTERS characters, so its content depends only on the source.
+Workers clean and write shards. A shard that is on disk is complete, and a restarted build does not make it again.
 
 Shapes: D documents of a spool.
 """
@@ -27,7 +27,7 @@ from lm_research.errors import DataError
 
 SHARD_CHARACTERS = 1_000_000
 _DONE = "spool.json"
-Advance = Callable[[int], Any]  # told how many characters more are done
+Advance = Callable[[int], Any]  # called with the number of characters that have just been processed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,10 @@ class DocumentSpool:
     """A corpus's text on disk.
 
     Attributes:
-      source: what it was read from.
+      source: the source of the text.
       shards: its files, in order.
-      skipped: one line about what could not be read, for the log; "" if all was well.
-      num_skipped: how much that was.
+      skipped: a line for the log about input that could not be read; "" if there was none.
+      num_skipped: number of skipped lines or records.
     """
 
     source: str
@@ -53,12 +53,12 @@ class DocumentSpool:
     skipped: str
     num_skipped: int
 
-    def facts(self) -> DocumentStats:
-        """What is known of all documents."""
-        return DocumentStats.joined([_facts(path) for path in self.shards])
+    def stats(self) -> DocumentStats:
+        """Read the statistics of all documents."""
+        return DocumentStats.concatenate([_read_stats(path) for path in self.shards])
 
     def documents(self, shard: int) -> list[str]:
-        """Texts of a shard, those that a filter left out included."""
+        """Read the texts of a shard, including those that a filter left out."""
         with np.load(self.shards[shard]) as file:
             text, ends = file["text"].tobytes().decode("utf-8"), file["ends"].tolist()
         return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -66,14 +66,14 @@ class DocumentSpool:
 
 @dataclasses.dataclass(frozen=True)
 class DocumentStats:
-    """Of each document of a spool, and of each shard.
+    """Statistics of each document of a spool, and of each shard.
 
     Attributes:
-      reasons_D: uint8, place in cleaning.REASONS.
+      reasons_D: uint8, index in cleaning.REASONS.
       characters_D: int64, after cleaning.
-      digests_D: two uint64 each [D, 2], of the text after cleaning.
-      signatures_DK: uint32, of near_duplicates.py; [D, 0] when near duplicates are kept.
-      scrubbed: int64 [shards, scrub.KINDS].
+      digests_D: uint64 [D, 2], digests of the texts after cleaning.
+      signatures_DK: uint32, signatures of near_duplicates.py; [D, 0] if near duplicates are kept.
+      scrubbed: int64 [shards, scrub.KINDS], number of replacements.
       shard_sizes: int64, documents of each shard.
     """
 
@@ -85,12 +85,13 @@ class DocumentStats:
     shard_sizes: np.ndarray
 
     @classmethod
-    def joined(cls, parts: list[DocumentStats]) -> DocumentStats:
+    def concatenate(cls, parts: list[DocumentStats]) -> DocumentStats:
+        """Concatenate the statistics of several shards or spools."""
         arrays = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(cls)}
         return cls(**{name: np.concatenate(values) for name, values in arrays.items()})
 
 
-def _facts(path: pathlib.Path) -> DocumentStats:
+def _read_stats(path: pathlib.Path) -> DocumentStats:
     with np.load(path) as file:
         return DocumentStats(**{field.name: file[field.name] for field in dataclasses.fields(DocumentStats)})
 
@@ -105,24 +106,26 @@ class _FileTask:
 
 
 def spool(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> DocumentSpool:
-    """Reads and cleans a source into `folder`, or goes on with what an earlier call began there.
+    """Read and clean a source into `folder`, resuming what an earlier call began there.
 
     Raises:
-      DataError: the source cannot be read, or holds no text.
+      DataError: the source cannot be read, or has no text.
       WorkerDied: a worker process was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / _DONE).is_file():
-        done = (_spool_files if runner.by_file else _spool_here)(source, folder, config, runner, advance)
+        done = (_spool_files if runner.by_file else _spool_documents)(source, folder, config, runner, advance)
         if not done["shards"]:
-            raise DataError(f"The corpus {source} is empty: it holds no text. Give another config.data.source.")
+            raise DataError(f"The corpus {source} is empty: it has no text. Set config.data.source to another one.")
         _write_json(folder / _DONE, done)
     done = json.loads((folder / _DONE).read_bytes())
     return DocumentSpool(source, [folder / name for name in done["shards"]], done["skipped"], done["num_skipped"])
 
 
-def _spool_here(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> dict[str, Any]:
-    """Reads here and hands shards of text out; shards go on across the ends of files."""
+def _spool_documents(
+    source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance
+) -> dict[str, Any]:
+    """Read in this process and distribute shards of text, which may span several files."""
     problems = Problems(config.data.on_error)
     documents = sources.read_documents(source, config.data, problems)
     names: list[str] = []
@@ -140,7 +143,7 @@ def _spool_here(source: str, folder: pathlib.Path, config: Config, runner: Runne
 
 
 def _spool_files(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> dict[str, Any]:
-    """Has each file read where the work is done; a file that is finished has its list of shards."""
+    """Let each task read one file; a list of its shards marks a finished file."""
     lists = [folder / f"{place:06}.json" for place in range(sources.num_files(source))]
     tasks = [
         _FileTask(folder, source, place, config.data, config.clean)
@@ -157,7 +160,7 @@ def _spool_files(source: str, folder: pathlib.Path, config: Config, runner: Runn
 
 
 def _spool_file(task: _FileTask) -> int:
-    """Reads one file, cleans it, writes its shards and then their list; returns how many characters were read."""
+    """Read and clean one file, write its shards and then their list; returns the number of characters read."""
     problems, names, characters = Problems(task.data.on_error), [], 0
     for number, shard in enumerate(_shards(sources.read_file(task.source, task.place, task.data, problems))):
         names.append(f"{task.place:06}-{number:06}.npz")
@@ -168,20 +171,20 @@ def _spool_file(task: _FileTask) -> int:
 
 
 def _shards(documents: Iterable[str]) -> Iterator[list[str]]:
-    held: list[str] = []
+    shard: list[str] = []
     size = 0
     for document in documents:
-        held.append(document)
+        shard.append(document)
         size += len(document) + 1
         if size > SHARD_CHARACTERS:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
 
 
 def _write_shard(task: _Task) -> int:
-    """Cleans a shard, writes it, and returns how many characters were read."""
+    """Clean and write a shard; returns the number of characters read."""
     cleaner, near = Cleaner(task.clean), bool(task.clean.near_duplicates)
     cleaned = [cleaner(document) for document in task.documents]
     write_shard(
@@ -197,7 +200,7 @@ def _write_shard(task: _Task) -> int:
 def write_shard(
     path: pathlib.Path, texts: list[str], reasons: list[int], near: bool = False, scrubbed: np.ndarray | None = None
 ) -> None:
-    """Writes the texts of a shard and their facts."""
+    """Write the texts of a shard and their statistics."""
     kept = [reason == REASONS.index("kept") for reason in reasons]
     digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest() for text in texts)
     none = np.zeros(near_duplicates.SIZE, dtype=np.uint32)
@@ -206,7 +209,7 @@ def write_shard(
         if near
         else []
     )
-    facts = DocumentStats(
+    stats = DocumentStats(
         reasons_D=np.array(reasons, dtype=np.uint8),
         characters_D=np.fromiter(map(len, texts), np.int64, len(texts)),
         digests_D=np.frombuffer(digests, dtype="<u8").reshape(-1, 2),
@@ -215,7 +218,7 @@ def write_shard(
         shard_sizes=np.array([len(texts)], dtype=np.int64),
     )
     text = np.frombuffer("".join(texts).encode("utf-8"), dtype=np.uint8)
-    arrays = dataclasses.asdict(facts) | {"text": text, "ends": np.cumsum(facts.characters_D)}
+    arrays = dataclasses.asdict(stats) | {"text": text, "ends": np.cumsum(stats.characters_D)}
     with atomic_file(path) as file:
         np.savez(file, **arrays)
 

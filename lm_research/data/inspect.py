@@ -1,4 +1,4 @@
-"""Batches as people can read them: pieces instead of ids, masks with what they hide.
+"""Show batches in readable form: pieces instead of ids, and masked positions with their targets.
 
 Legend: B rows, L length, M masked positions.
 """
@@ -12,18 +12,18 @@ import numpy as np
 from lm_research.tokenizers.base import Tokenizer
 
 _BOUNDARY = "‖"  # between documents of one row
-LEGEND = f"「a→b」 stands in the input as a and is to be predicted as b; ␣ is no target; {_BOUNDARY} divides the texts of a row"
-_SHOWN = ("tokens", "targets")
+LEGEND = f"「a→b」 is a in the input and has target b; ␣ is not a target; {_BOUNDARY} separates the texts of a row"
+_ID_ARRAYS = ("tokens", "targets")
 
 
 def show_row(batch: Mapping[str, np.ndarray], row: int, tokenizer: Tokenizer) -> list[str]:
-    """Lines "name: pieces" for each array of ids in a batch, and one of its other numbers.
+    """Format one row as a line "name: pieces" for each array of ids, and one line for its scalars.
 
     Args:
-      batch: what an objective's examples give: arrays [B, ...] named as DESIGN's contract says. Inputs with mask_positions_BM
-        show each masked position as 「what stands there→what is to be predicted」; targets that weigh nothing are ␣.
-      row: which row.
-      tokenizer: gives the pieces.
+      batch: a batch of an objective's examples: arrays [B, ...] whose names end in their axes. With mask_positions_BM, each masked
+        position is shown as 「input→target」. Targets of weight 0 are shown as ␣.
+      row: number of the row.
+      tokenizer: converts ids to pieces.
     """
     return [f"{name}: {text}" for name, text in _lines({key: value[row] for key, value in batch.items()}, tokenizer)]
 
@@ -32,15 +32,15 @@ def _lines(row: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> Iterator[tupl
     masked = {} if "mask_positions_BM" not in row else _masked(row)
     for key, values in row.items():
         name, _, axes = key.rpartition("_")
-        if values.ndim == 1 and name.endswith(_SHOWN) and axes != "BM":
+        if values.ndim == 1 and name.endswith(_ID_ARRAYS) and axes != "BM":
             yield name, " ".join(_pieces(key, row, masked if name == "tokens" else {}, tokenizer))
-    plain = {key.rpartition("_")[0]: values for key, values in row.items() if values.ndim == 0}
-    if plain:
-        yield "numbers", ", ".join(f"{name} {value:.10g}" for name, value in plain.items())
+    scalars = {key.rpartition("_")[0]: values for key, values in row.items() if values.ndim == 0}
+    if scalars:
+        yield "numbers", ", ".join(f"{name} {value:.10g}" for name, value in scalars.items())
 
 
 def _masked(row: Mapping[str, np.ndarray]) -> dict[int, int]:
-    """Position -> id to predict."""
+    """Map masked positions to target ids."""
     real = row["weights_BM"] > 0
     return dict(zip(row["mask_positions_BM"][real].tolist(), row["targets_BM"][real].tolist(), strict=True))
 

@@ -1,9 +1,12 @@
-"""Several corpora read in chosen proportions, and who reads what when: still a pure function of (seed, step).
+"""Mixtures: several corpora read in chosen proportions. Which example a row reads is a pure function of (seed, row).
 
-The rows of a run are numbered. They are dealt out in blocks of BLOCK: in every block each source has the same number of
-rows, its quota, shuffled among the block's rows by a key of the block. So the k-th row of a source, and from it the
-epoch and example, follow from a row's number alone: no counter, nothing to replay, and no example left out. Stages, which
-change the weights from a step on, begin with a block; the block before may be cut short and has quotas for its size.
+The rows of a run are numbered and form blocks of BLOCK rows. In every block each source has the same number of
+rows, its quota, shuffled among the block's rows by a key of the block. So a row's number determines its source, its place k among
+the source's rows, and from k the epoch and example: there is no counter and nothing to replay, and no example is left out. Stages
+change the weights from a given step. A stage begins a new block; the block before it may be shorter and has quotas for its size.
+
+Example: blocks of 4 rows, weights 3/4 and 1/4. Each block has 3 rows of source 0 and one of source 1. If the second block is shuffled
+to sources 0 1 0 0, it has the 4th to 6th rows of source 0, in shuffled order, and the 2nd row of source 1.
 
 Legend: B rows, S sources.
 """
@@ -22,22 +25,22 @@ from lm_research.data.stateless_rng import permute
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, suggest
 
-BLOCK = 65_536  # rows; shares are kept to one part in this
+BLOCK = 65_536  # rows; also the precision of the proportions
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From the first row of `step` on, sources are read in proportion to `weights`, one for each."""
+    """Weights of the sources, one each, that apply from the first row of `step`."""
 
     step: int
     weights: tuple[float, ...]
 
 
 def sources_of(data: DataConfig) -> list[tuple[str, str]]:
-    """(name, source) of each part of a mixture; [("", data.source)] without one.
+    """List (name, source) of each part of a mixture; [("", data.source)] without a mixture.
 
     Raises:
-      ConfigError: data.mixture clashes with another key.
+      ConfigError: data.mixture contradicts another key.
     """
     return [(name, part.source) for name, part in _parts(data).items()] if data.mixture else [("", data.source)]
 
@@ -46,29 +49,29 @@ def _parts(data: DataConfig) -> Mapping[str, MixtureSource]:
     parts = data.mixture or {}
     if data.validation_source:
         raise ConfigError(
-            "data.mixture and data.validation_source are both set: of a mixture each source holds out its own share "
+            "data.mixture and data.validation_source are both set, but each source of a mixture holds out a fraction of its own text "
             "(data.validation_fraction). Leave validation_source empty."
         )
     for name in parts:
         if not NAME.fullmatch(name):
             raise ConfigError(
-                f"data.mixture has a source {name!r}: names are letters, digits, dots, dashes and underscores."
+                f"data.mixture has a source {name!r}: names consist of letters, digits, dots, dashes and underscores."
             )
     if len({part.weight is None for part in parts.values()}) > 1:
-        raise ConfigError("data.mixture gives some sources a weight and others none. Give all of them one, or none.")
+        raise ConfigError("data.mixture has weights for some sources only. Set a weight for all sources, or for none.")
     return parts
 
 
 def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
-    """The stages that a config asks for, the first from step 0.
+    """List the stages of a config, the first of which begins at step 0.
 
     Args:
       data: mixture, mixture_alpha and mixture_stages are used.
-      tokens: training tokens of each source. Without weights a source's share is its tokens to the power of mixture_alpha
-        (Devlin's multilingual BERT 0.7, Conneau et al. 2020 for XLM-R 0.3; 1 takes them as they are, 0 all alike).
+      tokens: training tokens of each source. Without weights a source is weighted by its tokens to the power of mixture_alpha
+        (Devlin's multilingual BERT 0.7, Conneau et al. 2020 for XLM-R 0.3; 1 is proportional to size, 0 uniform).
 
     Raises:
-      ConfigError: it cannot be understood.
+      ConfigError: the keys contradict each other.
     """
     parts = _parts(data)
     weights = [part.weight for part in parts.values() if part.weight is not None]
@@ -76,7 +79,7 @@ def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
         weights = [float(tokens[name]) ** data.mixture_alpha for name in parts]
     elif data.mixture_alpha != 1.0:
         raise ConfigError(
-            "data.mixture gives weights and data.mixture_alpha is set, which makes weights from sizes. Leave one of them out."
+            "data.mixture has weights, but data.mixture_alpha is set too, which computes weights from sizes. Remove one of them."
         )
     stages = [_stage(0, weights, "data.mixture")]
     for step, given in sorted((data.mixture_stages or {}).items()):
@@ -98,28 +101,32 @@ def _stage(step: int, weights: Sequence[float], where: str) -> Stage:
 
 
 def quotas(weights: Sequence[float], size: int) -> np.ndarray:
-    """int64 [S]: rows of each source in a block of `size`: its share, by largest remainder, at least 1 where that fits."""
+    """Divide the rows of a block of `size` among sources by largest remainder, int64 [S]; at least 1 row each if the block is large enough.
+
+    Example: weights [0.5, 0.3, 0.2] and size 7 are exactly [3.5, 2.1, 1.4] rows, rounded down to [3, 2, 1]; the row that is left
+    goes to the largest remainder, which gives [4, 2, 1].
+    """
     exact = np.asarray(weights) * size
     rows = np.floor(exact).astype(np.int64)
     rows = np.where((exact > 0) & (rows == 0) & (size >= 2 * len(exact)), 1, rows)
     order = np.argsort(-(exact - np.floor(exact)), kind="stable")
     while rows.sum() < size:
         rows[order[: size - rows.sum()]] += 1
-    while rows.sum() > size:  # what smallest sources were given, the largest gives
+    while rows.sum() > size:  # the largest source makes up for the minimum of small ones
         rows[rows.argmax()] -= 1
     return rows
 
 
 class Mixture(Examples):
-    """Examples of several sources, for a Feed; a row's number says which source it reads.
+    """Examples of several sources, for a BatchBuilder; a row's number determines its source.
 
     Attributes:
-      names: of the sources.
-      num_examples: of all sources together; read in order, they follow one another.
+      names: names of the sources.
+      num_examples: number of examples of all sources together, which are numbered consecutively.
     """
 
     def __init__(self, parts: Mapping[str, Examples], stages: Sequence[Stage], batch_size: int) -> None:
-        """`batch_size` turns the stages' steps into rows."""
+        """Combine the examples of sources; `batch_size` converts the stages' steps to rows."""
         self.names, self.parts = tuple(parts), tuple(parts.values())
         self._sizes = np.array([part.num_examples for part in self.parts], dtype=np.int64)
         self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
@@ -131,8 +138,8 @@ class Mixture(Examples):
             assert size or not any(weights), f"source {name} has no examples"
 
     def locate(self, row_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and example number of rows by their numbers, both int64 [B]; an example's number tells its source."""
-        source_B, count_B = self._stages.deal(row_B, seed)
+        """Find the epoch and example of rows by their numbers, both int64 [B]; an example's number determines its source."""
+        source_B, count_B = self._stages.assign(row_B, seed)
         size_B = self._sizes[source_B]
         epoch_B, place_B = count_B // size_B, count_B % size_B
         index_B = np.empty_like(place_B)
@@ -145,7 +152,7 @@ class Mixture(Examples):
         return epoch_B, index_B
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of whichever source each example belongs to; an index of -1 is an empty row."""
+        """Make a batch of examples from any sources; an index of -1 gives an empty row."""
         source_B = self.source_of(index_B)
         rows: dict[str, np.ndarray] = {}
         for source in np.unique(source_B):
@@ -156,20 +163,20 @@ class Mixture(Examples):
         return rows
 
     def source_of(self, index_B: np.ndarray) -> np.ndarray:
-        """Place in `names` of the source of each example, int64 [B]."""
+        """Find the source of each example as an index into `names`, int64 [B]."""
         return np.maximum(np.searchsorted(self._offsets, index_B, side="right") - 1, 0)
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often each source has been read after `step` steps, to within a block's quota."""
+        """Compute how often each source has been read after `step` steps, to within a block's quota."""
         return dict(zip(self.names, (self._stages.counts(step) / np.maximum(self._sizes, 1)).tolist(), strict=True))
 
     def weights(self, step: int) -> dict[str, float]:
-        """Share of each source in the rows of a step."""
+        """Return the fraction of rows of a step that come from each source."""
         return dict(zip(self.names, self._stages.at(step).weights, strict=True))
 
 
 class _Stages:
-    """Rows dealt out to sources, stage after stage."""
+    """Assigns rows to sources, stage after stage."""
 
     def __init__(self, stages: Sequence[Stage], batch_size: int) -> None:
         self._stages, self._batch_size = list(stages), batch_size
@@ -180,8 +187,8 @@ class _Stages:
             blocks, rest = divmod(rows, BLOCK)
             self._before.append(self._before[-1] + blocks * self._quotas[number] + quotas(stages[number].weights, rest))
 
-    def deal(self, row_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each row its source, and how many rows that source had before it, both int64 [B]."""
+    def assign(self, row_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the source of each row, and how many earlier rows that source has, both int64 [B]."""
         source_B, count_B = np.empty_like(row_B), np.empty_like(row_B)
         stage_B = np.searchsorted(self._starts, row_B, side="right") - 1
         block_B = (row_B - self._starts[stage_B]) // BLOCK
@@ -199,27 +206,27 @@ class _Stages:
         return source_B, count_B
 
     def at(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
+        """Return the stage of a step."""
         return [stage for stage in self._stages if stage.step <= step][-1]
 
     def counts(self, step: int) -> np.ndarray:
-        """Rows of each source in the first `step` steps, float64 [S]."""
+        """Compute the rows of each source in the first `step` steps, float64 [S]."""
         stage = self._stages.index(self.at(step))
         rows = step * self._batch_size - int(self._starts[stage])
         return self._before[stage] + rows * np.asarray(self._stages[stage].weights)
 
 
 def mix(data: DataConfig, store: TokenStore, batch_size: int, make: Callable[[TokenStore], Examples]) -> Examples:
-    """The examples of a store: `make(store)`, or, of a mixture, those of each source in its proportion.
+    """Build the examples of a store: `make(store)`, or for a mixture those of all sources in their proportions.
 
     Args:
-      data: of the run.
-      store: as open_corpus gives it.
-      batch_size: global batch of the run.
-      make: for example `lambda store: objective.examples(store, "train")`.
+      data: the section data of the run's config.
+      store: the training store of the corpus.
+      batch_size: global batch size of the run.
+      make: builds the examples of one store, for example `lambda store: objective.examples(store, "train")`.
 
     Raises:
-      ConfigError: the config's weights cannot be understood.
+      ConfigError: the weights contradict each other.
     """
     if not data.mixture:
         return make(store)

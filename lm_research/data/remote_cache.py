@@ -1,8 +1,8 @@
-"""Corpora in a bucket: data.cache_dir may be a gs:// or s3:// address.
+"""Remote corpora: data.cache_dir may be a gs:// or s3:// address.
 
-A store is read by mapping its files into memory, which only local files can be. So a corpus is copied here once, whole, and
-opened there in milliseconds ever after; one that is made here is copied there. A list of its files with their sizes, written last,
-says that all of a copy has arrived.
+A store is read by mapping its files into memory, which requires local files. So a corpus in a bucket is downloaded once, as a whole,
+and later opened from the local copy in milliseconds; a corpus that is built locally is uploaded. A list of its files with their
+sizes is written last and marks a complete copy.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _PIECE = 16 * 2**20  # bytes copied at once
 _Bytes = Annotated[int, Meta(ge=0)]
 
 
-def corpora(cache_dir: str | None, workdir: pathlib.Path) -> pathlib.Path:
-    """The local folder that a run's corpora lie in: that of the config, the run's own, or the copies of a bucket's."""
+def corpora_folder(cache_dir: str | None, workdir: pathlib.Path) -> pathlib.Path:
+    """Return the local folder of a run's corpora: data.cache_dir, its local copy if that is in a bucket, or WORKDIR/data."""
     if cache_dir and is_remote(cache_dir):
-        return copies() / cache_dir.replace("://", "/").rstrip("/")
+        return cache_root() / cache_dir.replace("://", "/").rstrip("/")
     return path_of(cache_dir, "config.data.cache_dir", error=DataError) if cache_dir else pathlib.Path(workdir) / "data"
 
 
-def copies() -> pathlib.Path:
-    """Where copies of what lies in buckets are kept: LM_RESEARCH_CACHE, or ~/.cache/lm_research/corpora."""
+def cache_root() -> pathlib.Path:
+    """Return the folder for copies of remote corpora: LM_RESEARCH_CACHE, or ~/.cache/lm_research/corpora."""
     return path_of(
         os.environ.get("LM_RESEARCH_CACHE") or "~/.cache/lm_research/corpora", "LM_RESEARCH_CACHE", error=DataError
     )
@@ -44,71 +44,73 @@ def copies() -> pathlib.Path:
 def find_or_build(
     cache_dir: str | None, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
-    """The local folder of a corpus; fetches it from the bucket, or builds it and leaves a copy there.
+    """Return the local folder of a corpus, after downloading it from the bucket, or building and uploading it.
 
     Args:
       cache_dir: config.data.cache_dir.
-      workdir: of the run.
-      key: the name of the folder, which tells its content.
-      build: makes the folder, all at once.
+      workdir: the run's folder.
+      key: name of the corpus's folder, a digest of its ingredients.
+      build: creates the folder atomically; its errors are passed on.
 
     Raises:
-      DataError: the bucket cannot be reached or written, and whatever `build` raises.
+      DataError: the bucket cannot be reached or written.
     """
-    folder = corpora(cache_dir, workdir) / key
+    folder = corpora_folder(cache_dir, workdir) / key
     if folder.is_dir():
         return folder
     if not cache_dir or not is_remote(cache_dir):
         build(folder)
-    elif not _fetch(f"{cache_dir.rstrip('/')}/{key}", folder):
+    elif not _download(f"{cache_dir.rstrip('/')}/{key}", folder):
         build(folder)
-        _leave(folder, f"{cache_dir.rstrip('/')}/{key}")
+        _upload(folder, f"{cache_dir.rstrip('/')}/{key}")
     return folder
 
 
 def local_folder(address: str) -> pathlib.Path:
-    """A corpus or store by its folder or address, copied here if need be; raises a DataError where there is none."""
+    """Return the local folder of a corpus or store, downloading it if necessary; raises a DataError if there is none."""
     if not is_remote(address):
         return path_of(address, "The folder", error=DataError)
-    folder = copies() / address.replace("://", "/").rstrip("/")
-    if not folder.is_dir() and not _fetch(address, folder):
+    folder = cache_root() / address.replace("://", "/").rstrip("/")
+    if not folder.is_dir() and not _download(address, folder):
         raise DataError(
-            f"{address} holds no whole corpus: it has no {LIST}. Check the address, or prepare it there again."
+            f"{address} is not a complete corpus: it has no {LIST}. Check the address, or prepare the corpus again."
         )
     return folder
 
 
-def _fetch(address: str, folder: pathlib.Path) -> bool:
-    """Copies a corpus here; False if there is none, or not all of it."""
+def _download(address: str, folder: pathlib.Path) -> bool:
+    """Download a corpus; returns False if there is none, or it is incomplete."""
     remote = _path(address)
-    with _Guard(address):
+    with _BucketErrors(address):
         if not (remote / LIST).exists():
             return False
         listed = (remote / LIST).read_bytes()
-    sizes = parse_json(listed, f"{address}/{LIST}", dict[str, _Bytes], fix=f"Delete {address}; it is made again.")
+    sizes = parse_json(
+        listed, f"{address}/{LIST}", dict[str, _Bytes], fix=f"Delete {address}; the next run rebuilds it."
+    )
     for name in sizes:
         if not stays_inside(name):
             raise DataError(
                 f"{address}/{LIST} lists the file {short(name)}, which is outside of the corpus, so nothing was copied. Check who can write "
-                f"to {address}, and delete it; it is made again."
+                f"to {address}, and delete it; the next run rebuilds it."
             )
     with atomic_folder(folder) as temporary:
         for name, size in sizes.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            with _Guard(address), (remote / name).open("rb") as source, (temporary / name).open("wb") as target:
+            with _BucketErrors(address), (remote / name).open("rb") as source, (temporary / name).open("wb") as target:
                 shutil.copyfileobj(source, target, _PIECE)
             found = (temporary / name).stat().st_size
             if found != size:
                 raise DataError(
-                    f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; it is made again."
+                    f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; the next run rebuilds it."
                 )
     return True
 
 
-def _leave(folder: pathlib.Path, address: str) -> None:
+def _upload(folder: pathlib.Path, address: str) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     remote, sizes = _path(address), {}
-    with _Guard(address):
+    with _BucketErrors(address):
         for path in files:
             name = path.relative_to(folder).as_posix()
             (remote / name).parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +126,8 @@ def _path(address: str) -> Any:
     return epath.Path(address)
 
 
-class _Guard:
-    """Says in one paragraph what a bucket's client raises in many ways."""
+class _BucketErrors:
+    """A context that turns the many errors of bucket clients into a DataError."""
 
     def __init__(self, address: str) -> None:
         self.address = address

@@ -1,4 +1,4 @@
-"""Which examples a step reads: a pure function of (seed, step), for any number of processes.
+"""Sampler: which examples a step reads, as a pure function of (seed, step), for any number of processes.
 
 Legend: A accumulation steps, B rows of one micro-batch on this process.
 """
@@ -17,15 +17,15 @@ from lm_research.data.store import damaged
 from lm_research.errors import ConfigError
 
 POOL_STEPS = 50  # batches that are sorted by length together
-_IDS = ("tokens_", "source_tokens_")  # how names of arrays with ids begin
+_IDS = ("tokens_", "source_tokens_")  # prefixes of arrays with ids
 
 
 class Examples(abc.ABC):
-    """Examples addressed by number; an objective's host side, or several of them mixed (mixture.py).
+    """Examples addressed by number: the host side of an objective, or a mixture of several (mixture.py).
 
     Attributes:
-      num_examples: how many there are.
-      notes: how full rows are, in words.
+      num_examples: number of examples.
+      notes: a description of how full rows are, for the log.
     """
 
     num_examples: int
@@ -33,59 +33,59 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows for the given examples of the given epochs. An index of -1 asks for an empty row of weight 0."""
+        """Make the rows of the given examples in the given epochs. An index of -1 gives an empty row of weight 0."""
 
     def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
-        """The same of a part of a global batch, all of whose examples are `index_G`: rows may be as long as the longest of these needs."""
+        """Make a part of a global batch. The rows' length may depend on `index_G`, the examples of the whole global batch."""
         return self.batch(epoch_B, index_B)
 
     def example_lengths(self) -> np.ndarray | None:
-        """What examples are grouped by, [N]; None where all rows are equally long."""
+        """Return the lengths that examples are grouped by, [N]; None if all rows are equally long."""
         return None
 
     def locate(self, row_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and example number of rows of a run, by their own numbers.
+        """Find the epoch and example of a run's rows by their numbers.
 
-        The epochs follow one another without a gap: a batch may end one and begin the next, so no example is left out.
+        Epochs follow one another without a gap. A batch may end one epoch and begin the next, so no example is left out.
         """
         epoch_B, place_B = row_B // self.num_examples, row_B % self.num_examples
         return epoch_B, permute(place_B, self.num_examples, seed, "order", epoch_B)
 
 
 class SharedRowExamples(Examples):
-    """Examples of which those of a batch share rows, each for itself."""
+    """Examples that share rows with others of their batch, without attending to each other."""
 
     @abc.abstractmethod
-    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
-        """The examples of each row of the micro-batches of a global batch, [A, R, K]; -1 where there is none. R is a multiple of `ways`."""
+    def arrange(self, index_AB: np.ndarray, row_multiple: int) -> np.ndarray:
+        """Arrange the examples of each micro-batch in rows, [A, R, K] with -1 for empty slots. R is a multiple of `row_multiple`."""
 
     @abc.abstractmethod
     def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of the examples that `arrange` has put into each."""
+        """Make the rows of the examples that `arrange` has put into each."""
 
 
 class LengthGroupedSampler:
-    """The rows of `Examples.locate` in batches of about equal length, by step.
+    """Groups the rows of `Examples.locate` into batches of similar length.
 
-    An epoch is cut into pools of about `pool_steps` steps. A pool's rows are sorted by length and cut into batches, which are shuffled. Pools
-    end where epochs do (at the first step from there on), so whole epochs read every example as often as without groups.
+    An epoch is divided into pools of about `pool_steps` steps. A pool's rows are sorted by length and cut into batches, which are shuffled.
+    The last pool of an epoch ends at the first step after the epoch, so whole epochs read every example as often as without grouping.
     """
 
     def __init__(self, examples: Examples, batch_size: int, seed: int, pool_steps: int = POOL_STEPS) -> None:
-        """Raises a ConfigError if all rows are equally long."""
+        """Read the lengths of examples; raises a ConfigError if all rows are equally long."""
         lengths_N = examples.example_lengths()
         if lengths_N is None:
             raise ConfigError(
-                "config.data.group_by_length is for records of a labeled task (config.task.name) in rows of their own: rows of text, and packed "
-                "rows, are all equally long. Leave it out, or set --config.data.packing=False."
+                "config.data.group_by_length requires a labeled task (config.task.name) with one record per row: rows of text, and packed "
+                "rows, are all equally long. Remove it, or set --config.data.packing=False."
             )
         self.examples, self.lengths_N, self.batch_size, self.seed = examples, lengths_N, batch_size, seed
-        self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # of an epoch
-        # The pool that was asked for last: it is shuffled once, not at each of its steps.
+        self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # per epoch
+        # The most recent pool, so that it is sorted and shuffled once and not at each of its steps.
         self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and example number of each row of the global batch of `step`."""
+        """Find the epoch and example of each row of the global batch of `step`."""
         pool = step * self.batch_size * self.pools // len(self.lengths_N)
         latest = self.latest
         if latest is None or latest[0] != pool:
@@ -94,7 +94,7 @@ class LengthGroupedSampler:
         return epoch_PB[step - first], index_PB[step - first]
 
     def _make(self, pool: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """A pool's number and first step, and epochs and examples of its batches."""
+        """Build a pool: its number, its first step, and the epochs and examples of its batches [P, B]."""
         size, every = len(self.lengths_N), self.batch_size * self.pools
         first, end = (ceil_div(number * size, every) for number in (pool, pool + 1))
         row_R = np.arange(first * self.batch_size, end * self.batch_size, dtype=np.int64)
@@ -105,25 +105,25 @@ class LengthGroupedSampler:
 
 
 def eval_examples(batch: int, batch_size: int, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Examples in order, once; rows past the last are -1 (empty). Always epoch 0, so masks never change."""
+    """Return epochs and examples of an evaluation batch: examples in order, then -1 (empty rows). The epoch is 0, so masks never change."""
     index_B = np.arange(batch * batch_size, (batch + 1) * batch_size, dtype=np.int64)
     return np.zeros_like(index_B), np.where(index_B < num_examples, index_B, -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchBuilder:
-    """Batches by number, for `loader.load`: this process's rows of the global batch.
+    """Makes this process's rows of global batches by number, for `loader.load`.
 
     Attributes:
-      examples: where the rows come from.
+      examples: the examples of the rows.
       batch_size: global batch size.
       accumulation_steps: A; above 0 arrays are [A, B, ...], at 0 they are [B, ...].
-      rows: which rows of each micro-batch belong to this process.
-      seed: of the order; None reads in order, once (evaluation).
-      groups: gives batches of about equal length; None shuffles all.
-      ways: of how many the number of rows must be a multiple, where the examples of a batch share rows.
-      vocabulary: rows of the model's table of tokens, which a device would not miss: ids that it lacks are an error. 0 takes all.
-      store: where the tokens come from, for its message.
+      rows: rows of each micro-batch that belong to this process.
+      seed: seed of the order; None reads in order, once (evaluation).
+      groups: chooses batches of similar length; None shuffles all examples.
+      row_multiple: the number of rows is a multiple of this if the examples of a batch share rows.
+      vocab_size: rows of the model's embedding table; a higher id is an error, which devices would not detect. 0 disables the check.
+      store: folder of the tokens, for error messages.
     """
 
     examples: Examples
@@ -132,22 +132,22 @@ class BatchBuilder:
     rows: slice
     seed: int | None
     groups: LengthGroupedSampler | None = None
-    ways: int = 1
-    vocabulary: int = 0
+    row_multiple: int = 1
+    vocab_size: int = 0
     store: pathlib.Path = pathlib.Path()
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        """The batch of step `number` (with a seed) or evaluation batch `number` (without).
+        """Make the batch of step `number` (with a seed) or evaluation batch `number` (without).
 
         Raises:
-          DamagedStore: it has an id that the model has no row for.
+          DamagedStore: the batch has an id outside of the model's vocabulary.
         """
         batch = self._make(number)
-        for name, ids in batch.items() if self.vocabulary else ():
-            if name.startswith(_IDS) and ids.size and int(ids.max()) >= self.vocabulary:
+        for name, ids in batch.items() if self.vocab_size else ():
+            if name.startswith(_IDS) and ids.size and int(ids.max()) >= self.vocab_size:
                 raise damaged(
                     self.store,
-                    f"tokens.bin gives id {int(ids.max())} to a batch, and the model knows {self.vocabulary} of them",
+                    f"tokens.bin has id {int(ids.max())} in a batch, but the model has {self.vocab_size} ids",
                 )
         return batch
 
@@ -158,7 +158,7 @@ class BatchBuilder:
             epoch_B, index_B = self._train_examples(number, self.seed)
         micro = (max(1, self.accumulation_steps), -1)
         if isinstance(self.examples, SharedRowExamples):
-            index_ARK = self.examples.arrange(index_B.reshape(micro), self.ways)
+            index_ARK = self.examples.arrange(index_B.reshape(micro), self.row_multiple)
             return self._shared(self.examples, index_ARK, index_B.size // micro[0])
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
         batch = self.examples.part_of_batch(epoch_AB.reshape(-1), index_AB.reshape(-1), index_B)
@@ -167,7 +167,7 @@ class BatchBuilder:
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}
 
     def _shared(self, examples: SharedRowExamples, index_ARK: np.ndarray, micro_size: int) -> dict[str, np.ndarray]:
-        """This process's rows of a global batch whose examples share rows: the share that it has of the examples."""
+        """Make this process's rows of a global batch whose examples share rows, in proportion to its number of examples."""
         rows, (start, stop, _) = index_ARK.shape[1], self.rows.indices(micro_size)
         index_ARK = index_ARK[:, start * rows // micro_size : stop * rows // micro_size]
         batch = examples.shared(index_ARK.reshape(-1, index_ARK.shape[2]))

@@ -1,4 +1,4 @@
-"""Which documents are trained on, which are held out, and which are left out and why.
+"""Split: which documents are for training, which for validation, and which are dropped and why.
 
 Shapes: D documents of one spool.
 """
@@ -25,12 +25,12 @@ PARTS = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class SplitAssignment:
-    """The documents of one spool.
+    """Assignment of the documents of one spool to parts.
 
     Attributes:
-      spool: their text.
+      spool: the text.
       parts_D: uint8, TRAIN, VALIDATION or DROPPED.
-      shard_sizes: documents of each shard.
+      shard_sizes: number of documents of each shard.
       report: counts for the manifest.
     """
 
@@ -40,90 +40,95 @@ class SplitAssignment:
     report: dict[str, Any]
 
     def of_shard(self, shard: int) -> np.ndarray:
-        """parts_D of one shard."""
+        """Return parts_D of one shard."""
         start = int(self.shard_sizes[:shard].sum())
         return self.parts_D[start : start + int(self.shard_sizes[shard])]
 
 
-def choose(
+def assign_splits(
     spools: list[DocumentSpool], held_out: DocumentSpool | None, config: Config, log: Log
 ) -> list[SplitAssignment]:
-    """Marks repeats, then divides what remains.
+    """Drop repeated documents and divide the rest into training and validation documents.
 
-    Documents are held out by a hash of their number in their source, and never shuffled: order is decided when examples
-    are drawn.
+    A hash of a document's number in its source decides whether it is held out. Documents are not shuffled here; the sampler does
+    that.
 
     Args:
-      spools: one for each source; their documents follow one another.
-      held_out: the text of data.validation_source, if there is one. What it shares with the others leaves them.
+      spools: one for each source; an earlier source keeps documents that a later one repeats.
+      held_out: the text of data.validation_source, if any; its documents are dropped from `spools`.
       config: the sections data, clean and tokenizer are used.
-      log: told one line a step.
+      log: called with one line per step.
 
     Returns:
-      A choice for each spool, then for `held_out`.
+      An assignment for each spool, followed by that of `held_out`.
 
     Raises:
-      DataError: nothing is left to train on, or to hold out.
+      DataError: no document is left for training, or for validation.
     """
     ordered = [held_out, *spools] if held_out else spools
-    facts = [spool.facts() for spool in ordered]
-    sizes = [len(fact.reasons_D) for fact in facts]
-    reasons = np.split(_mark_repeats(DocumentStats.joined(facts), config.clean.near_duplicates), np.cumsum(sizes)[:-1])
-    choices = [_choice(*of) for of in zip(ordered, facts, reasons, strict=True)]
-    for choice, reason in zip(choices, reasons, strict=True):
-        _log_dropped(choice.spool, reason, log)
+    stats = [spool.stats() for spool in ordered]
+    sizes = [len(one.reasons_D) for one in stats]
+    reasons = np.split(
+        _mark_repeats(DocumentStats.concatenate(stats), config.clean.near_duplicates), np.cumsum(sizes)[:-1]
+    )
+    assignments = [_without_dropped(*of) for of in zip(ordered, stats, reasons, strict=True)]
+    for assignment, reason in zip(assignments, reasons, strict=True):
+        _log_dropped(assignment.spool, reason, log)
     if held_out:
-        choices = [*choices[1:], choices[0]]
-        _need(choices[-1])
-        held = choices[-1].parts_D
+        assignments = [*assignments[1:], assignments[0]]
+        _check_not_empty(assignments[-1])
+        held = assignments[-1].parts_D
         held[held == TRAIN] = VALIDATION
-        if not any((choice.parts_D == TRAIN).any() for choice in choices):
+        if not any((assignment.parts_D == TRAIN).any() for assignment in assignments):
             raise DataError(
-                f"No document of {spools[0].source} is left to train on: each is empty, filtered out, or stands in "
-                f"config.data.validation_source={held_out.source} too. Give another validation corpus, or leave that key "
-                "empty to hold out a share."
+                f"No document of {spools[0].source} is left to train on: each is empty, filtered out, or also in "
+                f"config.data.validation_source={held_out.source}. Use another validation corpus, or leave that key "
+                "empty to hold out a fraction."
             )
     else:
-        for number, choice in enumerate(choices):
-            _need(choice)
-            if np.count_nonzero(choice.parts_D == TRAIN) == 1:
-                choices[number] = _cut_document(choice, config, log)
+        for number, assignment in enumerate(assignments):
+            _check_not_empty(assignment)
+            if np.count_nonzero(assignment.parts_D == TRAIN) == 1:
+                assignments[number] = _cut_document(assignment, config, log)
             else:
-                _hold_out(choice.parts_D, config.data.validation_fraction)
-    counts = [sum(int((choice.parts_D == part).sum()) for choice in choices) for part in (TRAIN, VALIDATION)]
+                _hold_out(assignment.parts_D, config.data.validation_fraction)
+    counts = [
+        sum(int((assignment.parts_D == part).sum()) for assignment in assignments) for part in (TRAIN, VALIDATION)
+    ]
     log(f"Split: {counts[0]:,} documents to train on, {counts[1]:,} held out.")
-    return choices
+    return assignments
 
 
-def _mark_repeats(facts: DocumentStats, threshold: float | None) -> np.ndarray:
-    """uint8 [D]: reasons, those of repeats of an earlier document included."""
-    reasons_D = facts.reasons_D.copy()
+def _mark_repeats(stats: DocumentStats, threshold: float | None) -> np.ndarray:
+    """Extend the reasons by exact and near duplicates of earlier documents, uint8 [D]."""
+    reasons_D = stats.reasons_D.copy()
     kept = np.flatnonzero(reasons_D == REASONS.index("kept"))
-    _, first = np.unique(facts.digests_D[kept], axis=0, return_index=True)
+    _, first = np.unique(stats.digests_D[kept], axis=0, return_index=True)
     repeated = np.ones(len(kept), dtype=bool)
     repeated[first] = False
     reasons_D[kept[repeated]] = REASONS.index("exact_duplicate")
     if threshold:
         kept = kept[~repeated]
-        near = near_duplicates.repeats(facts.signatures_DK[kept], threshold)
+        near = near_duplicates.repeats(stats.signatures_DK[kept], threshold)
         reasons_D[kept[near]] = REASONS.index("near_duplicate")
     return reasons_D
 
 
-def _choice(spool: DocumentSpool, facts: DocumentStats, reasons_D: np.ndarray) -> SplitAssignment:
+def _without_dropped(spool: DocumentSpool, stats: DocumentStats, reasons_D: np.ndarray) -> SplitAssignment:
+    """Assign every document to TRAIN or DROPPED."""
     parts_D = np.where(reasons_D == REASONS.index("kept"), TRAIN, DROPPED).astype(np.uint8)
     dropped = parts_D == DROPPED
     counts = {name: int((reasons_D == number).sum()) for number, name in enumerate(REASONS) if number}
     report = dict(
         source=spool.source,
         documents=len(parts_D),
-        characters=int(facts.characters_D.sum()),
+        characters=int(stats.characters_D.sum()),
         dropped=counts,
-        dropped_characters=int(facts.characters_D[dropped].sum()),
-        scrubbed=dict(zip(scrub.KINDS, facts.scrubbed.sum(0).tolist(), strict=True)),
+        dropped_characters=int(stats.characters_D[dropped].sum()),
+        scrubbed=dict(zip(scrub.KINDS, stats.scrubbed.sum(0).tolist(), strict=True)),
         unreadable=spool.num_skipped,
     )
-    return SplitAssignment(spool, parts_D, facts.shard_sizes, report)
+    return SplitAssignment(spool, parts_D, stats.shard_sizes, report)
 
 
 def _log_dropped(spool: DocumentSpool, reasons_D: np.ndarray, log: Log) -> None:
@@ -145,18 +150,18 @@ def _log_dropped(spool: DocumentSpool, reasons_D: np.ndarray, log: Log) -> None:
         log(f"Warning: {spool.source}: left out {', '.join(found[:-1])} and {found[-1]}.")
 
 
-def _need(choice: SplitAssignment) -> None:
-    if not (choice.parts_D == TRAIN).any():
-        dropped = choice.report["dropped"]
+def _check_not_empty(assignment: SplitAssignment) -> None:
+    if not (assignment.parts_D == TRAIN).any():
+        dropped = assignment.report["dropped"]
         why = ", ".join(f"{name} {count:,}" for name, count in dropped.items() if count)
         raise DataError(
-            f"The corpus {choice.spool.source} is empty: none of its {len(choice.parts_D)} documents holds text that is kept "
-            f"(left out: {why}). The section clean of the config says what is left out."
+            f"The corpus {assignment.spool.source} is empty: none of its {len(assignment.parts_D)} documents is left after cleaning "
+            f"(left out: {why}). Check the section clean of the config, which decides what is left out."
         )
 
 
 def _hold_out(parts_D: np.ndarray, fraction: float) -> None:
-    """Marks documents for validation, in place: those whose number draws below `fraction`, and at least one."""
+    """Move documents to VALIDATION in place: those whose draw is below `fraction`, at least one and not all."""
     kept = np.flatnonzero(parts_D == TRAIN)
     draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, kept), 1)[:, 0]
     held = draws < fraction
@@ -165,26 +170,26 @@ def _hold_out(parts_D: np.ndarray, fraction: float) -> None:
     parts_D[kept[held]] = VALIDATION
 
 
-def _cut_document(choice: SplitAssignment, config: Config, log: Log) -> SplitAssignment:
-    """For a source of one document: its last sentences are held out. The two halves replace it in a spool of their own."""
+def _cut_document(assignment: SplitAssignment, config: Config, log: Log) -> SplitAssignment:
+    """Hold out the last sentences of a source with a single document; the two parts replace it in a new spool."""
     data, keep_newlines = config.data, config.tokenizer.keep_newlines
-    (place,) = np.flatnonzero(choice.parts_D == TRAIN)
-    shard = int(np.searchsorted(np.cumsum(choice.shard_sizes), place, side="right"))
-    document = choice.spool.documents(shard)[int(place - choice.shard_sizes[:shard].sum())]
+    (place,) = np.flatnonzero(assignment.parts_D == TRAIN)
+    shard = int(np.searchsorted(np.cumsum(assignment.shard_sizes), place, side="right"))
+    document = assignment.spool.documents(shard)[int(place - assignment.shard_sizes[:shard].sum())]
     sentences = split_sentences(document, keep_newlines)
     if len(sentences) < 2:
         raise DataError(
-            f"The corpus {choice.spool.source} is too small: one document of one sentence leaves nothing to hold out. Give more "
-            f"text (config.data.document_separator={data.document_separator!r} says how text files are divided) or a "
+            f"The corpus {assignment.spool.source} is too small: one document of one sentence leaves nothing to hold out. Add "
+            f"text (config.data.document_separator={data.document_separator!r} decides how text files are divided), or set "
             "config.data.validation_source."
         )
     count = min(max(1, round(data.validation_fraction * len(sentences))), len(sentences) - 1)
     glue = "" if keep_newlines else " "
-    path = choice.spool.shards[shard].with_name("cut.npz")
+    path = assignment.spool.shards[shard].with_name("cut.npz")
     write_shard(path, [glue.join(sentences[:-count]), glue.join(sentences[-count:])], [0, 0])
     log(
-        f"{choice.spool.source} is one document: its first {len(sentences) - count:,} sentences are to train on, its last "
-        f"{count:,} held out."
+        f"{assignment.spool.source} is one document: its first {len(sentences) - count:,} sentences are for training, its last "
+        f"{count:,} are held out."
     )
-    spool = dataclasses.replace(choice.spool, shards=[path])
-    return SplitAssignment(spool, np.array([TRAIN, VALIDATION], np.uint8), np.array([2]), choice.report)
+    spool = dataclasses.replace(assignment.spool, shards=[path])
+    return SplitAssignment(spool, np.array([TRAIN, VALIDATION], np.uint8), np.array([2]), assignment.report)

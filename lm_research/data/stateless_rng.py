@@ -1,4 +1,4 @@
-"""Randomness as a function.
+"""Stateless random numbers.
 
 Every random choice about data is a pure function of (seed, purpose, epoch, index, draw number), computed with
 64-bit integer arithmetic only: the same bits on every platform and NumPy version, in any order, from any process,
@@ -20,11 +20,11 @@ from lm_research.common.rounding import ceil_div
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's increment: the odd integer nearest to 2**64 / golden ratio
 _MASK = 2**64 - 1
-_ROUNDS = 18  # of the Feistel network; with 10, a chi-square test tells shuffles of 5 or 6 things from fair ones
+_ROUNDS = 18  # of the Feistel network; with 10, a chi-square test detects unfair shuffles of 5 or 6 items
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer, a bijection of the 64-bit integers.
+    """Apply SplitMix64's finalizer, a bijection of the 64-bit integers.
 
     Args:
       x: uint64, any shape.
@@ -42,14 +42,14 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def _as_uint64(values: np.ndarray | int) -> np.ndarray:
-    """Integers of any type and sign as uint64, modulo 2**64, at least one-dimensional."""
+    """Convert integers of any type and sign to uint64 modulo 2**64, at least one-dimensional."""
     if isinstance(values, int):
         return np.array([values & _MASK], dtype=np.uint64)
     return np.atleast_1d(np.asarray(values)).astype(np.uint64)
 
 
 def _draw(key: np.ndarray, number: np.ndarray | int) -> np.ndarray:
-    """Draw `number` (0, 1, ...) of the streams that start at `key`; shapes broadcast."""
+    """Compute draw `number` (0, 1, ...) of the streams that start at `key`; shapes broadcast."""
     return mix(key + (_as_uint64(number) + np.uint64(1)) * np.uint64(GOLDEN))
 
 
@@ -59,11 +59,11 @@ def _purpose_key(seed: int, purpose: str) -> np.ndarray:
 
 
 def example_keys(seed: int, purpose: str, epoch_B: np.ndarray | int, index_B: np.ndarray | int) -> np.ndarray:
-    """Keys of the random streams of examples.
+    """Derive the keys of examples' random streams.
 
     Args:
-      seed: of the run; any integer.
-      purpose: what the stream is for ("mask", "pair", ...); streams of different purposes are unrelated.
+      seed: seed of the run; any integer.
+      purpose: use of the stream ("mask", "pair", ...); streams of different purposes are unrelated.
       epoch_B: epoch of each example, or one epoch for all.
       index_B: index of each example.
 
@@ -74,12 +74,12 @@ def example_keys(seed: int, purpose: str, epoch_B: np.ndarray | int, index_B: np
 
 
 def uniform(keys_B: np.ndarray, count: int, start: int = 0) -> np.ndarray:
-    """Uniform numbers: draws start, ..., start + count - 1 of each example's stream.
+    """Compute uniform numbers: draws start, ..., start + count - 1 of each example's stream.
 
     Args:
       keys_B: uint64 [B] from `example_keys`.
-      count: numbers per example.
-      start: number of the first draw, so that one stream can be read in several places.
+      count: draws per example.
+      start: number of the first draw, which allows reading a stream anywhere.
 
     Returns:
       float64 [B, count], multiples of 2**-53 in [0, 1).
@@ -90,17 +90,17 @@ def uniform(keys_B: np.ndarray, count: int, start: int = 0) -> np.ndarray:
 
 
 def permute(index_B: np.ndarray, size: int, seed: int, purpose: str, epoch_B: np.ndarray | int) -> np.ndarray:
-    """Where a shuffle of range(size) puts each index, without making the shuffle.
+    """Compute where a random permutation of range(size) moves each index, without building the permutation.
 
-    A keyed bijection of [0, size) for each epoch: a Feistel network over pairs of residues with cycle walking
+    It is a keyed bijection of [0, size) for each epoch: a Feistel network over pairs of residues with cycle walking
     (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). Time and memory do not depend on size.
 
     Args:
       index_B: integers in [0, size).
-      size: of the set that is shuffled, 1 to 2**62.
-      seed: of the run.
-      purpose: what is shuffled.
-      epoch_B: epoch of each index, or one for all; epochs shuffle independently.
+      size: number of shuffled items, 1 to 2**62.
+      seed: seed of the run.
+      purpose: use of the permutation; those of different purposes are unrelated.
+      epoch_B: epoch of each index, or one for all; epochs are shuffled independently.
 
     Returns:
       int64 [B].
@@ -109,18 +109,18 @@ def permute(index_B: np.ndarray, size: int, seed: int, purpose: str, epoch_B: np
     index_B = np.atleast_1d(np.asarray(index_B, dtype=np.int64))
     assert index_B.size == 0 or (index_B.min() >= 0 and index_B.max() < size), (index_B, size)
     key_B = np.broadcast_to(_draw(_purpose_key(seed, purpose), epoch_B), index_B.shape)
-    rows = math.isqrt(size - 1) + 1  # rows * columns >= size, and barely more
+    rows = math.isqrt(size - 1) + 1  # rows * columns is size or slightly more
     columns = ceil_div(size, rows)
     out_B = _feistel(index_B.astype(np.uint64), key_B, rows, columns)
     outside_B = np.flatnonzero(out_B >= size)
-    while outside_B.size:  # following the cycle of an index inside leads back inside
+    while outside_B.size:  # the cycle of an index below size leads back below size
         out_B[outside_B] = _feistel(out_B[outside_B], key_B[outside_B], rows, columns)
         outside_B = outside_B[out_B[outside_B] >= size]
     return out_B.astype(np.int64)
 
 
 def _feistel(x_B: np.ndarray, key_B: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """A keyed bijection of [0, rows * columns), uint64 [B] to uint64 [B]."""
+    """Apply a keyed bijection of [0, rows * columns), uint64 [B] to uint64 [B]."""
     rows_, columns_ = np.uint64(rows), np.uint64(columns)
     row_B: np.ndarray = x_B // columns_
     column_B: np.ndarray = x_B % columns_

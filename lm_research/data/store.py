@@ -1,12 +1,12 @@
-"""The token store: a tokenized corpus in four flat files that are mapped into memory, not read.
+"""Token store: a tokenized corpus in four flat files that are mapped into memory.
 
     tokens.bin      uint16 or uint32, little endian: the ids of all sentences, one after another
     sentences.npy   int64 [S + 1]: where each sentence starts in tokens.bin, then the end
     documents.npy   int64 [D + 1]: where each document starts in sentences.npy, then the end
     counts.npy      int64 [V]: how often each id occurs, for unigram baselines
-    manifest.json   counts, sizes of the files, digests (of all, and of each file's blocks of 64 MiB) and versions; written last
+    manifest.json   counts, sizes of the files, digests (of everything, and of each file's blocks of 64 MiB) and versions; written last
 
-The store of a mixture holds its sources one after another. Its manifest says which documents are whose ("sources"), and
+The store of a mixture has its sources one after another. Its manifest lists the number of documents of each ("sources"), and
 source_counts.npy, int64 [sources, V], has the counts of each: see `TokenStore.source`.
 
 Sizes: T tokens, S sentences, D documents, V vocabulary.
@@ -33,20 +33,20 @@ from lm_research.errors import DataError, prepare_again
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-BLOCK = 64 * 2**20  # bytes of a file that have a digest of their own (verify.py)
-_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_PIECE_TOKENS = 1_000_000  # from which on small pieces are written together
+BLOCK = 64 * 2**20  # bytes of a file per digest (verify.py)
+_MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_PIECE_TOKENS = 1_000_000  # small pieces are joined into pieces of about this size
 
 
 class DamagedStore(DataError):
-    """A store, or a file beside it, that is not what was written; `folder`: of the corpus that it is part of."""
+    """A store, or a file next to it, has changed since it was written; `folder` is that of its corpus."""
 
-    def __init__(self, words: str, folder: pathlib.Path) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, folder: pathlib.Path) -> None:
+        super().__init__(message)
         self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Of worker processes, to the one that reads their batches."""
+        """Support pickling, from worker processes to the one that reads their batches."""
         return DamagedStore, (str(self), self.folder)
 
 
@@ -55,11 +55,12 @@ class TokenStore:
     """A store on disk. Arrays are read-only views of the files.
 
     Attributes:
+      path: folder of the store.
+      manifest: content of manifest.json, including extra keys of `write_store`.
       tokens: uint16 or uint32 [T].
       sentence_starts: int64 [S + 1], offsets into tokens.
       document_starts: int64 [D + 1], offsets into sentence_starts.
       token_counts: int64 [V].
-      manifest: what manifest.json says, extra keys of `write_store` included.
     """
 
     path: pathlib.Path
@@ -71,19 +72,22 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
+        """T."""
         return self.manifest["num_tokens"]
 
     @property
     def num_sentences(self) -> int:
+        """S."""
         return self.manifest["num_sentences"]
 
     @property
     def num_documents(self) -> int:
+        """D."""
         return self.manifest["num_documents"]
 
     @property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, of the tokens and both tables of offsets."""
+        """SHA-256, hexadecimal, of the tokens, offsets and counts."""
         return self.manifest["digest"]
 
     @property
@@ -92,7 +96,7 @@ class TokenStore:
         return [entry["name"] for entry in self.manifest.get("sources", [])]
 
     def source(self, name: str) -> TokenStore:
-        """One source of a mixture as a store of its own: the same files, and offsets of its own in memory."""
+        """Return one source of a mixture as a separate store, with views of the same tokens and its own offsets."""
         names = self.source_names
         place = names.index(name)
         entries = self.manifest["sources"]
@@ -106,20 +110,20 @@ class TokenStore:
         return _Source(self.path, manifest, inside, tokens - tokens[0], sentences - sentences[0], counts)
 
     def document_tokens(self, i: int) -> np.ndarray:
-        """All ids of document i, in the store's integer type."""
+        """Return the ids of document i, in the store's integer type."""
         first, last = self.sentence_starts[self.document_starts[i : i + 2]]
         return self.tokens[first:last]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as its path: worker processes map the files themselves instead of receiving their content."""
+        """Pickle only the path; worker processes map the files instead of receiving their content."""
         return TokenStore.open, (self.path,)
 
     @classmethod
     def open(cls, path: pathlib.Path | str) -> TokenStore:
-        """Maps a store into memory; takes milliseconds whatever its size.
+        """Map a store into memory, which takes milliseconds for any size.
 
         Raises:
-          DataError: it is missing or damaged (sizes and ends of the tables are checked, not every byte).
+          DataError: the store is missing or damaged (only sizes and ends of the tables are checked, not every byte).
         """
         path = pathlib.Path(path)
         manifest = _read_manifest(path)
@@ -131,25 +135,25 @@ class TokenStore:
         try:
             tokens = np.memmap(path / "tokens.bin", dtype=np.dtype(manifest["dtype"]).newbyteorder("<"), mode="r")
             tables = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("sentences", "documents", "counts")]
-        except Exception as error:  # NumPy raises many kinds for a header that is none
-            if of_the_machine(error):
+        except Exception as error:  # NumPy raises many types for an invalid header
+            if is_machine_error(error):
                 raise
             raise damaged(path, str(error)) from error
         if any(table.dtype != np.dtype("<i8") or table.ndim != 1 or not len(table) for table in tables):
-            raise damaged(path, "a table of it is no list of 64-bit integers")
+            raise damaged(path, "one of its tables is not a list of 64-bit integers")
         store = cls(path, manifest, tokens, *tables)
         ends = (int(tables[0][-1]), len(tables[0]) - 1, int(tables[1][-1]), len(tables[1]) - 1)
-        said = (store.num_tokens, store.num_sentences, store.num_sentences, store.num_documents)
-        if ends != said or len(tokens) != store.num_tokens:
-            name = "documents.npy" if ends[:2] == said[:2] and len(tokens) == said[0] else "sentences.npy"
-            raise damaged(path, f"{name}, or {MANIFEST}: its tables end at {ends} and its manifest says {said}")
+        expected = (store.num_tokens, store.num_sentences, store.num_sentences, store.num_documents)
+        if ends != expected or len(tokens) != store.num_tokens:
+            name = "documents.npy" if ends[:2] == expected[:2] and len(tokens) == expected[0] else "sentences.npy"
+            raise damaged(path, f"{name}, or {MANIFEST}: its tables end at {ends}, but its manifest has {expected}")
         if manifest.get("vocab_size", len(tables[2])) != len(tables[2]):
-            raise damaged(path, f"counts.npy has {len(tables[2])} ids and {MANIFEST} says {manifest['vocab_size']}")
+            raise damaged(path, f"counts.npy has {len(tables[2])} ids, but {MANIFEST} has {manifest['vocab_size']}")
         return store
 
 
 class _Source(TokenStore):
-    """A part of a store; it travels to worker processes as the path of the whole and its name."""
+    """One source of a store, pickled as the path of the store and the source's name."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_source, (self.path, self.manifest["name"])
@@ -160,21 +164,21 @@ def _open_source(path: pathlib.Path, name: str) -> TokenStore:
 
 
 def damaged(path: pathlib.Path, what: str, kind: str = "token store") -> DamagedStore:
-    """The error of a part of a corpus, with the way to make it again."""
+    """Build the error for a damaged part of a corpus, with instructions to rebuild it."""
     return DamagedStore(
-        f"The {kind} {path} is damaged: {what}. Delete the folder {path.parent}; the next run rebuilds it. Or make it again now: "
-        f"{prepare_again()} keeps the damaged folder aside.",
+        f"The {kind} {path} is damaged: {what}. Delete the folder {path.parent}; the next run rebuilds it. Or rebuild it now: "
+        f"{prepare_again()} moves the damaged folder aside.",
         path.parent,
     )
 
 
-def of_the_machine(error: Exception) -> bool:
-    """Whether the machine, and not the file, keeps a file from being read: nothing is damaged, and nothing is to be deleted."""
-    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+def is_machine_error(error: Exception) -> bool:
+    """Whether an error comes from the machine (permissions, memory, missing modules) and not from a damaged file."""
+    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _MACHINE_ERRORS)
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    if odd := odd_file(path):  # a pipe would be waited for
+    if odd := odd_file(path):  # opening a pipe would block
         raise damaged(path, odd)
     try:
         manifest = json_value((path / MANIFEST).read_bytes())
@@ -184,7 +188,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
         what = f"it has no {MANIFEST}" if path.is_dir() else "the folder does not exist"
         raise DataError(f"{path} is not a token store: {what}.") from None
     except (ValueError, OSError) as error:
-        if of_the_machine(error):
+        if is_machine_error(error):
             raise
         raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
     needed = {"format", "dtype", "files", "num_tokens", "num_sentences", "num_documents", "digest"}
@@ -193,7 +197,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     counts = [manifest["num_tokens"], manifest["num_sentences"], manifest["num_documents"]]
     sizes = manifest["files"].values() if isinstance(manifest["files"], dict) else [None]
     if not all(type(number) is int for number in [*counts, *sizes]) or manifest["dtype"] not in ("uint16", "uint32"):
-        raise damaged(path, f"{MANIFEST} has keys of another type")
+        raise damaged(path, f"{MANIFEST} has values of the wrong type")
     if manifest["format"] != FORMAT:
         raise DataError(
             f"The token store {path} has format {manifest['format']}; this version of lm_research reads format "
@@ -203,13 +207,13 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
 
 
 class Piece(NamedTuple):
-    """Some documents in a row, as they are stored.
+    """Consecutive documents, as they are stored.
 
     Attributes:
       tokens: integers [T].
-      sentence_lengths: tokens of each sentence, integers [S], none 0.
-      document_lengths: sentences of each document, integers [D], none 0.
-      source: place of the source that they are from in the `sources` of `assemble_store`; never falls.
+      sentence_lengths: tokens of each sentence, integers [S], all above 0.
+      document_lengths: sentences of each document, integers [D], all above 0.
+      source: index of their source in the `sources` of `assemble_store`; never decreases.
     """
 
     tokens: np.ndarray
@@ -225,7 +229,7 @@ def write_store(
     vocab_size: int,
     **extra: Any,
 ) -> TokenStore:
-    """`assemble_store` for documents as lists of sentences as non-empty lists of ids; read once, kept nowhere."""
+    """Write documents as `assemble_store` does; each is a list of sentences, which are non-empty lists of ids. Streams its input."""
     return assemble_store(path, map(_piece, documents), tokenizer_digest, vocab_size, **extra)
 
 
@@ -243,21 +247,21 @@ def assemble_store(
     sources: list[dict[str, Any]] | None = None,
     **extra: Any,
 ) -> TokenStore:
-    """Writes a store next to `path` and renames it into place when it is whole.
+    """Write a store next to `path` and rename it into place when it is complete.
 
-    A build that is killed leaves nothing at `path`. Two processes may build the same store at once: the first to end
-    wins, the other takes the winner's.
+    A build that is killed leaves nothing at `path`. Two processes may build the same store at once: the first to finish
+    wins, and the other uses the winner's store.
 
     Args:
-      path: folder of the store; its parent is made.
-      pieces: of the documents, in order; read once, kept nowhere.
-      tokenizer_digest: of the tokenizer that made the ids.
+      path: folder of the store; its parent is created.
+      pieces: the documents, in order; read once and not kept.
+      tokenizer_digest: digest of the tokenizer that made the ids.
       vocab_size: V; every id is below it.
-      sources: of a mixture: what the manifest says of each, its "name" at least; numbers are added.
+      sources: entries of the manifest for the sources of a mixture, with at least "name"; their counts are added.
       extra: further keys of the manifest; a function is called without arguments after the last document.
 
     Raises:
-      DataError: there is no document, or another store with other content stands at `path`.
+      DataError: there is no document, or a store with other content is at `path`.
     """
     path = pathlib.Path(path)
     with atomic_folder(path) as temporary, with_filename(path):
@@ -265,7 +269,7 @@ def assemble_store(
     store = TokenStore.open(path)
     if store.digest != digest:
         raise DataError(
-            f"{path} holds another token store (digest {store.digest[:12]}, not {digest[:12]}). Delete that folder, or "
+            f"{path} has another token store (digest {store.digest[:12]}, not {digest[:12]}). Delete that folder, or "
             "build in another one."
         )
     return store
@@ -279,7 +283,7 @@ def _write_files(
     sources: list[dict[str, Any]] | None,
     extra: dict[str, Any],
 ) -> str:
-    """Writes the files of a store and returns its digest."""
+    """Write the files of a store and return its digest."""
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     counts = np.zeros((max(1, len(sources or [])), vocab_size), dtype=np.int64)
     documents_of = np.zeros(len(counts), dtype=np.int64)
@@ -287,7 +291,7 @@ def _write_files(
     digest = hashlib.sha256(dtype.str.encode())
     blocks = {}
     with open(path / "tokens.bin", "wb") as opened:
-        file = _Digested(opened)
+        file = _DigestingFile(opened)
         for piece in _joined(pieces):
             assert piece.tokens.min() >= 0 and piece.tokens.max() < vocab_size, (piece.tokens.max(), vocab_size)
             _extend(sentence_starts, piece.sentence_lengths)
@@ -313,7 +317,7 @@ def _write_files(
         ]
     for name, table in tables.items():
         with open(path / f"{name}.npy", "wb") as opened:
-            file = _Digested(opened)
+            file = _DigestingFile(opened)
             np.lib.format.write_array(file, table.astype("<i8"), allow_pickle=False)
             _sync(opened)
             blocks[f"{name}.npy"] = file.digests()
@@ -337,8 +341,8 @@ def _write_files(
     return digest.hexdigest()
 
 
-class _Digested:
-    """A file that is written, and SHA-256 of each of its blocks."""
+class _DigestingFile:
+    """Writes a file and computes the SHA-256 of each of its blocks."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._done, self._left = file, list[str](), BLOCK
@@ -360,7 +364,7 @@ class _Digested:
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same documents in fewer, larger pieces, so that work on each piece does not count."""
+    """Join small pieces into larger ones, so that the overhead per piece does not matter."""
     held: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -385,12 +389,12 @@ def _concatenated(pieces: list[Piece]) -> Piece:
 
 
 def _extend(starts: array.array[int], lengths: np.ndarray) -> None:
-    """Appends where things of these lengths end, after what ends at starts[-1]."""
+    """Append the ends of items with these lengths, the first of which begins at starts[-1]."""
     assert lengths.min() > 0, "documents and sentences have tokens"
     starts.frombytes((starts[-1] + np.cumsum(lengths, dtype=np.int64)).tobytes())
 
 
 def _sync(file: Any) -> None:
-    """So that a power cut after the rename cannot leave files without their bytes."""
+    """Flush to disk, so that a power cut after the rename cannot leave empty files."""
     file.flush()
     os.fsync(file.fileno())

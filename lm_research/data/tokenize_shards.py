@@ -1,4 +1,4 @@
-"""The second stage of preparing a corpus: from spools of text to pieces of token stores, a shard at a time."""
+"""Tokenize shards: the last stage of preparing a corpus, from spools of text to pieces of token stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
 class _Task:
     spool: DocumentSpool
     shard: int
-    parts: np.ndarray  # of its documents
+    parts: np.ndarray  # part of each document
     source: int
     tokenizer: pathlib.Path
     keep_newlines: bool
@@ -35,18 +35,18 @@ class _Task:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedShards:
-    """Tokenized shards on disk, as (file, place of its source) in order."""
+    """Tokenized shards on disk: (file, index of its source), in order."""
 
     shards: list[tuple[pathlib.Path, int]]
 
     def of(self, part: str) -> Iterator[Piece]:
-        """The pieces of one part ("train", "validation")."""
+        """Read the pieces of one part ("train" or "validation")."""
         for path, source in self.shards:
             with np.load(path) as file:
                 yield Piece(**{name: file[f"{part}_{name}"] for name in _ARRAYS}, source=source)
 
     def text_bytes(self, part: str) -> int:
-        """UTF-8 bytes of the text of one part."""
+        """Sum the UTF-8 bytes of the text of one part."""
         total = 0
         for path, _ in self.shards:
             with np.load(path) as file:
@@ -55,14 +55,14 @@ class TokenizedShards:
 
 
 def tokenize_shards(
-    choices: list[SplitAssignment],
+    assignments: list[SplitAssignment],
     tokenizer: pathlib.Path,
     folder: pathlib.Path,
     keep_newlines: bool,
     runner: Runner,
     advance: Advance,
 ) -> TokenizedShards:
-    """Tokenizes what `choices` trains on or holds out, or goes on with what an earlier call began in `folder`.
+    """Tokenize the training and validation documents of spools, resuming what an earlier call began in `folder`.
 
     Raises:
       WorkerDied: a worker process was killed.
@@ -71,15 +71,15 @@ def tokenize_shards(
     shards: list[tuple[pathlib.Path, int]] = []
 
     def tasks() -> Iterator[_Task]:
-        for source, choice in enumerate(choices):
-            for shard in range(len(choice.spool.shards)):
+        for source, assignment in enumerate(assignments):
+            for shard in range(len(assignment.spool.shards)):
                 path = folder / f"{source:03}-{shard:06}.npz"
                 shards.append((path, source))
                 if path.is_file():
                     advance(1)
                 else:
-                    parts = choice.of_shard(shard)
-                    yield _Task(choice.spool, shard, parts, source, tokenizer, keep_newlines, path)
+                    parts = assignment.of_shard(shard)
+                    yield _Task(assignment.spool, shard, parts, source, tokenizer, keep_newlines, path)
 
     runner.run(_tokenize_shard, tasks(), lambda _: advance(1))
     return TokenizedShards(shards)

@@ -1,7 +1,7 @@
-"""Whether the stores of a run are what was written (data.verify): digests of their blocks, and the range of their ids.
+"""Verification of a run's stores (data.verify): digests of their blocks, and the range of their ids.
 
-Small stores are read whole before the run begins. Of large ones some blocks are, chosen anew at each start, and a thread reads the
-others while the run trains. A store of an earlier version, without digests of blocks, has one of all its content, which takes their place.
+Small stores are read completely before the run begins. For large ones some blocks, chosen at random at each start, are read first, and a
+thread reads the others during training. A store of an earlier version has one digest of all its content instead of digests of blocks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 
 from lm_research.common.paths import open_file
 from lm_research.common.rounding import ceil_div
-from lm_research.data.store import DamagedStore, TokenStore, damaged, of_the_machine
+from lm_research.data.store import DamagedStore, TokenStore, damaged, is_machine_error
 from lm_research.errors import UserError
 
-WHOLE = 2**30  # bytes of all stores of a run up to which auto reads them whole
-SAMPLE = 16  # blocks that it reads of larger ones before the run begins
+WHOLE = 2**30  # up to this many bytes in all stores, data.verify=auto reads everything before the run begins
+SAMPLE = 16  # blocks of larger stores that it reads before the run begins
 _TABLES = ("sentences", "documents")
-_OF_DAMAGE = (IndexError, ValueError, OverflowError, MemoryError)  # what NumPy says of offsets that are none
-_ROWS = 2**20  # entries of a table looked at at once
+_OF_DAMAGE = (IndexError, ValueError, OverflowError, MemoryError)  # NumPy's errors for invalid offsets
+_ROWS = 2**20  # entries of a table that are checked at once
 
 
 class Block(NamedTuple):
-    """Some bytes of a file of a store: digests[number] is theirs."""
+    """A block of a file of a store, with its expected digest."""
 
     store: TokenStore
     name: str
@@ -39,22 +39,22 @@ class Block(NamedTuple):
 
 
 class Verification:
-    """The check of a run's stores.
+    """Verifies the stores of a run, partly in a background thread.
 
     Attributes:
-      background: whether a thread has, or had, a part of the work.
+      background: whether a thread reads, or has read, a part of the blocks.
     """
 
     def __init__(self, stores: Sequence[TokenStore], mode: str, log: Callable[[str], None]) -> None:
-        """Does what is to be done before the run begins.
+        """Run the checks that precede the run, and start the thread for the others.
 
         Args:
-          stores: those that the run reads.
+          stores: stores that the run reads.
           mode: data.verify.
-          log: told of stores that have no digests of blocks.
+          log: called with a line about stores without digests of blocks.
 
         Raises:
-          DamagedStore: something is not what was written.
+          DamagedStore: a file has changed since it was written.
         """
         self._stores = stores
         size = sum(sum(store.manifest["files"].values()) for store in stores)
@@ -69,14 +69,14 @@ class Verification:
         old = [store for store in stores if not _has_blocks(store)]
         if old:
             log(
-                f"data.verify: {' and '.join(str(store.path) for store in old)} of an earlier version has no digests of blocks; it is "
-                "checked by the one of all its content."
+                f"data.verify: {' and '.join(str(store.path) for store in old)} from an earlier version has no digests of blocks; the "
+                "digest of its whole content is checked instead."
             )
         work: list[Callable[[], None]] = [
             functools.partial(check_block, block) for store in stores for block in _blocks(store)
         ]
         if self.background:
-            random.shuffle(work)  # and not by the run's seed: each start looks at others
+            random.shuffle(work)  # not by the run's seed, so that each start samples different blocks
             _do(work[:SAMPLE])
             rest = [*work[SAMPLE:], *(functools.partial(check_whole, store) for store in old)]
             threading.Thread(target=self._go_on, args=(rest,), daemon=True, name="data.verify").start()
@@ -87,10 +87,10 @@ class Verification:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Of an error that offsets or ids out of range may have caused, before they were looked at, looks for them.
+        """Check all offsets and ids if the block ends with an error that invalid ones may have caused.
 
         Raises:
-          DamagedStore: it has found some, which takes the place of the error.
+          DamagedStore: an offset or id is invalid; this replaces the error.
         """
         if isinstance(error, _OF_DAMAGE) and not isinstance(error, UserError):
             for store in self._stores:
@@ -99,16 +99,16 @@ class Verification:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something that has not been read yet."""
+        """Whether the thread has blocks left to read."""
         return self.background and not self._ended.is_set()
 
     @property
     def damage(self) -> DamagedStore | None:
-        """What the thread has found."""
+        """The damage that the thread has found, if any."""
         return self._damage
 
     def wait(self) -> None:
-        """Returns when all has been read."""
+        """Wait until the thread has read all blocks."""
         if self.background:
             self._ended.wait()
 
@@ -131,23 +131,23 @@ def _has_blocks(store: TokenStore) -> bool:
 
 
 def _blocks(store: TokenStore) -> list[Block]:
-    """The blocks of a store's files; none of one that has no digests of them."""
+    """List the blocks of a store's files; empty for a store without digests of blocks."""
     if not _has_blocks(store):
         return []
     try:
         size, digests = int(store.manifest["blocks"]["bytes"]), dict(store.manifest["blocks"]["sha256"])
         counts = {name: ceil_div(total, size) for name, total in store.manifest["files"].items()}
         if {name: len(each) for name, each in digests.items()} != counts:
-            raise ValueError("not one for each block")
+            raise ValueError("not one per block")
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise damaged(store.path, f"the digests in its manifest.json are none ({error})") from error
+        raise damaged(store.path, f"the digests in its manifest.json are invalid ({error})") from error
     return [
         Block(store, name, number, size, digest) for name, each in digests.items() for number, digest in enumerate(each)
     ]
 
 
 def check_block(block: Block) -> None:
-    """Raises a DamagedStore unless the block is what was written, with ids of the vocabulary."""
+    """Raise a DamagedStore unless the block has its digest and its ids are in the vocabulary."""
     store, first = block.store, block.number * block.size
     try:
         with open(store.path / block.name, "rb") as file:
@@ -158,35 +158,35 @@ def check_block(block: Block) -> None:
     if hashlib.sha256(data).hexdigest() != block.digest:
         raise damaged(
             store.path,
-            f"{block.name} is not what was written, somewhere in its bytes {first:,} to {first + len(data):,}",
+            f"{block.name} has changed since it was written, within bytes {first:,} to {first + len(data):,}",
         )
     if block.name == "tokens.bin":
         check_ids(store, np.frombuffer(data, store.tokens.dtype), first // store.tokens.dtype.itemsize)
 
 
 def check_ids(store: TokenStore, ids: np.ndarray, first: int) -> None:
-    """Raises a DamagedStore if one of these ids, from number `first` on, is outside of the vocabulary."""
+    """Raise a DamagedStore if one of these ids, the first of which has number `first`, is outside of the vocabulary."""
     size = len(store.token_counts)
     if len(ids) and int(ids.max()) >= size:
         place = first + int(ids.argmax())
         raise damaged(
-            store.path, f"tokens.bin has id {int(ids.max())} at token {place:,}, and the vocabulary has {size} ids"
+            store.path, f"tokens.bin has id {int(ids.max())} at token {place:,}, but the vocabulary has {size} ids"
         )
 
 
 def check_tables(store: TokenStore) -> None:
-    """Raises a DamagedStore unless the offsets of sentences and documents begin at 0 and rise."""
+    """Raise a DamagedStore unless the offsets of sentences and documents begin at 0 and increase."""
     for name, table in zip(_TABLES, (store.sentence_starts, store.document_starts), strict=True):
         for start in range(0, len(table), _ROWS):
             part = np.asarray(table[start : start + _ROWS + 1])
             wrong = np.flatnonzero(np.diff(part) <= 0)
             if len(wrong) or int(table[0]) != 0:
                 place = start + int(wrong[0]) + 1 if len(wrong) else 0
-                raise damaged(store.path, f"{name}.npy is no index: its entry {place:,} is {int(table[place]):,}")
+                raise damaged(store.path, f"{name}.npy is not an index: its entry {place:,} is {int(table[place]):,}")
 
 
 def check_whole(store: TokenStore) -> None:
-    """Checks a store without digests of blocks by that of all its content; raises a DamagedStore."""
+    """Raise a DamagedStore unless a store without digests of blocks has the digest of its whole content."""
     check_tables(store)
     digest = hashlib.sha256(store.tokens.dtype.newbyteorder("<").str.encode())
     step = 2**24
@@ -198,18 +198,18 @@ def check_whole(store: TokenStore) -> None:
             digest.update(part.tobytes())
     if digest.hexdigest() != store.digest:
         names = "tokens.bin, sentences.npy, documents.npy or counts.npy"
-        raise damaged(store.path, f"{names} is not what was written")
+        raise damaged(store.path, f"{names} has changed since it was written")
 
 
 def check_files(folder: pathlib.Path, digests: dict[str, str]) -> None:
-    """Raises a DamagedStore unless the small files of a corpus are what was written: name -> SHA-256, hexadecimal."""
+    """Raise a DamagedStore unless the small files of a corpus have their digests: name -> SHA-256, hexadecimal."""
     for name, digest in digests.items():
         try:
             with open_file(folder / name) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            if of_the_machine(error):
+            if is_machine_error(error):
                 raise
             raise damaged(folder / name, error.strerror or str(error), "file") from error
         if found != digest:
-            raise damaged(folder / name, "it is not what was written", "file")
+            raise damaged(folder / name, "it has changed since it was written", "file")

@@ -1,4 +1,4 @@
-"""A function over many items in several processes, results in order; and what else may run such work (beam.py)."""
+"""Runners: apply a function to many items in worker processes, with results in order. See also beam.py."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lm_research.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_AHEAD = 3  # items under way for each worker: enough to keep all busy, few enough to be held in memory
+_AHEAD = 3  # items in flight per worker: enough to keep all busy, few enough to fit in memory
 
 
 class Runner(Protocol):
-    """Where the parallel steps of preparing a corpus run.
+    """Runs the parallel steps of preparing a corpus.
 
     Attributes:
-      by_file: whether each file of a source is read by a task of its own, rather than all of them here.
+      by_file: whether each file of a source is read by a separate task; otherwise the caller reads all files.
     """
 
     by_file: bool
 
     def run(self, function: Callable[[Any], Any], items: Iterable[Any], advance: Callable[[Any], Any]) -> None:
-        """Calls `function`, which writes what it makes to disk, with each item, and `advance` with each result."""
+        """Call `function`, which writes its output to disk, with each item, and `advance` with each result."""
         ...
 
 
 class Processes:
-    """Worker processes of this machine."""
+    """Worker processes on this machine."""
 
     by_file = False
 
@@ -43,32 +43,33 @@ class Processes:
         self._workers = workers
 
     def run(self, function: Callable[[Any], Any], items: Iterable[Any], advance: Callable[[Any], Any]) -> None:
+        """Run tasks in order of the items; see Runner."""
         for result in map_in_order(function, items, self._workers):
             advance(result)
 
 
 class WorkerDied(DataError):
-    """A worker process was killed; what was finished stays, and the same command goes on from there."""
+    """A worker process was killed. Finished tasks are kept, and the same command resumes from there."""
 
 
-def available() -> int:
-    """CPUs that this process may use."""
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, threads: int = 1
 ) -> Iterator[Result]:
-    """function(item) for each item, in order; the results do not depend on `workers`.
+    """Yield function(item) for each item, in order; the results do not depend on `workers`.
 
     Args:
-      function: picklable when workers > 1.
+      function: picklable if workers > 1; its exceptions are passed on.
       items: read a few ahead of the results.
-      workers: processes; 1 calls the function here.
-      threads: that libraries may use in each worker; here they use what they like.
+      workers: number of processes; 1 calls the function in this one.
+      threads: number of threads that libraries may use in each worker process.
 
     Raises:
-      WorkerDied: a worker process was killed. Exceptions of `function` are raised as they are.
+      WorkerDied: a worker process was killed.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -89,17 +90,17 @@ def map_in_order(
     except BrokenProcessPool as error:
         raise WorkerDied(
             f"One of {workers} worker processes was killed, perhaps because memory ran out. Run the same command again, with "
-            "fewer --workers if it recurs; what was finished is kept."
+            "fewer --workers if it recurs; finished tasks are kept."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(threads: int) -> None:
-    """Runs in each worker before its first item."""
+    """Initialize a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # of the tokenizers library
-    # A worker waits for items on a pipe whose other end it holds too, so it would outlive a parent that is killed.
+    os.environ["RAYON_NUM_THREADS"] = str(threads)  # for the tokenizers library
+    # A worker waits on a pipe whose other end it also holds open, so it would outlive a parent that is killed.
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from lm_research.config import Config, registries
 from lm_research.config.variants import Variants
-from lm_research.data.corpus import HERE, Bars, Corpus, Log, no_bar, open_corpus
+from lm_research.data.corpus import LOCAL_RUNNER, Bars, Corpus, Log, no_bar, open_corpus
 from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
@@ -113,7 +113,7 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
     @classmethod
     @abc.abstractmethod
     def open_corpus(
-        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = LOCAL_RUNNER, bars: Bars = no_bar
     ) -> Corpus:
         """Open the run's corpus, building it if necessary; see data.corpus.open_corpus. A corpus that is built in one step ignores `runner`."""
 
@@ -169,7 +169,7 @@ class TextObjective(Objective, Trainable[Corpus]):
     @classmethod
     @override
     def open_corpus(
-        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = LOCAL_RUNNER, bars: Bars = no_bar
     ) -> Corpus:
         return open_corpus(config, workdir, log, runner, bars)
 

@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research.config import Config, key
-from lm_research.data.corpus import HERE, Bars, Corpus, Log, no_bar
+from lm_research.data.corpus import LOCAL_RUNNER, Bars, Corpus, Log, no_bar
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, DataError
@@ -115,7 +115,7 @@ class SequenceToSequence(SourceToTarget):
     @classmethod
     @override
     def open_corpus(
-        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = LOCAL_RUNNER, bars: Bars = no_bar
     ) -> Corpus:
         return open_pairs(config, workdir, log)
 

@@ -67,7 +67,7 @@ class Evaluator:
 
     def _in_order(self, examples: Examples, store: TokenStore) -> BatchBuilder:
         size, rows = self.config.train.batch_size, self.definition.arch.vocab_size
-        return BatchBuilder(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
+        return BatchBuilder(examples, size, 0, local_rows(self.mesh, size), None, vocab_size=rows, store=store.path)
 
     def rank(self, scores: Mapping[str, float] | None) -> float | None:
         """What orders models, the smaller the better: the loss, or a task's metric."""

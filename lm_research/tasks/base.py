@@ -22,7 +22,7 @@ from lm_research.common.rounding import bucket_size, ceil_div
 from lm_research.config import Config, TaskConfig, key, registries
 from lm_research.config.keys import LONGEST_TEXT
 from lm_research.config.variants import Variants
-from lm_research.data.corpus import HERE, Bars, Log, no_bar
+from lm_research.data.corpus import LOCAL_RUNNER, Bars, Log, no_bar
 from lm_research.data.sampler import Examples, SharedRowExamples
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
@@ -170,10 +170,10 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
     def example_lengths(self) -> None:
         return None  # all rows are equally long
 
-    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
+    def arrange(self, index_AB: np.ndarray, row_multiple: int) -> np.ndarray:
         """Assign records to rows (see SharedRowExamples); R is rounded to one of few values, so that few shapes are compiled."""
         packs = [pack(self.sizes[index_B], self.max_length) for index_B in index_AB]
-        rows = min(bucket_size(ceil_div(max(map(len, packs)), ways)) * ways, index_AB.shape[1])
+        rows = min(bucket_size(ceil_div(max(map(len, packs)), row_multiple)) * row_multiple, index_AB.shape[1])
         index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
         for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
             row_P = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
@@ -322,7 +322,7 @@ class Task(Trainable[LabeledCorpus]):
     @classmethod
     @override
     def open_corpus(
-        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = LOCAL_RUNNER, bars: Bars = no_bar
     ) -> LabeledCorpus:
         return open_labeled(config, workdir, cls.reader(config), log)
 

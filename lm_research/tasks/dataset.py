@@ -213,7 +213,7 @@ def read_labeled(folder: pathlib.Path) -> LabeledCorpus:
     except UserError:
         raise
     except Exception as error:  # NumPy raises many kinds for a damaged archive
-        if store.of_the_machine(error):
+        if store.is_machine_error(error):
             raise
         raise store.damaged(folder / DIGESTS, f"a file next to it cannot be read ({error})", "data set of") from error
 

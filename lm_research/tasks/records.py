@@ -77,7 +77,7 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
         return
     problems = Problems("stop")
     yield from _read_lines(source, problems) if source.startswith(LINES) else _read_files(source, config, problems)
-    problems.tell(source)
+    problems.print_report(source)
 
 
 def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Record]:
@@ -99,7 +99,7 @@ def fingerprint(source: str, data: DataConfig) -> object:
     if source.startswith("tfds:"):
         return tfds_source.full_name(source.removeprefix("tfds:"), data)
     if source.startswith(LINES):
-        return [LINES, *(file.facts() for file in _line_files(source))]
+        return [LINES, *(file.fingerprint() for file in _line_files(source))]
     return sources.fingerprint(source, data)
 
 
@@ -142,7 +142,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
     if first[1].lstrip().startswith("["):  # one list in the whole file
         try:
             records = json_value(
-                _joined(first, lines, file), on_surrogates=functools.partial(problems.halves, str(file.path))
+                _joined(first, lines, file), on_surrogates=functools.partial(problems.surrogates, str(file.path))
             )
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Fix it.") from error
@@ -152,7 +152,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:
-                fields = _object(json_value(line, on_surrogates=functools.partial(problems.halves, where)), where)
+                fields = _object(json_value(line, on_surrogates=functools.partial(problems.surrogates, where)), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
             whole = squad.is_nested(fields) and "data" in fields  # squad.flatten adds the places within the file
@@ -160,7 +160,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
     else:  # one object in the whole file, as SQuAD's
         try:
             document = json_value(
-                _joined(first, lines, file), on_surrogates=functools.partial(problems.halves, str(file.path))
+                _joined(first, lines, file), on_surrogates=functools.partial(problems.surrogates, str(file.path))
             )
         except ValueError as error:
             raise DataError(

@@ -109,7 +109,7 @@ def test_a_store_is_looked_at_by_its_address(run: Callable, tmp_path: pathlib.Pa
     shutil.rmtree(tmp_path / "a")
     folder = remote_cache.local_folder(f"gs://bucket/corpora/{corpus.name}")
     assert (folder / "train").is_dir()
-    with pytest.raises(DataError, match="holds no whole corpus"):
+    with pytest.raises(DataError, match="is not a complete corpus"):
         remote_cache.local_folder("gs://bucket/corpora/other")
 
 

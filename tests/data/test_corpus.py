@@ -125,7 +125,7 @@ def test_a_damaged_tokenizer_is_damage_of_the_corpus(
     open_corpus(make_config(folder), tmp_path, print)
     (made,) = (tmp_path / "data").iterdir()
     (made / "tokenizer.model").write_bytes(content)
-    with pytest.raises(DamagedStore, match="the tokenizer beside it .* Delete the folder"):
+    with pytest.raises(DamagedStore, match="the tokenizer next to it .* Delete the folder"):
         open_corpus(make_config(folder), tmp_path, print)
 
 

@@ -225,10 +225,10 @@ def test_weights_and_temperature() -> None:
     [
         (dict(mixture="x"), "'x' is not NAME=SOURCE"),
         (dict(mixture="a=x,a=y"), "it names a twice"),
-        (dict(mixture="a=x:1,b=y"), "some sources a weight and others none"),
+        (dict(mixture="a=x:1,b=y"), "weights for some sources only"),
         (dict(mixture="a=x:0,b=y:0"), "all weights are 0"),
         (dict(mixture="a=x,b=y", validation_source="z"), "validation_source are both set"),
-        (dict(mixture="a=x:1,b=y:1", mixture_alpha=0.3), "gives weights and data.mixture_alpha is set"),
+        (dict(mixture="a=x:1,b=y:1", mixture_alpha=0.3), "has weights, but data.mixture_alpha is set"),
         (dict(mixture="a=x,b=y", mixture_stages="10: a=1 c=1"), "names 'c'"),
         (dict(mixture="a=x,b=y", mixture_stages="10: a=1"), "step 10: b has no weight"),
         (dict(mixture="a=x,b=y", mixture_stages="0: a=1 b=1"), "begin after step 0"),

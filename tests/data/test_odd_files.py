@@ -225,7 +225,7 @@ def test_a_column_that_unpacks_to_far_more(tmp_path: pathlib.Path, monkeypatch: 
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": ["a" * 2**21]}), path, compression="zstd", use_dictionary=False)
     for attempt in (read, lambda source: list(read_records(source, resolve({})))):
-        with pytest.raises(DataError, match="a.parquet .*a group of rows unpacks to"):
+        with pytest.raises(DataError, match="a.parquet .*a row group unpacks to"):
             attempt(str(path))
 
 
@@ -234,8 +234,8 @@ def test_halves_of_characters_are_counted(tmp_path: pathlib.Path, capsys: pytest
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     problems = Problems()
     assert read(tmp_path / "a.jsonl", problems) == ["a", "b?", "\U0001f600", "c??"]
-    assert problems.count == 0 and problems.fixed == 2
-    assert "question marks in 2 records, the first " in problems.report("x") and "a.jsonl, line 2" in problems.report(
+    assert problems.count == 0 and problems.num_fixed == 2
+    assert "question marks in 2 records, first in " in problems.report("x") and "a.jsonl, line 2" in problems.report(
         "x"
     )
     assert [one.fields["text"] for one in read_records(str(tmp_path / "a.jsonl"), resolve({}))] == [

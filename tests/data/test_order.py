@@ -139,7 +139,7 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
 
 
 def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
-    with pytest.raises(ConfigError, match="group_by_length is for records of a labeled task"):
+    with pytest.raises(ConfigError, match="group_by_length requires a labeled task"):
         LengthGroupedSampler(Numbers(5), 2, 0)
 
 
@@ -175,8 +175,8 @@ class Shared(SharedRowExamples):
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         raise NotImplementedError
 
-    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
-        rows = -(-index_AB.shape[1] // (2 * ways)) * ways
+    def arrange(self, index_AB: np.ndarray, row_multiple: int) -> np.ndarray:
+        rows = -(-index_AB.shape[1] // (2 * row_multiple)) * row_multiple
         whole = np.full((len(index_AB), rows * 2), -1)
         whole[:, : index_AB.shape[1]] = index_AB
         return whole.reshape(len(index_AB), rows, 2)
@@ -185,20 +185,20 @@ class Shared(SharedRowExamples):
         return {"who_BK": index_BK}
 
 
-@pytest.mark.parametrize(("accumulation", "ways", "rows"), [(2, 1, 3), (2, 2, 4), (0, 4, 8)])
-def test_processes_share_rows_of_several_examples(accumulation: int, ways: int, rows: int) -> None:
+@pytest.mark.parametrize(("accumulation", "row_multiple", "rows"), [(2, 1, 3), (2, 2, 4), (0, 4, 8)])
+def test_processes_share_rows_of_several_examples(accumulation: int, row_multiple: int, rows: int) -> None:
     """Micro-batches of 6 examples in 3 rows of two, or 4 where their number must be even; 12 examples in 8 where it must be divisible by 4."""
 
     def feed(part):
-        return BatchBuilder(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]
+        return BatchBuilder(Shared(), 12, accumulation, part, 0, row_multiple=row_multiple)(1)["who_BK"]
 
     whole, micro = feed(slice(None)), 12 // max(1, accumulation)
     assert whole.shape == ((accumulation, rows, 2) if accumulation else (rows, 2))
     examples = train_examples(1, 12, 40, 0)[1]
     assert whole[whole >= 0].tolist() == examples.tolist()
-    shares = [feed(slice(p * micro // ways, (p + 1) * micro // ways)) for p in range(ways)]
+    shares = [feed(slice(p * micro // row_multiple, (p + 1) * micro // row_multiple)) for p in range(row_multiple)]
     assert np.concatenate(shares, axis=-2).tolist() == whole.tolist()
-    if ways == 1:
+    if row_multiple == 1:
         assert BatchBuilder(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
 
 
@@ -213,11 +213,11 @@ def test_a_part_knows_the_whole_batch() -> None:
     assert batch["row_B"].tolist() == index.reshape(2, 6)[:, 2:4].tolist()
 
 
-@pytest.mark.parametrize(("name", "vocabulary", "refused"), [
+@pytest.mark.parametrize(("name", "vocab_size", "refused"), [
     ("tokens_BL", 10, False), ("tokens_BL", 9, True), ("source_tokens_BS", 9, True), ("targets_BL", 9, False), ("tokens_BL", None, False),
 ])  # fmt: skip
 def test_ids_that_the_model_has_no_row_for(
-    name: str, vocabulary: int | None, refused: bool, tmp_path: pathlib.Path
+    name: str, vocab_size: int | None, refused: bool, tmp_path: pathlib.Path
 ) -> None:
     """Ids 0 and 9: 10 rows are enough, 9 are not; targets and positions are no rows of the table."""
 
@@ -225,10 +225,10 @@ def test_ids_that_the_model_has_no_row_for(
         def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
             return {name: np.array([[0, 9]] * len(index_B))}
 
-    limits = {} if vocabulary is None else {"vocabulary": vocabulary}
+    limits = {} if vocab_size is None else {"vocab_size": vocab_size}
     feed = BatchBuilder(Ids(4), 2, 0, slice(None), None, store=tmp_path / "train", **limits)
     if refused:
-        with pytest.raises(DamagedStore, match="gives id 9 to a batch, and the model knows 9 of them"):
+        with pytest.raises(DamagedStore, match="has id 9 in a batch, but the model has 9 ids"):
             feed(0)
     else:
         assert feed(0)[name].max() == 9

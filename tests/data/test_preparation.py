@@ -247,5 +247,5 @@ def test_files_without_text(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
     (folder / "a.jsonl").write_text("")
-    with pytest.raises(DataError, match="is empty: it holds no text"):
+    with pytest.raises(DataError, match="is empty: it has no text"):
         open_corpus(make_config(tmp_path, data={"source": str(folder)}), tmp_path / "run", print, ByFile())

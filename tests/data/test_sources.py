@@ -97,7 +97,7 @@ def test_undecodable_bytes_are_located(tmp_path: pathlib.Path) -> None:
         (b"%PDF-1.7", "PDF"),
         ("text".encode("utf-16"), "UTF-16"),
         (b"\x7fELF\x00\x01\xff", "a binary file"),
-        (b"text\nmore \0 text", "binary file: line 2 holds a zero byte"),
+        (b"text\nmore \0 text", "binary file: line 2 has a zero byte"),
         (b"", "is empty"),
         (b" \n\n \n", "is empty"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from lm_research.config import Config, resolve
 from lm_research.data.cleaning import REASONS, scrub
 from lm_research.data.ingest import DocumentSpool, DocumentStats, write_shard
-from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, choose
+from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, assign_splits
 from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.errors import DataError
 
@@ -21,11 +21,11 @@ def spool(source: str, texts: str, skipped: int = 0) -> Any:
     """A letter is a document of as many characters as its place in the alphabet; "-" is an empty one, "<" one that is too short."""
     reasons = [REASONS.index({"-": "empty", "<": "short"}.get(letter, "kept")) for letter in texts]
     lengths = [0 if letter == "-" else 1 if letter == "<" else ord(letter) - 96 for letter in texts]
-    facts = DocumentStats(
+    stats = DocumentStats(
         np.array(reasons, np.uint8), np.array(lengths), np.array([[ord(letter), 7] for letter in texts], np.uint64),
         np.zeros((len(texts), 0), np.uint32), np.array([range(len(scrub.KINDS)), range(len(scrub.KINDS))]), np.array([2, len(texts) - 2]),
     )  # fmt: skip
-    return types.SimpleNamespace(source=source, num_skipped=skipped, facts=lambda: facts, shards=[])
+    return types.SimpleNamespace(source=source, num_skipped=skipped, stats=lambda: stats, shards=[])
 
 
 def config(fraction: float = 0.3) -> Config:
@@ -43,7 +43,7 @@ def held(kept: list[int], fraction: float) -> set[int]:
 def test_two_sources(fraction: float) -> None:
     """The second a of the first source and both a and c of the second occurred before, wherever that was."""
     lines: list[str] = []
-    choices = choose(
+    choices = assign_splits(
         [spool("one", "abc-adefg"), spool("two", "ah<cijkl", skipped=3)], None, config(fraction), lines.append
     )
     dropped, kept = ([3, 4], [0, 2, 3]), ([0, 1, 2, 5, 6, 7, 8], [1, 4, 5, 6, 7])
@@ -75,7 +75,7 @@ def test_two_sources(fraction: float) -> None:
 
 def test_a_source_without_repeats_gives_no_warning() -> None:
     lines: list[str] = []
-    (choice,) = choose([spool("one", "ab")], None, config(), lines.append)
+    (choice,) = assign_splits([spool("one", "ab")], None, config(), lines.append)
     assert sorted(choice.parts_D.tolist()) == [TRAIN, VALIDATION] and lines == [
         "Split: 1 documents to train on, 1 held out."
     ]
@@ -84,14 +84,14 @@ def test_a_source_without_repeats_gives_no_warning() -> None:
 def test_a_validation_source() -> None:
     """It comes last, all of it is held out, and what it shares with the others leaves them."""
     lines: list[str] = []
-    train, validation = choose([spool("one", "abca")], spool("held", "bx-"), config(), lines.append)
+    train, validation = assign_splits([spool("one", "abca")], spool("held", "bx-"), config(), lines.append)
     assert train.parts_D.tolist() == [TRAIN, DROPPED, TRAIN, DROPPED]
     assert (validation.spool.source, validation.parts_D.tolist()) == ("held", [VALIDATION, VALIDATION, DROPPED])
     assert lines[-1] == "Split: 2 documents to train on, 2 held out."
-    several = choose([spool("one", "ab"), spool("two", "bc")], spool("held", "ab"), config(), lines.append)
+    several = assign_splits([spool("one", "ab"), spool("two", "bc")], spool("held", "ab"), config(), lines.append)
     assert [choice.parts_D.tolist() for choice in several] == [[DROPPED] * 2, [DROPPED, TRAIN], [VALIDATION] * 2]
     with pytest.raises(DataError, match="No document of one is left to train on: .*validation_source=held too"):
-        choose([spool("one", "ab")], spool("held", "bac"), config(), lines.append)
+        assign_splits([spool("one", "ab")], spool("held", "bac"), config(), lines.append)
 
 
 @pytest.mark.parametrize(("one", "other"), [("--", None), ("<-", None), ("ab", "--")])
@@ -103,7 +103,7 @@ def test_nothing_that_is_kept(one: str, other: str | None) -> None:
     with pytest.raises(
         DataError, match=rf"The corpus {name} is empty: none of its 2 documents .*\(left out: {words}\)"
     ):
-        choose([spool("one", one)], spool("held", other) if other else None, config(), print)
+        assign_splits([spool("one", one)], spool("held", other) if other else None, config(), print)
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.0001, 1), (0.3, 1), (0.5, 2), (0.9, 3)])
@@ -111,12 +111,13 @@ def test_one_document_is_cut(fraction: float, count: int, tmp_path: pathlib.Path
     """Of four sentences 0, 1.2, 2 and 3.6, to the nearest, are held out: the last ones, at least one and not all. It begins a shard."""
     sentences, lines = ["One is here.", "Two is there.", "Three came.", "Four left."], []
     one = written(tmp_path, ["", ""], [" ".join(sentences), " "])
-    (choice,) = choose([one], None, config(fraction), lines.append)
+    (choice,) = assign_splits([one], None, config(fraction), lines.append)
     assert choice.spool.documents(0) == [" ".join(sentences[:-count]), " ".join(sentences[-count:])]
     assert choice.parts_D.tolist() == choice.of_shard(0).tolist() == [TRAIN, VALIDATION]
-    assert choice.spool.facts().reasons_D.tolist() == [0, 0] and choice.report["documents"] == 4
+    assert choice.spool.stats().reasons_D.tolist() == [0, 0] and choice.report["documents"] == 4
     assert (
-        lines[1] == f"one is one document: its first {4 - count} sentences are to train on, its last {count} held out."
+        lines[1]
+        == f"one is one document: its first {4 - count} sentences are for training, its last {count} are held out."
     )
     assert lines[2] == "Split: 1 documents to train on, 1 held out."
 
@@ -124,15 +125,15 @@ def test_one_document_is_cut(fraction: float, count: int, tmp_path: pathlib.Path
 def test_one_document_with_its_newlines(tmp_path: pathlib.Path) -> None:
     text = "One is here.\nTwo is there.\n\nThree came."
     kept = resolve({"data": {"validation_fraction": 0.3}, "tokenizer": {"keep_newlines": True}})
-    (choice,) = choose([written(tmp_path, ["", ""], [text])], None, kept, print)
+    (choice,) = assign_splits([written(tmp_path, ["", ""], [text])], None, kept, print)
     assert "".join(choice.spool.documents(0)) == text and choice.spool.documents(0)[1] == "Three came."
 
 
 def test_one_sentence_cannot_be_cut(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="The corpus one is too small: one document of one sentence"):
-        choose([written(tmp_path, ["", ""], ["One is here."])], None, config(), print)
+        assign_splits([written(tmp_path, ["", ""], ["One is here."])], None, config(), print)
     two = written(tmp_path, ["", ""], ["One is here. Two is there."])
-    assert choose([two], None, config(), print)[0].spool.documents(0) == ["One is here.", "Two is there."]
+    assert assign_splits([two], None, config(), print)[0].spool.documents(0) == ["One is here.", "Two is there."]
 
 
 def written(folder: pathlib.Path, *shards: list[str]) -> DocumentSpool:

@@ -77,7 +77,7 @@ def test_off_looks_at_no_content(made: TokenStore) -> None:
     data[0] ^= 1
     (made.path / "tokens.bin").write_bytes(data)
     assert check(made, "off") == []
-    with pytest.raises(DamagedStore, match="tokens.bin is not what was written, somewhere in its bytes 0 to 8"):
+    with pytest.raises(DamagedStore, match="tokens.bin has changed since it was written, within bytes 0 to 8"):
         check(made)
 
 
@@ -95,7 +95,7 @@ def test_ids_outside_of_the_vocabulary(made: TokenStore) -> None:
     with_digests(made, "tokens.bin", ids.tobytes())
     for mode in ("auto", "full", "off"):
         with pytest.raises(
-            DamagedStore, match="tokens.bin has id 100 at token 7, and the vocabulary has 100 ids"
+            DamagedStore, match="tokens.bin has id 100 at token 7, but the vocabulary has 100 ids"
         ) as caught:
             check(made, mode)
     again = pickle.loads(pickle.dumps(caught.value))  # as from a worker process
@@ -110,7 +110,7 @@ def test_tables_that_are_no_index(made: TokenStore, name: str, entry: int, value
     header = path.read_bytes()[: -table.nbytes]
     table[entry] = value
     with_digests(made, f"{name}.npy", header + table.tobytes())
-    with pytest.raises(DamagedStore, match=f"{name}.npy is no index"):
+    with pytest.raises(DamagedStore, match=f"{name}.npy is not an index"):
         check(made, mode)
 
 
@@ -181,10 +181,10 @@ class Rows(Examples):
 
 def test_a_batch_with_ids_that_the_model_lacks(tmp_path: pathlib.Path) -> None:
     def feed(size):
-        return BatchBuilder(Rows(), 8, 0, slice(None), None, vocabulary=size, store=tmp_path / "train")(0)
+        return BatchBuilder(Rows(), 8, 0, slice(None), None, vocab_size=size, store=tmp_path / "train")(0)
 
     assert feed(11)["tokens_BL"].max() == 10
-    with pytest.raises(DamagedStore, match="train is damaged: tokens.bin gives id 10 .* the model knows 10"):
+    with pytest.raises(DamagedStore, match="train is damaged: tokens.bin has id 10 .* the model has 10"):
         feed(10)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lm_research.data.workers import WorkerDied, available, map_in_order
+from lm_research.data.workers import WorkerDied, available_cpus, map_in_order
 
 
 def square(number: int) -> int:
@@ -99,4 +99,4 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path) -> Non
 
 
 def test_available() -> None:
-    assert 1 <= available() <= (os.cpu_count() or 1)
+    assert 1 <= available_cpus() <= (os.cpu_count() or 1)

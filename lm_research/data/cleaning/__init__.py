@@ -1,7 +1,7 @@
-"""What is done to a document before it is tokenized, by the section `clean` of the config.
+"""Cleaning of documents before tokenization, by the section `clean` of the config.
 
-In this order: Unicode normalization; personal data replaced by placeholders (scrub.py); too short, too long, or in other
-scripts (scripts.py): left out. Repeats, exact and near (near_duplicates.py), are found among what remains, over all
+In this order: Unicode is normalized, personal data is replaced by placeholders (scrub.py), and documents that are too short, too long,
+or in other scripts (scripts.py) are dropped. Exact and near duplicates (near_duplicates.py) are then found among all remaining
 documents of a corpus and its held-out part.
 """
 
@@ -17,18 +17,18 @@ from lm_research.config import CleanConfig
 from lm_research.data.cleaning import scripts, scrub
 from lm_research.errors import ConfigError
 
-# Why a document is left out. A document's reason is its place here; 0 keeps it.
+# Reasons to drop a document, stored as an index into this tuple; 0 keeps the document.
 REASONS = ("kept", "empty", "short", "long", "script", "exact_duplicate", "near_duplicate")
 
 _LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
 _SPACES = re.compile("[\x0b\x0c]")
-# Control characters, soft hyphens and spaces of no width; joiners stay, because scripts and emoji need them.
+# Control characters, soft hyphens and zero-width spaces; joiners stay, because scripts and emoji need them.
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cleaned:
-    """A document after cleaning: its text, its place in REASONS, and how often each of scrub.KINDS was replaced."""
+    """A document after cleaning: its text, its index in REASONS, and the number of replacements for each of scrub.KINDS."""
 
     text: str
     reason: int
@@ -36,21 +36,21 @@ class Cleaned:
 
 
 class Cleaner:
-    """The cleaning of single documents that a config asks for."""
+    """Cleans single documents as configured."""
 
     def __init__(self, clean: CleanConfig) -> None:
-        """Raises a ConfigError when `scripts` or `scrub` names what is not known."""
+        """Check the settings; raises a ConfigError for an unknown script or kind of personal data, or contradicting limits."""
         self._clean = clean
         self._scripts = scripts.parse(clean.scripts)
         self._scrub = scrub.parse(clean.redact_pii)
         if clean.max_characters and clean.max_characters < clean.min_characters:
             raise ConfigError(
-                f"clean.max_characters={clean.max_characters} is under clean.min_characters={clean.min_characters}: no "
-                "document would be left. Raise it, or set it to 0."
+                f"clean.max_characters={clean.max_characters} is below clean.min_characters={clean.min_characters}, so no "
+                "document would be left. Increase it, or set it to 0."
             )
 
     def __call__(self, text: str) -> Cleaned:
-        """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
+        """Clean a document. Lone surrogates, which UTF-8 cannot encode, always become question marks."""
         text = replace_surrogates(text)
         if self._clean.unicode != "none":
             text = normalize(text, "NFC" if self._clean.unicode == "NFC" else "NFKC")
@@ -73,6 +73,6 @@ class Cleaner:
 
 
 def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
-    """A text in a Unicode normal form, with line feeds as its only line breaks and without invisible characters."""
+    """Normalize a text to a Unicode normal form, with line feeds as the only line breaks and without invisible characters."""
     text = _SPACES.sub(" ", _LINE_BREAKS.sub("\n", text))
     return unicodedata.normalize(form, _INVISIBLE.sub("", text))

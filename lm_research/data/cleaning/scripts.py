@@ -1,6 +1,6 @@
-"""In which scripts a text is written.
+"""Script filter: the fraction of a text's letters that belong to given scripts.
 
-A filter on languages that needs no model and errs only between languages of one script.
+It selects languages without a model, but cannot distinguish languages of the same script.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from lm_research.errors import ConfigError, suggest
 
 
 def parse(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The scripts of these names.
+    """Normalize names of scripts.
 
     Raises:
-      ConfigError: one is not known.
+      ConfigError: a name is unknown.
     """
     scripts = tuple(name.strip().lower() for name in names)
     for name in scripts:
@@ -27,7 +27,7 @@ def parse(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def ratio(text: str, scripts: tuple[str, ...]) -> float:
-    """Share of the letters of a text that belong to the scripts; 0 for a text without letters."""
+    """Compute the fraction of a text's letters that belong to the scripts; 0 for a text without letters."""
     points = np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4")
     letters = points[_letters()[points]]
     return float(_members(scripts)[letters].mean()) if len(letters) else 0.0
@@ -35,15 +35,15 @@ def ratio(text: str, scripts: tuple[str, ...]) -> float:
 
 @functools.cache
 def _letters() -> np.ndarray:
-    """Array of bool [code points]: alphabetic, as Python knows them."""
-    known = np.zeros(0x110000, dtype=bool)
-    known[:0x32400] = [chr(point).isalpha() for point in range(0x32400)]  # none lies higher
-    return known
+    """Mark alphabetic code points (str.isalpha), bool [code points]."""
+    letters = np.zeros(0x110000, dtype=bool)
+    letters[:0x32400] = [chr(point).isalpha() for point in range(0x32400)]  # there are none above
+    return letters
 
 
 @functools.cache
 def _members(scripts: tuple[str, ...]) -> np.ndarray:
-    """Array of bool [code points]: in a block of one of the scripts."""
+    """Mark code points in a block of one of the scripts, bool [code points]."""
     members = np.zeros(0x110000, dtype=bool)
     for name in scripts:
         for first, last in SCRIPTS[name]:

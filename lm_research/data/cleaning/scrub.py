@@ -1,7 +1,7 @@
-"""Personal data and secrets in texts, replaced by [EMAIL], [PHONE], [IP], [CARD] and [KEY].
+"""Redaction: replaces personal data and secrets in texts by [EMAIL], [PHONE], [IP], [CARD] and [KEY].
 
-Patterns and check digits, no model: what looks like one of these goes, so that now and then a harmless number goes too;
-names and addresses of people stay.
+It uses patterns and check digits, not a model. So it occasionally replaces a harmless number,
+and it keeps names and postal addresses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lm_research.errors import ConfigError, suggest
 
-KINDS = ("key", "email", "ip", "card", "phone")  # in the order in which they are looked for
+KINDS = ("key", "email", "ip", "card", "phone")  # in search order
 
 _KEY = re.compile(
     r"-----BEGIN (?P<kind>[A-Z ]{0,20})PRIVATE KEY-----.*?-----END (?P=kind)PRIVATE KEY-----"
@@ -24,7 +24,7 @@ _KEY = re.compile(
     re.DOTALL,
 )
 _KEY_MARKS = ("PRIVATE KEY", "AKIA", "ASIA", "AIza", "gh", "glpat-", "sk-", "hf_", "xox", "eyJ")
-# Looking back keeps the search linear: a run of such characters is entered at its start only.
+# The lookbehind keeps the search linear: a run of such characters is tried only at its start.
 _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IP = re.compile(
@@ -42,28 +42,28 @@ _PHONE = re.compile(
 
 
 def parse(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The kinds of these names, or all of them for "all", in the order of KINDS.
+    """Normalize names of kinds, or "all", to the order of KINDS.
 
     Raises:
-      ConfigError: one is not known.
+      ConfigError: a name is unknown.
     """
-    wanted = [name.strip().lower() for name in names]
-    for name in wanted:
+    requested = [name.strip().lower() for name in names]
+    for name in requested:
         if name not in (*KINDS, "all"):
             raise ConfigError(f"clean.redact_pii names {name!r}. {suggest(name, (*KINDS, 'all'))}")
-    return tuple(kind for kind in KINDS if kind in wanted or "all" in wanted)
+    return tuple(kind for kind in KINDS if kind in requested or "all" in requested)
 
 
 def scrub(text: str, kinds: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
-    """The text with what it holds of `kinds` replaced, and how often each of KINDS was."""
+    """Replace data of `kinds` in a text; returns the text and the number of replacements for each of KINDS."""
     counts = dict.fromkeys(KINDS, 0)
     for kind in kinds:
         if not _MAY_HOLD[kind](text):
             continue
-        pattern, is_one = _PATTERNS[kind]
+        pattern, is_valid = _PATTERNS[kind]
 
-        def replace(match: re.Match[str], kind: str = kind, is_one: Callable[[str], bool] = is_one) -> str:
-            if not is_one(match[0]):
+        def replace(match: re.Match[str], kind: str = kind, is_valid: Callable[[str], bool] = is_valid) -> str:
+            if not is_valid(match[0]):
                 return match[0]
             counts[kind] += 1
             return f"[{kind.upper()}]"
@@ -73,14 +73,14 @@ def scrub(text: str, kinds: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
 
 
 def _is_card(text: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, Luhn's sum) and digits stand in groups."""
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, Luhn algorithm)."""
     digits = [int(digit) for digit in text if digit.isdigit()]
     doubled = [2 * digit - 9 * (digit > 4) for digit in digits[-2::-2]]
     return (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
 
 
 def _is_ip(text: str) -> bool:
-    """Of texts without a dot: an IPv6 address that is not as short as 1::2, which may be anything."""
+    """Accept text with a dot, and IPv6 addresses except short ones such as 1::2, which are ambiguous."""
     if "." in text:
         return True
     try:
@@ -91,7 +91,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _is_phone(text: str) -> bool:
-    """E.164 allows 15 digits; fewer than 8 are no whole number."""
+    """Accept 8 to 15 digits; E.164 allows up to 15, and fewer than 8 are not a complete number."""
     return 8 <= sum(digit.isdigit() for digit in text) <= 15
 
 
@@ -109,7 +109,7 @@ def _has_digit(text: str) -> bool:
     return _DIGIT.search(text) is not None
 
 
-# Quick looks that spare most texts the slower search.
+# Fast checks that avoid the slower search for most texts.
 _MAY_HOLD: dict[str, Callable[[str], bool]] = {
     "key": lambda text: any(mark in text for mark in _KEY_MARKS),
     "email": lambda text: "@" in text,

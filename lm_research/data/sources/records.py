@@ -1,4 +1,4 @@
-"""Files of records, one of whose fields is the text: JSON lines, tables, Parquet and ArrayRecord."""
+"""Files of records with the text in one field: JSON lines, tables, Parquet and ArrayRecord."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
 
 _RECORDS = 1000  # read at once
-_LONGEST_CELL = (
-    2**25
-)  # characters; csv's own limit is 2**17. A quote that is never closed would take the rest of the file
-_RETURN = "\udc0d"  # stands for a carriage return, at which csv would end a row; no text in UTF-8 holds it
+# Characters; csv's own limit is 2**17. An unclosed quote would otherwise include the rest of the file.
+_LONGEST_CELL = 2**25
+_RETURN = "\udc0d"  # replaces carriage returns, at which csv would end a row; it cannot occur in UTF-8
 
 
 def read_json_lines(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
-    """The text of each line, which is a JSON object (its field `key`, or "text") or a JSON string."""
+    """Read the text of each line, which is a JSON object (its field `key`, or "text") or a JSON string."""
     for number, line in read_lines(file, problems):
         if not line.strip():
             continue
         where = f"{file.path}, line {number}"
         try:
-            record = json_value(line, on_surrogates=functools.partial(problems.halves, where))
+            record = json_value(line, on_surrogates=functools.partial(problems.surrogates, where))
         except ValueError as error:
             problems.found(
                 f"{where} is not JSON ({error})",
-                f"Write one JSON object a line (`jq -c '.[]' {file.path}` does, of a list)",
+                f"Write one JSON object per line (`jq -c '.[]' {file.path}` does that for a list)",
             )
             continue
         text = record if isinstance(record, str) else _field(record, key or "text", where, problems)
@@ -46,18 +45,18 @@ def read_json_lines(file: SourceFile, key: str | None, problems: Problems) -> It
 
 
 def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
-    """record[key] if it is a text; otherwise a problem."""
+    """Return record[key] if it is a text; otherwise report a problem."""
     if not isinstance(record, dict):
-        problems.found(f"{where} holds a JSON {type(record).__name__}, not an object", "Write one JSON object a line")
+        problems.found(f"{where} has a JSON {type(record).__name__}, not an object", "Write one JSON object per line")
     elif key not in record:
         fields = ", ".join(map(str, record)) or "none"
         problems.found(
-            f"{where} has no field {key!r}; its fields: {fields}", "Name the one that holds the text in data.text_key"
+            f"{where} has no field {key!r}; its fields: {fields}", "Set data.text_key to the field with the text"
         )
     elif not isinstance(record[key], str):
         kind = type(record[key]).__name__
         problems.found(
-            f"{where}: field {key!r} is of type {kind}, not a text", "Name the one that holds the text in data.text_key"
+            f"{where}: field {key!r} is of type {kind}, not a text", "Set data.text_key to the field with the text"
         )
     else:
         return record[key]
@@ -65,41 +64,43 @@ def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
 
 
 def read_table(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
-    """One column of a table whose first row names the columns; see `read_rows`."""
+    """Read one column of a table whose first row names the columns; see `read_rows`."""
     names, rows = read_rows(file, problems)
     column = _choose(names, key, str(file.path), "column") if names else 0
     yield from (row[column] for _, row in rows)
 
 
 def read_rows(file: SourceFile, problems: Problems) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The first row's names of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted), and (line, cells) of each further row.
+    """Read the column names and rows of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted).
 
-    A line is the row's first. Empty lines are no rows; a line break inside quotes becomes a line feed.
+    Returns:
+      The names in the first row, and (number of its first line, cells) of each further row. Empty lines are skipped; a line break
+      inside quotes becomes a line feed.
     """
-    rows = (_divided if file.kind == "tsv" else _quoted)(file, problems)
+    rows = (_tsv_rows if file.kind == "tsv" else _csv_rows)(file, problems)
     _, names = next(rows, (0, []))
-    return names, (row for row in rows if _as_wide(row, names, file, problems))
+    return names, (row for row in rows if _check_width(row, names, file, problems))
 
 
-def _as_wide(row: tuple[int, list[str]], names: list[str], file: SourceFile, problems: Problems) -> bool:
+def _check_width(row: tuple[int, list[str]], names: list[str], file: SourceFile, problems: Problems) -> bool:
     number, cells = row
     if len(cells) == len(names):
         return True
     problems.found(
-        f"{file.path}, line {number} has {len(cells)} columns, and the first row names {len(names)}: {', '.join(names)}"
+        f"{file.path}, line {number} has {len(cells)} columns, but the first row has {len(names)}: {', '.join(names)}"
     )
     return False
 
 
-def _divided(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     for number, line in read_lines(file, problems):
         if cells := line.removesuffix("\n"):
             yield number, cells.split("\t")
 
 
-def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(_LONGEST_CELL)
-    numbers = [0]  # of the line that csv read last
+    numbers = [0]  # number of the line that csv read last
 
     def lines() -> Iterator[str]:
         for numbers[0], line in read_lines(file, problems):
@@ -120,20 +121,20 @@ def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[st
 
 
 def _choose(names: list[str], key: str | None, where: str, what: str) -> int:
-    """Place of `key`, by default of "text" or of the only name.
+    """Find the index of `key`, by default of "text" or the only name.
 
     Raises:
-      DataError: it is not there.
+      DataError: there is no such name.
     """
-    wanted = key or ("text" if "text" in names or len(names) != 1 else names[0])
-    if wanted in names:
-        return names.index(wanted)
-    hint = suggest(wanted, names) if names else "It has none."
-    raise DataError(f"{where} has no {what} {wanted!r}: set config.data.text_key. {hint}")
+    name = key or ("text" if "text" in names or len(names) != 1 else names[0])
+    if name in names:
+        return names.index(name)
+    hint = suggest(name, names) if names else "It has none."
+    raise DataError(f"{where} has no {what} {name!r}: set config.data.text_key. {hint}")
 
 
 def read_parquet(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
-    """One column of texts of a Parquet file, by default "text" or the only one of that type."""
+    """Read one column of texts of a Parquet file, by default "text" or the only one of that type."""
     import pyarrow
     from pyarrow import parquet
 
@@ -159,24 +160,26 @@ def read_parquet(file: SourceFile, key: str | None, problems: Problems) -> Itera
 
 
 def read_batches(stream: IO[bytes], columns: list[str] | None, size: int) -> Iterator[Any]:
-    """Record batches of a Parquet file; raises a ValueError if its groups of rows unpack to more than data do."""
+    """Read record batches of a Parquet file; raises a ValueError if the compression ratio of a row group is too high for real data."""
     from pyarrow import parquet
 
     packed, table = stream.seek(0, io.SEEK_END), parquet.ParquetFile(stream)
     for group in range(table.num_row_groups):
-        unpacked = table.metadata.row_group(group).total_byte_size  # damaged facts of columns would end the process
+        unpacked = table.metadata.row_group(group).total_byte_size  # damaged column metadata would crash the process
         if unpacks_too_far(unpacked, packed):
-            raise ValueError(f"a group of rows unpacks to {unpacked:,} bytes, as no data do")
+            raise ValueError(f"a row group unpacks to {unpacked:,} bytes, which is not plausible for data")
         yield from table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
 
 
 def read_array_record(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
-    """Records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
+    """Read the records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
     try:
         with _local(file) as path:
             yield from _read_local(path, file, key, problems)
     except (*DAMAGE, OSError) as error:
-        problems.found(f"{file.path} cannot be read: {_words(error)}", "Give a whole file that you may read")
+        problems.found(
+            f"{file.path} cannot be read: {_words(error)}", "Use a complete file that you are allowed to read"
+        )
 
 
 def _read_local(path: pathlib.Path, file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
@@ -186,7 +189,7 @@ def _read_local(path: pathlib.Path, file: SourceFile, key: str | None, problems:
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
         if not reader.ok():
-            reader.close()  # raises what is wrong
+            reader.close()  # raises the error
         for start in range(0, reader.num_records(), _RECORDS):
             stop = min(start + _RECORDS, reader.num_records())
             for number, record in enumerate(reader.read(list(range(start, stop))), start):
@@ -207,7 +210,7 @@ def _text_of_record(record: bytes, key: str | None, where: str, problems: Proble
             return record.decode("utf-8")
         if record.lstrip().startswith(b"{"):
             return _field(
-                json_value(record, on_surrogates=functools.partial(problems.halves, where)), key, where, problems
+                json_value(record, on_surrogates=functools.partial(problems.surrogates, where)), key, where, problems
             )
         features = _example_features(record)
         if key not in features:
@@ -216,7 +219,7 @@ def _text_of_record(record: bytes, key: str | None, where: str, problems: Proble
         return features[key].decode("utf-8")
     except UnicodeDecodeError as error:
         problems.found(
-            f"{where} is not UTF-8 ({error.reason} at byte {error.start})", "data.text_key names a field of it"
+            f"{where} is not UTF-8 ({error.reason} at byte {error.start})", "Set data.text_key to a field of the record"
         )
     except (ValueError, IndexError) as error:
         problems.found(f"{where} is neither JSON nor a tf.train.Example ({error})")
@@ -224,7 +227,7 @@ def _text_of_record(record: bytes, key: str | None, where: str, problems: Proble
 
 
 def _example_features(record: bytes) -> dict[str, bytes]:
-    """The first value of each bytes feature of a serialized tf.train.Example.
+    """Parse a serialized tf.train.Example; returns the first value of each bytes feature.
 
     Its messages: Example {Features features = 1}, Features {map<string, Feature> feature = 1}, with entries {string key = 1,
     Feature value = 2}, and Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.
@@ -240,7 +243,7 @@ def _example_features(record: bytes) -> dict[str, bytes]:
 
 
 def _submessages(message: bytes) -> dict[int, list[bytes]]:
-    """Field number -> values, of the length-delimited fields of a Protocol Buffers message; others are passed over."""
+    """Parse the length-delimited fields of a Protocol Buffers message: field number -> values. Other fields are skipped."""
     fields: dict[int, list[bytes]] = {}
     place = 0
     while place < len(message):
@@ -270,14 +273,14 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
         if shift > 63:
-            raise ValueError("it has a number of more than 64 bits")
+            raise ValueError("it has a number with more than 64 bits")
 
 
 @contextlib.contextmanager
 def _local(file: SourceFile) -> Iterator[pathlib.Path]:
-    """A path that libraries for local files can open: the file's own, or that of an unpacked or fetched copy."""
+    """Provide a local, uncompressed path of a file: its own, or that of a temporary copy."""
     if isinstance(file.path, pathlib.Path) and file.path.suffix not in (".gz", ".bz2", ".xz"):
-        file.open().close()  # the libraries would wait for a pipe
+        file.open().close()  # fails for a pipe, on which the libraries would block
         yield file.path
         return
     with tempfile.NamedTemporaryFile(suffix=".array_record") as copy, with_filename(copy.name):

@@ -1,4 +1,4 @@
-"""Plain text files: lines, and the documents that they make up."""
+"""Plain text files: their lines and documents."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lm_research.common.lines import end_at_line_feed
 from lm_research.data.sources.files import DAMAGE, SourceFile
 from lm_research.data.sources.problems import Problems
 
-LONGEST_LINE = 2**27  # bytes: what reads a line holds it a few times
+LONGEST_LINE = 2**27  # bytes; readers hold a few copies of a line in memory
 _HEAD_BYTES = 8192
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAGIC = {
-    b"\x1f\x8b": "It is a gzip archive: let its name end in .gz.",
+    b"\x1f\x8b": "It is a gzip archive: rename it to end in .gz.",
     b"PK\x03\x04": "It is a zip archive or an office document: unpack it, or save it as plain text.",
     b"%PDF": "It is a PDF: extract its text first.",
     b"\xff\xfe": "It looks like UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.",
@@ -23,15 +23,15 @@ _MAGIC = {
 
 
 def read_text(file: SourceFile, documents: str, problems: Problems) -> Iterator[str]:
-    """Documents of one file; `documents` as in the config: "blank_line", "file" or "line"."""
+    """Read the documents of one file; `documents` is data.document_separator: "blank_line", "file" or "line"."""
     yield from _split((line for _, line in read_lines(file, problems)), documents)
 
 
 def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file, from 1, as common/lines.py has it; its end becomes a line feed, a byte order mark is skipped.
+    """Read (number, line) of a UTF-8 file, from 1, as common/lines.py defines lines. Line ends become line feeds; a byte order mark is skipped.
 
     Raises:
-      DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 or too long (see `problems`).
+      DataError: the file is not text, cannot be read, or has a line that is not UTF-8 or too long (see `problems`).
     """
     number = 0
     try:
@@ -53,20 +53,22 @@ def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]
     except DAMAGE as error:
         problems.found(f"{file.path} is damaged after line {number} ({error})", "Copy it again")
     except OSError as error:
-        problems.found(f"{file.path} cannot be read: {error.strerror or error}", "Give a whole file that you may read")
+        problems.found(
+            f"{file.path} cannot be read: {error.strerror or error}", "Use a complete file that you are allowed to read"
+        )
 
 
 def _raw_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines with their ends; of one that is too long a little more than may be."""
+    """Read lines with their ends; a line that is too long is cut one byte after the limit."""
     while raw := stream.readline(LONGEST_LINE + 1):
         yield raw
 
 
 def _pass_over(stream: IO[bytes], raw: bytes, where: str, problems: Problems) -> int:
-    """Reads the rest of a line that is too long, and returns its bytes."""
+    """Skip the rest of a line that is too long; returns its number of bytes."""
     problems.found(
         f"{where} has more than {LONGEST_LINE // 2**20} MiB",
-        "Divide it, for example with `fold -s` (text) or `jq -c '.[]'` (a JSON list), and give the result",
+        "Divide it, for example with `fold -s` (text) or `jq -c '.[]'` (a JSON list), and use the result",
     )
     size = 0
     while raw and not raw.endswith(b"\n"):
@@ -76,7 +78,7 @@ def _pass_over(stream: IO[bytes], raw: bytes, where: str, problems: Problems) ->
 
 
 class _NotText(Exception):
-    """The file is of another kind, and that has been reported."""
+    """The file is not text, which has been reported."""
 
 
 def _check_head(stream: IO[bytes], file: SourceFile, problems: Problems) -> None:
@@ -100,7 +102,7 @@ def _decode(raw: bytes, file: SourceFile, number: int, offset: int, problems: Pr
         )
         return None
     if "\0" in line:
-        problems.found(f"{file.path} is a binary file: line {number} holds a zero byte", "A corpus is plain UTF-8 text")
+        problems.found(f"{file.path} is a binary file: line {number} has a zero byte", "A corpus is plain UTF-8 text")
         return None
     return line
 

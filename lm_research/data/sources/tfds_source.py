@@ -1,4 +1,4 @@
-"""Text from TensorFlow Datasets, read without TensorFlow: ArrayRecord files through `as_data_source`."""
+"""TensorFlow Datasets, read without TensorFlow: ArrayRecord files through `as_data_source`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def read_documents(name: str, data: DataConfig, problems: Problems) -> Iterator[str]:
-    """Texts of one split, in the order in which TFDS stores them; prepares the data set first if need be.
+    """Read the texts of one split in the order in which TFDS stores them, preparing the data set first if necessary.
 
     Args:
-      name: NAME[/CONFIG][:VERSION][@SPLIT]; the split is any TFDS split expression, `train` if left out.
+      name: NAME[/CONFIG][:VERSION][@SPLIT]; the split is any TFDS split expression, by default `train`.
       data: `text_key` and `tfds_dir` are used.
-      problems: told of texts that are not UTF-8.
+      problems: collects texts that are not UTF-8.
 
     Raises:
-      DataError: an unknown data set, split or feature; data that is absent and cannot be fetched, or stored in a
+      DataError: the data set, split or feature is unknown; the data is missing and cannot be downloaded, or is stored in a
         format that needs TensorFlow.
     """
     name, split = _parse(name)
@@ -41,7 +41,7 @@ def read_documents(name: str, data: DataConfig, problems: Problems) -> Iterator[
 
 
 def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
-    """All features of each example of a split, in TFDS's order: texts as str, classes as their names, lists of them too.
+    """Read all features of each example of a split, in TFDS's order, with texts as str and classes as their names, also in lists.
 
     Raises:
       DataError: as `read_documents`, or a text that is not UTF-8.
@@ -60,7 +60,7 @@ def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
             return {plain(language, None, where): plain(text, None, where) for language, text in pairs}
         if isinstance(value, dict):
             inner, of = feature, lambda part: part
-            if isinstance(feature, tfds.features.Sequence):  # of records comes as a record of sequences
+            if isinstance(feature, tfds.features.Sequence):  # a sequence of records is read as a record of sequences
                 inner, of = feature.feature, tfds.features.Sequence
             return {name: plain(part, of(inner[name]), where) for name, part in value.items()}
         if isinstance(feature, tfds.features.Sequence):
@@ -70,7 +70,7 @@ def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
                 return value.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{where} holds a text that is not UTF-8 ({error.reason} at byte {error.start})."
+                    f"{where} has a text that is not UTF-8 ({error.reason} at byte {error.start})."
                 ) from error
         return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
@@ -81,7 +81,7 @@ def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
 
 
 def _open(builder: Any, name: str, split: str) -> Any:
-    """The records of a split, by number; prepares the data set first if need be."""
+    """Open the records of a split, addressed by number, preparing the data set first if necessary."""
     if not builder.is_prepared():
         _prepare(builder, name)
     try:
@@ -99,7 +99,7 @@ def _open(builder: Any, name: str, split: str) -> Any:
 
 
 def fingerprint(name: str, data: DataConfig) -> list[str]:
-    """Full name with version, split, text feature. TFDS's rule is that the data of one version never change.
+    """Return the full name with version, the split and the text feature. In TFDS the data of one version never change.
 
     Raises:
       DataError: an unknown data set or feature.
@@ -110,7 +110,7 @@ def fingerprint(name: str, data: DataConfig) -> list[str]:
 
 
 def full_name(name: str, data: DataConfig) -> str:
-    """Name, configuration, version and split: what never changes under one version. Raises a DataError as `fingerprint`."""
+    """Return name, configuration, version and split, which identify the data; raises a DataError like `fingerprint`."""
     name, split = _parse(name)
     return f"{_builder(name, data).info.full_name}@{split}"
 
@@ -123,66 +123,68 @@ def _parse(name: str) -> tuple[str, str]:
 def _builder(name: str, data: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
-    given = (
+    data_dir = (
         path_of(data.tfds_dir, "config.data.tfds_dir", error=DataError)
         if data.tfds_dir and not is_remote(data.tfds_dir)
         else None
     )
-    if given:
-        check_folder(given / re.split("[/:]", name)[0])
+    if data_dir:
+        check_folder(data_dir / re.split("[/:]", name)[0])
     for module in _LEGACY:
         importlib.import_module(f"tensorflow_datasets.{module}")
     try:
-        return tfds.builder(name, data_dir=str(given) if given else data.tfds_dir or None)
+        return tfds.builder(name, data_dir=str(data_dir) if data_dir else data.tfds_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         known = re.findall(r"^\t- (\S+)$", str(error), flags=re.MULTILINE)
         hint = suggest(re.split("[/:]", name)[0], known or ["wikipedia"])
         hint = hint if hint.startswith("Did") else "The names are listed at tensorflow.org/datasets/catalog."
         raise DataError(f"tfds:{name} is not a TFDS data set. {hint}") from error
-    except Exception as error:  # builders raise what they like: a config, a version, a package that is missing
+    except Exception as error:  # builders raise various types: a missing config, version or package
         raise DataError(f"TFDS cannot open tfds:{name}: {_first_words(error)}") from error
 
 
 def _first_words(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"its builder needs the Python package {error.name}, which lm_research does without."
+        return f"its builder needs the Python package {error.name}, which lm_research does not install."
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 500 else text[:500] + " ..."
 
 
-def _text_key(builder: Any, name: str, wanted: str | None) -> str:
+def _text_key(builder: Any, name: str, key: str | None) -> str:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    texts = [key for key, feature in dict(features or {}).items() if isinstance(feature, tfds.features.Text)]
+    texts = [
+        feature_name
+        for feature_name, feature in dict(features or {}).items()
+        if isinstance(feature, tfds.features.Text)
+    ]
     if not texts:
         raise DataError(f"tfds:{name} has no text feature; it has {', '.join(features or {}) or 'none at all'}.")
-    if wanted and wanted not in texts:
-        raise DataError(
-            f"config.data.text_key={wanted!r} is not a text feature of tfds:{name}. {suggest(wanted, texts)}"
-        )
-    return wanted or ("text" if "text" in texts else texts[0])
+    if key and key not in texts:
+        raise DataError(f"config.data.text_key={key!r} is not a text feature of tfds:{name}. {suggest(key, texts)}")
+    return key or ("text" if "text" in texts else texts[0])
 
 
 def _prepare(builder: Any, name: str) -> None:
     where = f"tfds:{name} is not prepared in {builder.data_path}"
     fix = (
-        "Prepare it on a machine with a network (`python -m lm_research.train` with the same config does it), copy the "
-        "folder here and set config.data.tfds_dir to its data_dir; or use another config.data.source."
+        "Prepare it on a machine with a network (`python -m lm_research.train` with the same config does that), copy the "
+        "folder to this machine and set config.data.tfds_dir to its data_dir; or use another config.data.source."
     )
     host = _unreachable_host(builder)
     if host:
-        raise DataError(f"{where}, and {host}, which serves it, does not answer: there seems to be no network. {fix}")
+        raise DataError(f"{where}, and its host {host} does not answer; there seems to be no network. {fix}")
     try:
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # the network, a checksum, a full disk, a manual download, a builder's own mistakes
+    except Exception as error:  # the network, a checksum, a full disk, a manual download, errors of builders
         raise DataError(f"{where}, and preparing it failed: {_first_words(error)} {fix}") from error
 
 
 def _unreachable_host(builder: Any) -> str:
-    """A host that the data come from and that does not answer; "" if all is well or it cannot be known.
+    """Return the host of the data if it does not answer; "" if it answers or this cannot be determined.
 
-    TFDS itself retries for minutes. Behind a proxy a direct connection says nothing.
+    TFDS itself retries for minutes. Behind a proxy a direct connection is not a test.
     """
     if any(os.environ.get(proxy) or os.environ.get(proxy.upper()) for proxy in _PROXIES):
         return ""

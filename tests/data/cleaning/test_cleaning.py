@@ -36,7 +36,7 @@ def test_normal_forms() -> None:
 def test_lengths() -> None:
     assert reason("abc", min_characters=4) == "short" and reason("abcd", min_characters=4) == "kept"
     assert reason("abcd", max_characters=4) == "kept" and reason("abcde", max_characters=4) == "long"
-    with pytest.raises(ConfigError, match="max_characters=3 is under clean.min_characters=5"):
+    with pytest.raises(ConfigError, match="max_characters=3 is below clean.min_characters=5"):
         Cleaner(CleanConfig(min_characters=5, max_characters=3))
 
 
