@@ -57,7 +57,7 @@ def test_columns(tmp_path: pathlib.Path) -> None:
 WRONG = {
     "no JSON": ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON"),
     "no object": ("a.jsonl", '["x"]\n', "record 1 holds a JSON str"),
-    "short row": ("a.csv", "text,label\nx,a\ny\n", "a.csv, line 3 has 1 columns, and the first row names 2"),
+    "short row": ("a.csv", "text,label\nx,a\ny\n", "a.csv, line 3 has 1 columns, but the first row has 2"),
     "open quote": ("a.csv", 'text,label\nx,a\n"y,b\n', "a.csv, line 3 is not a row"),
     "one column": ("a.conll", "EU B-ORG\nrejects\n", "a.conll, line 2 has one column"),
     "not parquet": ("a.parquet", "text", "a.parquet is not a Parquet file"),
