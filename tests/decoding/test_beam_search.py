@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers import toys
 from helpers.toys import VOCAB, Exact
+from lm_research.decoding import beam
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel
 
@@ -115,6 +118,19 @@ def test_rows_search_apart(lm: LanguageModel) -> None:
         np.testing.assert_allclose(
             together.sequences_scores[2 * number : 2 * number + 2], alone.sequences_scores, rtol=1e-4
         )
+
+
+def test_candidates_are_the_best_in_order() -> None:
+    """Four of the six continuations of two beams; drawn ones are in order of their scores too, not of their noise."""
+    totals_BKV = jnp.array([[[-1.0, -5.0, -3.0], [-2.0, -4.0, -6.0]]])
+    found = beam.top(totals_BKV, 4)
+    assert found.scores_BC.tolist() == [[-1, -2, -3, -4]]
+    assert (found.parent_BC.tolist(), found.token_BC.tolist()) == ([[0, 1, 0, 1]], [[0, 0, 2, 1]])
+    keys_B = jax.random.split(jax.random.key(0), 32)
+    drawn = beam.top(jnp.broadcast_to(totals_BKV, (32, 2, 3)), 4, keys_B)
+    assert drawn.scores_BC.shape == (32, 4) and (np.diff(drawn.scores_BC, axis=1) < 0).all()
+    assert (totals_BKV[0, drawn.parent_BC, drawn.token_BC] == drawn.scores_BC).all()
+    assert not (drawn.scores_BC == found.scores_BC).all()
 
 
 def test_drawn_beams_follow_the_seed(lm: LanguageModel) -> None:

@@ -68,6 +68,24 @@ def test_filters_keep_what_their_definitions_say(name: str, values: tuple[float,
             assert all(found[token] == scores[token] for token in kept)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("top_k", 2, 4),  # and what scores as high as the second
+        ("top_p", 0.5, 2),
+        ("min_p", 1.0, 4),
+        ("epsilon_cutoff", 0.25, 4),
+        ("typical_p", 1.0, 4),
+        ("typical_p", 1.01, 5),  # never reached, so nothing is removed
+    ],
+)
+def test_tokens_exactly_at_a_limit_are_kept(name: str, value: float, kept: int) -> None:
+    """Four tokens share all probability, 1/4 each; the fifth has exp(-200), which is 0 in float32."""
+    scores_RC = jnp.array([[0.0, 0.0, 0.0, 0.0, -200.0]])
+    found = sampling.FILTERS[name](scores_RC, np.int32(value) if name == "top_k" else np.float32(value))
+    assert np.isfinite(found).tolist() == [[place < kept for place in range(5)]]
+
+
 def test_filters_are_applied_in_order() -> None:
     """Temperature first: at 0.5, shares 8 : 4 : 2 : 1 become 64 : 16 : 4 : 1, of which the first has 0.75."""
     scores_RC = jnp.log(jnp.array([[1.0, 8.0, 2.0, 4.0]]))

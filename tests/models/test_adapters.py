@@ -141,16 +141,18 @@ def test_axes_follow_the_kernel() -> None:
 
 
 def test_dropped_inputs() -> None:
-    """Whole rows of A are 0, the others twice as large; nothing else changes; another key drops others; no key, none."""
+    """A fifth of A's rows are 0, the others 1 / 0.8 times as large; nothing else changes; each matrix and key drops others; no key, none."""
     params = unflatten(
         {"x/lora_a": jnp.ones((3, 40, 2)), "x/lora_b": jnp.ones((3, 2, 4)), "x/kernel": jnp.ones((3, 40, 4))}
+        | {"y/lora_a": jnp.ones((3, 40, 2))}
     )
-    found = dropped(params, 0.5, jax.random.key(0))["x"]
-    rows = np.asarray(found["lora_a"])
-    assert set(np.unique(rows)) == {0.0, 2.0} and (rows[..., 0] == rows[..., 1]).all()
-    assert 30 < (rows[..., 0] == 0).sum() < 90 and (rows[0] != rows[1]).any()
+    both = dropped(params, 0.2, jax.random.key(0))
+    found, rows = both["x"], np.asarray(both["x"]["lora_a"])
+    assert set(np.unique(rows)) == {0.0, 1.25} and (rows[..., 0] == rows[..., 1]).all()
+    assert 2 < (rows[..., 0] == 0).sum() < 46 and (rows[0] != rows[1]).any()  # 24 of 120, and five deviations of 4.4
+    assert (both["y"]["lora_a"] != rows).any()
     assert (found["lora_b"] == 1).all() and (found["kernel"] == 1).all()
-    assert (dropped(params, 0.5, jax.random.key(1))["x"]["lora_a"] != rows).any()
+    assert (dropped(params, 0.2, jax.random.key(1))["x"]["lora_a"] != rows).any()
     assert dropped(params, 0.5, None) is params and dropped(params, 0.0, jax.random.key(0)) is params
 
 

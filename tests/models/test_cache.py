@@ -18,6 +18,7 @@ from helpers import tiny
 from helpers.golden_models import FOLDER, Golden, golden_paths, load_golden, write_checkpoint
 from lm_research.decoding.engine import causal_slots
 from lm_research.models import decode
+from lm_research.models.attention.cache import capacity
 from lm_research.models.decode import CacheSlots
 from lm_research.models.families import family_of, name_of
 from lm_research.pretrained import LanguageModel, from_pretrained
@@ -141,3 +142,29 @@ def test_rows_may_write_to_slots_of_their_own(tmp_path: pathlib.Path) -> None:
     assert found[1, 0, :, 0].tolist() == [0, 0, 0, 5, 7]
     same = decode.write(slots_BGSK, new_BGLK, jnp.int32(1))
     assert same[0, 0, :, 0].tolist() == [0, 1, 3, 0, 0] and same[1, 0, :, 0].tolist() == [0, 5, 7, 0, 0]
+
+
+def test_entries_of_a_layer_with_a_window() -> None:
+    """Slot s is in entry s mod C; beams have a ring for the two latest prompt slots, and one for three steps of two slots."""
+    assert [capacity(0, 10, 1), capacity(3, 10), capacity(3, 10, 1), capacity(3, 10, 2), capacity(3, 2, 1)] == [
+        10,
+        10,
+        3,
+        4,
+        2,
+    ]
+    assert [capacity(3, 12, 2, shared=4), capacity(3, 6, 2, shared=4), capacity(3, 12, 2, shared=1)] == [8, 4, 7]
+
+    def entries(slot: int, new: int, slots: int, size: int, shared: int = 0) -> tuple[list[int], list[int]]:
+        shape = (3, new)
+        place = CacheSlots(
+            jnp.int32(slot), jnp.zeros(shape), jnp.ones((*shape, slots)), jnp.zeros((*shape, slots)), shared
+        )
+        return place.new_entries(3, size).tolist(), place.slot_of_entry(3, size)[0].tolist()
+
+    assert entries(5, 1, slots=10, size=3) == ([2], [3, 4, 5])
+    assert entries(6, 1, slots=10, size=3) == ([0], [6, 4, 5])
+    assert entries(5, 2, slots=10, size=4) == ([1, 2], [4, 5, 6, 3])
+    assert entries(1, 1, slots=10, size=4) == ([1], [0, 1, -1, -1])
+    assert entries(4, 2, slots=12, size=8, shared=4) == ([2, 3], [2, 3, 4, 5, -1, -1, -1, -1])
+    assert entries(10, 2, slots=12, size=8, shared=4) == ([2, 3], [2, 3, 10, 11, 6, 7, 8, 9])

@@ -13,6 +13,7 @@ import pytest
 from helpers import tiny
 from lm_research.models.heads import Projection
 from lm_research.objectives import cross_entropy
+from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.objectives.cross_entropy import smoothing, token_loss
 
 B, M, D, V = 3, 7, 6, 11  # 21 rows: in slices of 4 that makes 5 slices of 5, the last filled up by 4 rows
@@ -126,6 +127,28 @@ def test_smoothing_makes_of_the_loss_that_of_smoothed_labels(cap: float | None) 
     found, wanted = (tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays[:3]) for loss in (ours, theirs))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_an_objectives_smoothing_is_a_term_of_its_loss() -> None:
+    """The mean over weights of optax's cross-entropy with smoothed labels; the plain one is reported too."""
+    given = [jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else jnp.float32) for x in problem()]
+    projection, (targets, weights) = Projection(*given[:3]), given[3:]
+
+    class Objective(NextTokenOfDecoder):
+        def projection(self, model: None, batch: dict, key: None) -> Projection:
+            return projection
+
+    objective, batch = Objective(0.2), {"targets_BL": targets, "weights_BL": weights}
+    totals = {"tokens": weights.sum(), "real": jnp.float32(99)}
+    one_hot = jax.nn.one_hot(targets, V)
+    for rate, found in (
+        (0.2, objective.loss(objective.metric_sums(None, batch, None), totals)),
+        (0.0, Objective().loss(Objective().metric_sums(None, batch, None), totals)),
+        (0.0, objective.metric_sums(None, batch, None)["lm_loss_nats"] / totals["tokens"]),
+    ):
+        labels = (1 - rate) * one_hot + rate / V
+        expected = (weights * optax.softmax_cross_entropy(projection.logits(), labels)).sum() / weights.sum()
+        assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_positions_of_weight_zero_have_no_influence() -> None:

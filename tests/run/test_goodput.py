@@ -86,6 +86,18 @@ def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned,
     assert describe_times(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"
 
 
+def test_steps_taken_again_are_those_of_the_life_before_alone() -> None:
+    """Steps 20 to 30 in 20 s, then from step 0 on: ten are repeated, not thirty. The machine's clock went back: no time between is lost."""
+    lives = [
+        {"begin": 0.0, "first": 20, "end": 30.0, "last": 30, "seconds": {"steps": 20.0, "eval": 10.0}},
+        {"begin": 25.0, "first": 0, "end": 60.0, "last": 40, "seconds": {"steps": 35.0}},
+        {"begin": 64.0, "first": 40, "end": 65.0, "last": 41, "seconds": {"steps": 1.0}},
+    ]
+    found = {name: seconds for name, seconds in total_time(lives).items() if seconds}
+    assert found == {"steps": 36.0, "eval": 10.0, "repeated": 20.0, "down": 4.0}
+    assert describe_times({"steps": 7000.0, "eval": 3.0, "compile": 262.0}) == "96.4% of 2:01:05 in steps, compile 3.6%"
+
+
 def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Path) -> None:
     lives = RunHistory(tmp_path, TimeAccount(born=100.0), first=0)
     for step in range(1, 31):

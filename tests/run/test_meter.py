@@ -47,6 +47,13 @@ def test_tokens_are_counted_and_go_on_after_a_restart(monkeypatch: pytest.Monkey
     lines = [{"step": step, **line} for step, line in zip((20, 40), lines, strict=True)]
     assert [line["tokens"] for line in lines] == [15360, 30361]
     assert lines[0]["tokens_per_second"] == pytest.approx(15360 / SECONDS, rel=1e-5)
+    # 20 steps of 16 rows of 100 are 3.2 epochs; `lap` is of 20 steps, whose mean gradient norm and losses are a twentieth and a ninth.
+    assert [line["epoch"] for line in lines] == [3.2, 6.4] and lines[0]["goodput"] == 0.5
+    assert lines[1]["step_seconds"] == pytest.approx(SECONDS / 20, rel=1e-5)
+    assert (lines[0]["grad_norm"], lines[0]["lm_loss_nats"], lines[0]["data_seconds"]) == (1.0, 1.0, 0.0)
+    assert (
+        first.line(60, window(7), lambda step: float(step))["learning_rate"] == 59
+    )  # of step 59, counted from 0: the last taken
     again = make(monkeypatch, [], lines)
     lines.append({"step": 60, **again.line(60, window(7), lambda step: 0.1)})
     assert lines[-1]["tokens"] == 30368

@@ -65,4 +65,6 @@ def test_a_place_on_a_schedule_of_another_length() -> None:
         [8 * (1 - (place - 2) / 18) for place in (10, 12, 14, 16, 18)]
     )
     assert rates(range(2), [0, 0, 1, 20], name="linear", warmup_ratio=0.2) == pytest.approx([8 / 4, 8 * 2 / 4])
+    # 13% of 20 steps are 2.6, to the nearest 3.
+    assert rates(range(2), [0, 0, 1, 20], name="linear", warmup_ratio=0.13) == pytest.approx([8 / 3, 8 * 2 / 3])
     assert rates(range(2), [0, 0, 1, 20], name="linear", warmup_steps=2) == pytest.approx([8 / 2, 8.0])

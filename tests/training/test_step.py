@@ -139,8 +139,8 @@ def test_window_means_weigh_by_tokens() -> None:
 
 def poison(number: int, where: str) -> dict[str, np.ndarray]:
     arrays = batch(number)
-    if where == "gradient":  # 1e25 squared overflows the loss's derivative chain only after the sum
-        arrays["targets"][0, 0] = 1e25
+    if where == "gradient":  # the loss, about 1e37, is finite; the gradient of about 1e38 has no norm in float32
+        arrays["tokens_BL"][0, 0] = [1e19, 0.0, 0.0]
     else:
         arrays["targets"][0, 0] = {"nan": math.nan, "inf": math.inf}[where]
     return arrays
@@ -182,6 +182,12 @@ def test_skip_leaves_out_one_update_and_counts_it(where: str) -> None:
     assert not identical(last["params"], before["params"])
     assert all(np.isfinite(x).all() for x in numbers(last))
     assert window_means(trainer.objective, last["window"])["skipped_steps"] == 1
+
+
+def test_a_window_without_tokens() -> None:
+    """Nothing divided by nothing is 0: a step took place, and counted no token."""
+    objective = Regression()
+    assert window_means(objective, window_zeros(objective) | {"steps": 1.0})["square"] == 0.0
 
 
 def test_a_window_of_skipped_steps_alone() -> None:
@@ -235,6 +241,24 @@ def test_dropout_key_depends_on_step_and_seed_alone() -> None:
     assert len(set(first)) == 4
     assert keys(1, 2, 4) == first[2:]
     assert not set(keys(2, 0, 4)) & set(first)
+
+
+def test_micro_batches_have_dropout_keys_of_their_own() -> None:
+    """A key counted with the sign of its micro-batch would leave nothing of two equal ones."""
+
+    class Signs(Spy):
+        def metric_sums(self, model: dict, batch: dict, key: jax.Array) -> dict:
+            found = super().metric_sums(model, batch, key)
+            return found | {"key": found["key"] * batch["sign"][0]}
+
+    settings = config(train={"accumulation_steps": 2})
+    step = tiny.jit(
+        make_train_step(Signs(), DEFINITION, make_optimizer(settings.optimizer), make_schedule(settings), settings)
+    )
+    state = first_state(settings)
+    state["window"] |= {"key": np.float32(0)}
+    given = batch(0, accumulation=2) | {"sign": np.array([[1.0], [-1.0]], np.float32)}
+    assert step(state, given)["window"]["key"] != 0
 
 
 @pytest.mark.parametrize("seed", [0, 3, 2**31 - 1])
