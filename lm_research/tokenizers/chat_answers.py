@@ -46,9 +46,9 @@ def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Seque
     if marked:
         return Answers(text, [span for span in marked if span[0] < span[1]], True)
     finder, spans = _Finder(tokenizer, messages, tools, template, text), list[tuple[int, int]]()
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message["role"] == _ASSISTANT:
-            span = finder.span(place, spans[-1][1] if spans else 0)
+            span = finder.span(index, spans[-1][1] if spans else 0)
             if span is None:
                 raise UserError(
                     "The chat_template changes the text before an answer when the answer is added, so the tokens of the answer cannot be "
@@ -68,28 +68,28 @@ class _Finder:
         self.tokenizer, self.messages, self.tools = tokenizer, messages, tools
         self.template, self.text, self.end = template, text, end_token(tokenizer)
 
-    def span(self, place: int, done: int) -> tuple[int, int] | None:
-        """The characters of the message at index `place`, after character `done`; None if they cannot be located."""
-        opening = self._render(self.messages[:place], True) if place else None
+    def span(self, index: int, done: int) -> tuple[int, int] | None:
+        """The characters [start, end) of a message by its index, after character `done`; None if they cannot be located."""
+        opening = self._render(self.messages[:index], True) if index else None
         start = len(opening) if opening is not None and self.text.startswith(opening) else None
         if start is not None and start >= done:
-            whole = self._render(self.messages[: place + 1])
+            whole = self._render(self.messages[: index + 1])
             if whole is not None and self.text.startswith(whole) and len(whole) >= start:
                 answer = whole[start:]
                 if not self.end or answer.count(self.end) < 2:  # an answer may itself name the end token
                     return start, start + self._closed(answer)
-        return self._by_substitution(place, done, start)
+        return self._by_substitution(index, done, start)
 
-    def _by_substitution(self, place: int, done: int, start: int | None) -> tuple[int, int] | None:
+    def _by_substitution(self, index: int, done: int, start: int | None) -> tuple[int, int] | None:
         """Locate the answer by the text that surrounds a placeholder in its place."""
         placeholder = self._unused_text()
         swapped = [
-            *self.messages[:place],
-            {**self.messages[place], "content": placeholder},
-            *self.messages[place + 1 :],
+            *self.messages[:index],
+            {**self.messages[index], "content": placeholder},
+            *self.messages[index + 1 :],
         ]
         full = (self._render(swapped) or "").split(placeholder)
-        prefix = (self._render(swapped[: place + 1]) or "").split(placeholder)
+        prefix = (self._render(swapped[: index + 1]) or "").split(placeholder)
         if len(full) != 2 or len(prefix) != 2:
             return None
         (before, after), closing = full, prefix[1]
@@ -127,7 +127,7 @@ def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
         encoded = tokenizer(answers.text, add_special_tokens=False, return_offsets=True)
         ids, offsets = encoded["input_ids"][0].tolist(), encoded["offset_mapping"][0]
         inside = [np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start)) for start, end in answers.spans]
-        edges = [edge for own in inside if len(own) for edge in (int(own[0]), int(own[-1]) + 1)]
+        edges = [edge for tokens in inside if len(tokens) for edge in (int(tokens[0]), int(tokens[-1]) + 1)]
         edges = np.maximum.accumulate([0, *edges]).tolist()  # two answers that share a token
         parts = [ids[start:end] for start, end in itertools.pairwise(edges)]
     else:

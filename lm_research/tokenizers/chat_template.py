@@ -127,9 +127,9 @@ def chat_spans(
 
 
 def _with_reasoning(message: Message) -> dict[str, Any]:
-    given = {name: value for name, value in message.items() if value is not None}
-    thoughts = [given[name] for name in _REASONING if name in given][:1]
-    return {"thinking": thoughts[0], **given, "reasoning_content": thoughts[0]} if thoughts else given
+    fields = {name: value for name, value in message.items() if value is not None}
+    reasoning = [fields[name] for name in _REASONING if name in fields][:1]
+    return {"thinking": reasoning[0], **fields, "reasoning_content": reasoning[0]} if reasoning else fields
 
 
 def _unmarked(written: str) -> tuple[str, Spans]:

@@ -268,10 +268,10 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()
     }
     _check_ids(by_id, where)
-    names = [*(config.get("additional_special_tokens") or []), *(special.get("additional_special_tokens") or [])]
-    more = config.get("extra_special_tokens") or []  # by name in some files
-    names += more.values() if isinstance(more, dict) else more
-    known = {str(token) for token in roles.values()}
+    extra = [*(config.get("additional_special_tokens") or []), *(special.get("additional_special_tokens") or [])]
+    by_name = config.get("extra_special_tokens") or []  # a list in some files, a dict by name in others
+    extra += by_name.values() if isinstance(by_name, dict) else by_name
+    role_tokens = {str(token) for token in roles.values()}
     return Settings(
         where=where,
         class_name=class_name,
@@ -283,9 +283,9 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         added={
             number: token
             for number, value in sorted(by_id.items())
-            if (token := _token(value, special=isinstance(value, str) and value in known))
+            if (token := _token(value, special=isinstance(value, str) and value in role_tokens))
         },
-        extra=[token for name in names if (token := _token(name))],
+        extra=[token for name in extra if (token := _token(name))],
         lowercases=bool(_load(files, SENTENCE_BERT_CONFIG, where).get("do_lower_case")),
     )
 

@@ -102,26 +102,26 @@ def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
         for number in special_ids:
             if number < len(vocab):
                 vocab[number] = [f"\U0010ffff{number}", vocab[number][1]]
-        kept = [token for token in spec.get("added_tokens") or () if not token["special"]]
-        spec = {**spec, "model": {**model, "vocab": vocab}, "added_tokens": kept, "post_processor": None}
+        not_special = [token for token in spec.get("added_tokens") or () if not token["special"]]
+        spec = {**spec, "model": {**model, "vocab": vocab}, "added_tokens": not_special, "post_processor": None}
     return json.dumps(spec)
 
 
 def without_prefix_space(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a tokenizer.json that does not prepend a space to a text."""
 
-    def changed(part: Any) -> Any:
+    def without(part: Any) -> Any:
         if isinstance(part, list):
-            return [changed(one) for one in part if not _is_prefix(one)]
+            return [without(inner) for inner in part if not _is_prefix(inner)]
         if not isinstance(part, dict) or _is_prefix(part):
             return None if isinstance(part, dict) else part
-        more: dict[Any, dict[str, Any]] = {
+        replacements: dict[Any, dict[str, Any]] = {
             "Metaspace": {"prepend_scheme": "never"},
             "ByteLevel": {"add_prefix_space": False},
         }
-        return {name: changed(value) for name, value in part.items()} | more.get(part.get("type"), {})
+        return {name: without(value) for name, value in part.items()} | replacements.get(part.get("type"), {})
 
-    return {**spec, **{name: changed(spec.get(name)) for name in ("normalizer", "pre_tokenizer")}}
+    return {**spec, **{name: without(spec.get(name)) for name in ("normalizer", "pre_tokenizer")}}
 
 
 def _is_prefix(part: Any) -> bool:

@@ -89,8 +89,8 @@ class HFTokenizer(Tokenizer):
         self.max_length = settings.max_length
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self.uses_types = uses_types(settings, kind, self._spec.get("post_processor"))
-        kept = {name: bytes(files[name]) for name in (*VOCABULARIES, TEMPLATE) if name in files}
-        self.files = kept | self._describe(settings, kind, role_tokens)
+        vocabulary_files = {name: bytes(files[name]) for name in (*VOCABULARIES, TEMPLATE) if name in files}
+        self.files = vocabulary_files | self._describe(settings, kind, role_tokens)
         self._lock = threading.Lock()  # truncation is a state of the backend
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -237,10 +237,10 @@ class HFTokenizer(Tokenizer):
 
     @override
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        kept = valid_ids(ids, self.size)
-        kept = kept[~self.is_special[kept]] if skip_special_tokens else kept
+        text_ids = valid_ids(ids, self.size)
+        text_ids = text_ids[~self.is_special[text_ids]] if skip_special_tokens else text_ids
         with guarded_use(self.name):
-            return self.backend.decode(kept.tolist(), skip_special_tokens=False)
+            return self.backend.decode(text_ids.tolist(), skip_special_tokens=False)
 
     @override
     def pieces(self, ids: Iterable[int]) -> list[str]:

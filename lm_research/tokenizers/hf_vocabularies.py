@@ -174,10 +174,10 @@ def _guess_kind(model: spm.SentencePieceModel) -> Kind:
 
 
 def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
-    """Pieces as fairseq numbers them: <s> <pad> </s> <unk> where sentencepiece has <unk> <s> </s>; languages and a mask at the end."""
+    """Number pieces as fairseq does: <s> <pad> </s> <unk> replace sentencepiece's <unk> <s> </s>; languages and mask come last."""
     pieces = [(text, score) for text, score, _ in model.pieces[3:]]
-    own = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", *kind.languages, "<mask>")]
-    return own[:4] + pieces + own[4:]
+    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", *kind.languages, "<mask>")]
+    return special[:4] + pieces + special[4:]
 
 
 def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
@@ -367,6 +367,6 @@ def prepend_lowercase(tokenizer: Tokenizer) -> bool:
     parts = (spec.get("normalizers") or [spec]) if spec else []
     if any(part["type"] == "Lowercase" or part.get("lowercase") for part in parts):
         return False
-    own = [tokenizer.normalizer] if tokenizer.normalizer else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    existing = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *existing])
     return True

@@ -62,8 +62,10 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
     try:
         path = pathlib.Path(path).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
-        kept = [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
-        folders = [file.parents[1] for file in kept]
+        checkpointed = (
+            [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
+        )
+        folders = [file.parents[1] for file in checkpointed]
         steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown ~user, or has a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)

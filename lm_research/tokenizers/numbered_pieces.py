@@ -73,8 +73,8 @@ class NumberedPieces(Tokenizer):
         self.max_length = settings.max_length or (_MAX_LENGTH if self._has_codes else None)
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self._spec = {"model": {"type": "Unigram", "byte_fallback": "<0x00>" in self._vocab}}
-        kept = (*names, *(name for name in SETTINGS if name != "config.json"), TEMPLATE)
-        self.files = {name: bytes(files[name]) for name in kept if name in files}
+        saved_names = (*names, *(name for name in SETTINGS if name != "config.json"), TEMPLATE)
+        self.files = {name: bytes(files[name]) for name in saved_names if name in files}
         self.files.setdefault("tokenizer_config.json", json.dumps({"tokenizer_class": kind.name}).encode() + b"\n")
         spoken_by = [self.languages.source, self.languages.target] if self.languages else []
         facts = json.dumps([self._vocab, self.roles, spoken_by], sort_keys=True).encode()

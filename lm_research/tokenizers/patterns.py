@@ -38,21 +38,21 @@ def check_pattern(pattern: str) -> None:
     """Raise a ValueError with the reason if a pattern must not be used; Oniguruma itself reports syntax errors."""
     if len(pattern) > _MAX_LENGTH:
         raise ValueError(f"it has more than {_MAX_LENGTH:,} characters")
-    groups, place = [_Group()], 0
-    while place < len(pattern):
-        part, character, start = _Group(), pattern[place], place
+    groups, pos = [_Group()], 0
+    while pos < len(pattern):
+        part, character, start = _Group(), pattern[pos], pos
         if character == "|":
             groups[-1].firsts.append("")
-            place += 1
+            pos += 1
             continue
         if character == "(":
-            if pattern.startswith("(?#", place):
-                place = pattern.find(")", place) % (len(pattern) + 1) + 1
+            if pattern.startswith("(?#", pos):
+                pos = pattern.find(")", pos) % (len(pattern) + 1) + 1
                 continue
             groups.append(_Group())
-            head = _HEAD.match(pattern, place)
+            head = _HEAD.match(pattern, pos)
             assert head is not None, "its last alternative is the bracket"
-            place += len(head[0])
+            pos += len(head[0])
             continue
         if character == ")":
             if len(groups) == 1:
@@ -60,50 +60,50 @@ def check_pattern(pattern: str) -> None:
             part = groups.pop()
             heads = part.firsts
             part.branches |= len(heads) > 1 and (len(set(heads)) < len(heads) or not all(map(str.isalnum, heads)))
-            place += 1
+            pos += 1
         elif character == "[":
-            place = _after_class(pattern, place)
+            pos = _after_class(pattern, pos)
         elif character == "\\":
-            if pattern[place + 1 : place + 3] in ("g<", "g'"):
+            if pattern[pos + 1 : pos + 3] in ("g<", "g'"):
                 raise ValueError("it calls a part of itself")
-            found = _ESCAPE.match(pattern, place)
-            place = found.end() if found else len(pattern)
+            escape = _ESCAPE.match(pattern, pos)
+            pos = escape.end() if escape else len(pattern)
         else:
-            place += 1
-        place = _quantified(pattern, place, part)
-        groups[-1].add(part, pattern[start:place])
+            pos += 1
+        pos = _quantified(pattern, pos, part)
+        groups[-1].add(part, pattern[start:pos])
 
 
-def _quantified(pattern: str, place: int, part: _Group) -> int:
-    """Apply the quantifiers at `place` to `part`, and return the place after them."""
-    while (found := _QUANTIFIER.match(pattern, place)) and found[0] not in ("{}", "{,}"):
-        least, comma, most = found.groups()
-        unbounded = found[0] in "*+" or bool(comma and not most)
-        times = 1 if found[0] == "?" else _MAX_WAYS + 1 if unbounded else int((most or least)[:9])
+def _quantified(pattern: str, pos: int, part: _Group) -> int:
+    """Apply the quantifiers at `pos` to `part`, and return the position after them."""
+    while (found := _QUANTIFIER.match(pattern, pos)) and found[0] not in ("{}", "{,}"):
+        low, comma, high = found.groups()
+        unbounded = found[0] in "*+" or bool(comma and not high)
+        times = 1 if found[0] == "?" else _MAX_WAYS + 1 if unbounded else int((high or low)[:9])
         if (part.repeats or part.branches) and times > _MAX_WAYS:
             raise ValueError("it repeats a part that can itself match in several ways, which may take exponential time")
-        part.count *= max(1, int((most or least or "1")[:9]))
+        part.count *= max(1, int((high or low or "1")[:9]))
         if part.count > _MAX_COUNT:
             raise ValueError(f"it repeats a part more than {_MAX_COUNT:,} times")
-        part.repeats |= unbounded or times > _MAX_WAYS and least != most
-        place = found.end()
-        if pattern[place : place + 1] == "?" or found[0] in "*+?" and pattern[place : place + 1] == "+":
-            place += 1  # lazy, or possessive
-    return place
+        part.repeats |= unbounded or times > _MAX_WAYS and low != high
+        pos = found.end()
+        if pattern[pos : pos + 1] == "?" or found[0] in "*+?" and pattern[pos : pos + 1] == "+":
+            pos += 1  # lazy, or possessive
+    return pos
 
 
-def _after_class(pattern: str, place: int) -> int:
-    """Return the place after a character class, which may contain nested classes."""
-    depth, first = 0, place
-    while place < len(pattern):
-        character = pattern[place]
+def _after_class(pattern: str, pos: int) -> int:
+    """Return the position after a character class, which may contain nested classes."""
+    depth, first = 0, pos
+    while pos < len(pattern):
+        character = pattern[pos]
         if character == "\\":
-            place += 1
+            pos += 1
         elif character == "[":
-            depth, first = depth + 1, place + 1 + pattern.startswith("^", place + 1)
-        elif character == "]" and place > first - (pattern[place - 1] == "^"):
+            depth, first = depth + 1, pos + 1 + pattern.startswith("^", pos + 1)
+        elif character == "]" and pos > first - (pattern[pos - 1] == "^"):
             depth -= 1
             if not depth:
-                return place + 1
-        place += 1
-    return place
+                return pos + 1
+        pos += 1
+    return pos

@@ -147,23 +147,23 @@ def trie_keys(charsmap: bytes) -> list[str]:
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield (number, value) of each field of a message; embedded messages, strings and floats are bytes."""
-    place, end = 0, len(data)
-    while place < end:
-        tag, place = data[place], place + 1
+    pos, end = 0, len(data)
+    while pos < end:
+        tag, pos = data[pos], pos + 1
         if tag >= 0x80:
-            tag, place = _varint(data, place - 1)
+            tag, pos = _varint(data, pos - 1)
         number, wire = tag >> 3, tag & 7
         value: int | bytes
         if wire == _VARINT:
-            value, place = _varint(data, place)
+            value, pos = _varint(data, pos)
         else:
             length = _FIXED.get(wire, -1)
             if wire == _LENGTH:
-                length, place = data[place], place + 1
+                length, pos = data[pos], pos + 1
                 if length >= 0x80:  # rare: this loop is hot, since models have up to 250,000 pieces
-                    length, place = _varint(data, place - 1)
-            value, place = data[place : place + length], place + length
-            if length < 0 or place > end:
+                    length, pos = _varint(data, pos - 1)
+            value, pos = data[pos : pos + length], pos + length
+            if length < 0 or pos > end:
                 raise IndexError("a field has an unknown wire type, or ends past the data")
         yield number, value
 
@@ -174,13 +174,13 @@ def _as_bytes(value: int | bytes) -> bytes:
     return value
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, pos: int) -> tuple[int, int]:
     value, shift = 0, 0
     while True:
-        byte = data[place]
+        byte = data[pos]
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        pos, shift = pos + 1, shift + 7
         if byte < 0x80:
-            return value, place
+            return value, pos
         if shift > 63:
             raise IndexError("a number has more than 64 bits")

@@ -68,7 +68,7 @@ def _walls(sequences: list[str]) -> str:
     if not sequences:
         return ""
     before, after = collections.defaultdict(set), collections.defaultdict(set)
-    for first, second in {(key[place], key[place + 1]) for key in sequences for place in range(len(key) - 1)}:
+    for first, second in {(key[i], key[i + 1]) for key in sequences for i in range(len(key) - 1)}:
         after[first].add(second)
         before[second].add(first)
     starts, joined = set(after), set(before)

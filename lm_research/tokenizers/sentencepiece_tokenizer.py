@@ -174,12 +174,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     @override
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        kept = valid_ids(ids, self.size)
+        known = valid_ids(ids, self.size)
         if skip_special_tokens:
-            return str(self._model.decode(kept[~self.is_special[kept]].tolist()))
-        parts = itertools.groupby(kept.tolist(), key=lambda token: bool(self.is_special[token]))
+            return str(self._model.decode(known[~self.is_special[known]].tolist()))
+        parts = itertools.groupby(known.tolist(), key=lambda token: bool(self.is_special[token]))
         return "".join(
-            "".join(self.pieces(own)) if special else self._model.decode(list(own)) for special, own in parts
+            "".join(self.pieces(run)) if special else self._model.decode(list(run)) for special, run in parts
         )
 
     @override

@@ -109,18 +109,18 @@ def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
 
 def sample_lines(texts: Iterable[str]) -> list[str]:
     """Return lines spread evenly over the texts: all, or every n-th if they exceed MAX_LINES or MAX_CHARACTERS."""
-    kept: list[str] = []
+    sample: list[str] = []
     stride, characters = 1, 0
     for number, line in enumerate(_lines(map(replace_surrogates, texts))):
         if number % stride:
             continue
-        kept.append(line)
+        sample.append(line)
         characters += len(line)
-        if len(kept) > MAX_LINES or characters > MAX_CHARACTERS:
-            kept = kept[::2]
+        if len(sample) > MAX_LINES or characters > MAX_CHARACTERS:
+            sample = sample[::2]
             stride *= 2
-            characters = sum(map(len, kept))
-    return kept
+            characters = sum(map(len, sample))
+    return sample
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

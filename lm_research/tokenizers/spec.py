@@ -144,9 +144,9 @@ def _highest_id(processor: Any) -> int:
     if isinstance(processor, dict):
         values = [value for key, value in processor.items() if key != "tokens"]
         numbers = processor.get("ids")
-        own = [number for number in numbers if type(number) is int] if isinstance(numbers, list) else []
-        own += [processor[key][1] for key in ("sep", "cls") if _is_token(processor.get(key))]
-        return max([*own, *map(_highest_id, values)], default=0)
+        ids = [number for number in numbers if type(number) is int] if isinstance(numbers, list) else []
+        ids += [processor[key][1] for key in ("sep", "cls") if _is_token(processor.get(key))]
+        return max([*ids, *map(_highest_id, values)], default=0)
     return max(map(_highest_id, processor), default=0) if isinstance(processor, list) else 0
 
 

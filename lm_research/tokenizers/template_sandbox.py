@@ -138,15 +138,15 @@ def _check_join(items: Any, separator: str) -> list[Any]:
     return parts
 
 
-def _check_percent(form: str | bytes, values: Any) -> None:
-    text = form if isinstance(form, str) else form.decode("latin-1")
+def _check_percent(template: str | bytes, values: Any) -> None:
+    text = template if isinstance(template, str) else template.decode("latin-1")
     found = re.findall(r"%(?:\([^)]*\))?[-+ #0]*(\d*)(?:\.(\d+))?", text)
     _spend(len(text) + sum(int(number[:9]) for pair in found for number in pair if number))
-    own = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple) else (values,)
+    arguments = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple) else (values,)
     if "*" in text:
-        _spend(sum(map(_number, own)))
+        _spend(sum(map(_number, arguments)))
     for _ in range(max(1, text.count("%("))):
-        _weigh(tuple(own))
+        _weigh(tuple(arguments))
 
 
 def _check_method(owner: Any, name: str, values: list[Any]) -> list[Any]:
@@ -291,8 +291,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         form, by_map = str(value.__self__), value.__name__ == "format_map"
 
         def formatted(*values: Any, **named: Any) -> str:
-            own = ((), values[0]) if by_map and values else (values, named)
-            return str(_sized(_Formatter(self).vformat(form, *own)))
+            arguments = ((), values[0]) if by_map and values else (values, named)
+            return str(_sized(_Formatter(self).vformat(form, *arguments)))
 
         return formatted
 

@@ -199,14 +199,14 @@ def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, max_ids: int
         counts.update(normalizer.normalize_str(line))
     found = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     total, covered, forms = sum(counts[character] for character in found), 0, 0
-    kept: list[str] = []
+    alphabet: list[str] = []
     for character in found:
         forms += 1 + _continues_words(character)
         if covered >= _COVERAGE * total or forms > max_ids:
             break
-        kept.append(character)
+        alphabet.append(character)
         covered += counts[character]
-    return sorted(kept)
+    return sorted(alphabet)
 
 
 def _continues_words(character: str) -> bool:

@@ -90,7 +90,7 @@ def windows(
 def best_spans(
     start_P: np.ndarray,
     end_P: np.ndarray,
-    longest: int,
+    max_length: int,
     combine: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.add,
 ) -> Iterator[tuple[int, int, float]]:
     """Yield (first position, last position, score) of spans, the best first; ties go to the span that starts first.
@@ -98,20 +98,20 @@ def best_spans(
     Args:
       start_P: score of each position as a start.
       end_P: score of each position as an end.
-      longest: maximum number of positions in a span.
+      max_length: maximum number of positions in a span.
       combine: gives a span's score from the score of its start and that of its end.
     """
-    longest = min(longest, len(start_P))
-    if not longest:
+    max_length = min(max_length, len(start_P))
+    if not max_length:
         return
-    ends_PK = np.lib.stride_tricks.sliding_window_view(np.pad(end_P, (0, longest - 1)), longest)
+    ends_PK = np.lib.stride_tricks.sliding_window_view(np.pad(end_P, (0, max_length - 1)), max_length)
     scores_PK = combine(start_P[:, None], ends_PK)
-    scores_PK[np.add.outer(np.arange(len(start_P)), np.arange(longest)) >= len(start_P)] = -np.inf
+    scores_PK[np.add.outer(np.arange(len(start_P)), np.arange(max_length)) >= len(start_P)] = -np.inf
     for best in np.argsort(-scores_PK, axis=None, kind="stable").tolist():
-        first, more = divmod(best, longest)
-        if scores_PK[first, more] == -np.inf:
+        first, extra = divmod(best, max_length)
+        if scores_PK[first, extra] == -np.inf:
             return
-        yield first, first + more, float(scores_PK[first, more])
+        yield first, first + extra, float(scores_PK[first, extra])
 
 
 def without_space(text: str, start: int, end: int) -> int:
