@@ -37,7 +37,7 @@ from lm_research.models import label_losses
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
-from lm_research.models.text_embedding import Embedding
+from lm_research.models.text_embedding import EmbeddingConfig
 from lm_research.parallel.mesh import named_mesh
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import STARTS, load_tokenizer
@@ -75,7 +75,7 @@ class LanguageModel:
         self._config = dict(config)
         self.report = report or Report()
         self.generation_config: dict[str, Any] = {}
-        self.embedding: Embedding | None = None
+        self.embedding: EmbeddingConfig | None = None
         self.plugins: tuple[str, ...] = ()
         self.engine: Engine | None = None
 
@@ -206,7 +206,7 @@ class LanguageModel:
     def _check_labels(self, labels: Any, rows: int) -> None:
         """Raise a UserError if the loss of the classification head does not accept these labels."""
         classes = self.definition.head.num_labels
-        problem = label_losses.problem_of(self._config.get("problem_type"), labels, classes)
+        problem = label_losses.infer_problem_type(self._config.get("problem_type"), labels, classes)
         single = problem == "single_label_classification"
         if np.shape(labels)[:1] != (rows,) or labels.size != rows * (1 if single else classes):
             raise UserError(
@@ -281,7 +281,7 @@ class LanguageModel:
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Compare embeddings a [N, D] with b [M, D] by the directory's similarity (default: cosine); returns float32 [N, M]."""
-        return embed_lib.similarities(a, b, (self.embedding or Embedding()).similarity)
+        return embed_lib.similarities(a, b, (self.embedding or EmbeddingConfig()).similarity)
 
     def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Encode texts as the model was trained to read them: a dict of arrays [B, L] for `__call__`; see decoding.generation_request.read_texts."""

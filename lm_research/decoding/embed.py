@@ -19,7 +19,7 @@ from lm_research.decoding.generation_request import are_texts, read_texts
 from lm_research.errors import UserError
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
-from lm_research.models.text_embedding import SIMILARITIES, Dense, Embedding
+from lm_research.models.text_embedding import SIMILARITIES, Dense, EmbeddingConfig
 from lm_research.tokenizers.base import Tokenizer
 
 
@@ -48,7 +48,7 @@ def embed(
     Raises:
       UserError: there is no tokenizer, ids are outside the vocabulary, or the pooling or the prompt does not exist.
     """
-    settings = lm.embedding or Embedding()
+    settings = lm.embedding or EmbeddingConfig()
     if pooling is not None:  # "first" is an older name of "cls"
         pooling = "cls" if pooling == "first" else pooling
         settings = dataclasses.replace(settings, pooling=pooling, further=(), dense=(), truncate_dim=0)
@@ -76,7 +76,7 @@ def embed(
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)
 
 
-def resolve_prompt(settings: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
+def resolve_prompt(settings: EmbeddingConfig, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
     """Return the prompt to put before texts; "" for token ids. Raises a UserError if there is no prompt of that name."""
     if len(texts) and not isinstance(texts[0], str):
         if prompt_name is not None or prompt is not None:
@@ -92,7 +92,7 @@ def prompt_tokens(tokenizer: Tokenizer, read: Callable[[list[str]], Mapping[str,
     return len(ids) - int(ids[-1] in tokenizer.special_ids)
 
 
-def _check_width(settings: Embedding, arch: Any) -> None:
+def _check_width(settings: EmbeddingConfig, arch: Any) -> None:
     """Raise a UserError if the first layer after the pooling does not take vectors of the model's width."""
     width = (arch.encoder or arch).hidden_size * len(settings.poolings)
     if settings.dense and len(settings.dense[0].kernel) != width:
@@ -102,13 +102,13 @@ def _check_width(settings: Embedding, arch: Any) -> None:
         )
 
 
-def _width(settings: Embedding, arch: Any) -> int:
+def _width(settings: EmbeddingConfig, arch: Any) -> int:
     pooled = (arch.encoder or arch).hidden_size * len(settings.poolings)
     width = settings.dense[-1].kernel.shape[1] if settings.dense else pooled
     return min(width, settings.truncate_dim or width)
 
 
-def _postprocess(x_BD: jax.Array, settings: Embedding, normalize: bool | None) -> jax.Array:
+def _postprocess(x_BD: jax.Array, settings: EmbeddingConfig, normalize: bool | None) -> jax.Array:
     """Apply the dense layers and the truncation after the pooling; with `normalize`, truncated vectors are scaled again."""
     for layer in settings.dense:
         x_BD = _dense(jnp.asarray(x_BD), layer)

@@ -34,7 +34,7 @@ from lm_research.models.families.base import Family
 from lm_research.models.families.common import FIX
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
-from lm_research.models.limits import flaw
+from lm_research.models.limits import invalid_reason
 from lm_research.parallel.rules import tree_shardings
 from lm_research.trees import flatten, unflatten
 
@@ -140,7 +140,7 @@ def _architecture(
 ) -> Architecture:
     try:
         arch = family.from_hf(config, set(source.names))
-        if wrong := flaw(arch, model_config.names_of(family)):
+        if wrong := invalid_reason(arch, model_config.names_of(family)):
             raise PretrainedError(f"config.json: {wrong}. {FIX}")
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error

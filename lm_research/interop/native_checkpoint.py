@@ -40,7 +40,7 @@ from lm_research.models.families import family_of
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import nested
-from lm_research.models.limits import Depth, flaw, head_flaw
+from lm_research.models.limits import Depth, invalid_head_reason, invalid_reason
 from lm_research.parallel.rules import tree_shardings
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import format_for, roles_for, with_format
@@ -264,7 +264,7 @@ def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
     check_config(content["config"], f"{path}: config")
     described = {"architecture": _with_layers(content["architecture"], f"{path}: architecture")}
     arch = check(described, _Described, str(path), error=PretrainedError, fix=_FIX)["architecture"]
-    if wrong := flaw(arch) or head_flaw(content["head"]):
+    if wrong := invalid_reason(arch) or invalid_head_reason(content["head"]):
         raise PretrainedError(f"{path}: {wrong}. {_FIX}")
     try:
         return define(arch, content["head"])

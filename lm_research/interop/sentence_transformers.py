@@ -22,7 +22,7 @@ from lm_research.common.documents import Count, Object, check_fields, parse_json
 from lm_research.common.paths import NOTHING, kind
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop.tensor_files import open_tensors
-from lm_research.models.text_embedding import ACTIVATIONS, CONFIG, SIMILARITIES, Dense, Embedding
+from lm_research.models.text_embedding import ACTIVATIONS, CONFIG, SIMILARITIES, Dense, EmbeddingConfig
 
 NATIVE = "embedding.json"
 # Our name of a pooling -> the key that is true in 1_Pooling/config.json; several are concatenated in this order.
@@ -87,7 +87,7 @@ class _Native(TypedDict):
 _Modules = Annotated[list[_Module], Meta(max_length=100)]
 
 
-def load(directory: pathlib.Path) -> Embedding | None:
+def load(directory: pathlib.Path) -> EmbeddingConfig | None:
     """Read the embedding settings of a model directory; None if there are none. modules.json overrides embedding.json.
 
     Raises:
@@ -99,7 +99,7 @@ def load(directory: pathlib.Path) -> Embedding | None:
         if kind(directory / NATIVE) == NOTHING:
             return None
         fields = _read(directory / NATIVE, _Native)
-        return Embedding(**{**fields, "further": tuple(fields["further"])})
+        return EmbeddingConfig(**{**fields, "further": tuple(fields["further"])})
     except (UserError, OSError, ValueError, KeyError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise PretrainedError(
@@ -126,7 +126,7 @@ def _inside(directory: pathlib.Path, path: str) -> pathlib.Path:
     return module
 
 
-def _load(directory: pathlib.Path) -> Embedding:
+def _load(directory: pathlib.Path) -> EmbeddingConfig:
     files: dict[str, bytes] = {}
 
     def read(name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _load(directory: pathlib.Path) -> Embedding:
             further.append(layer)
     model_config = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
     config = read(CONFIG, _KINDS)
-    return Embedding(
+    return EmbeddingConfig(
         **fields,
         max_length=read(model_config.name, _KINDS).get("max_seq_length", 0) if model_config else 0,
         further=tuple(further),
@@ -218,7 +218,7 @@ def _dense(directory: pathlib.Path, config: dict[str, Any], width: int) -> Dense
     return Dense(kernel, bias, _activation(config), residual)
 
 
-def save(directory: pathlib.Path, embedding: Embedding, width: int) -> None:
+def save(directory: pathlib.Path, embedding: EmbeddingConfig, width: int) -> None:
     """Write the files of sentence-transformers into a model directory.
 
     Args:
@@ -231,7 +231,7 @@ def save(directory: pathlib.Path, embedding: Embedding, width: int) -> None:
         write_atomically(directory / name, content)
 
 
-def _files(embedding: Embedding, width: int) -> dict[str, bytes]:
+def _files(embedding: EmbeddingConfig, width: int) -> dict[str, bytes]:
     kinds = ["Transformer", "Pooling", *(["Normalize"] if embedding.normalize else [])]
     paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds[1:], 1))]
     modules = [

@@ -21,7 +21,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -(label_log_probs * counted).sum() / counted.sum()
 
 
-def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str:
+def infer_problem_type(problem_type: str | None, labels: jax.Array, classes: int) -> str:
     """The problem type of config.json, or as transformers infers it from the number of outputs and the labels' type.
 
     Unlike in transformers, integer labels [B, C] are several labels per sequence.
@@ -36,7 +36,7 @@ def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str
 
 def classification_loss(logits_BC: jax.Array, labels: jax.Array, problem_type: str | None) -> jax.Array:
     """Squared error of values, cross-entropy of single labels, or binary cross-entropy of several labels; means over all outputs."""
-    problem = problem_of(problem_type, labels, logits_BC.shape[1])
+    problem = infer_problem_type(problem_type, labels, logits_BC.shape[1])
     if problem == "single_label_classification":
         return cross_entropy(logits_BC, labels.reshape(-1))
     labels_BC = labels.reshape(logits_BC.shape)

@@ -82,20 +82,20 @@ ROTARY_SCALINGS = {
 }
 
 
-def flaw(arch: Architecture, names: Mapping[str, str] | None = None) -> str:
+def invalid_reason(arch: Architecture, names: Mapping[str, str] | None = None) -> str:
     """Describe why an architecture is invalid, in a sentence without a full stop; "" if it is valid.
 
     Args:
       arch: an architecture.
       names: field -> its key in the file that the architecture was read from.
     """
-    inner = flaw(arch.encoder, names) if arch.encoder is not None else ""
+    inner = invalid_reason(arch.encoder, names) if arch.encoder is not None else ""
     names = names or {}
     return inner or _out_of_range(arch, names) or _incompatible(arch, names) or _too_large(arch, names)
 
 
-def head_flaw(head: HeadSpec) -> str:
-    """Describe why a head is invalid, as `flaw` does."""
+def invalid_head_reason(head: HeadSpec) -> str:
+    """Describe why a head is invalid, as `invalid_reason` does."""
     if head.name not in HEADS:
         return f"there is no head {head.name!r:.60}"
     if 1 <= head.num_labels <= MAX_LABELS:

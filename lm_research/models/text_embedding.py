@@ -30,7 +30,7 @@ class Dense(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedding:
+class EmbeddingConfig:
     """Settings of a model's text embeddings, those of sentence-transformers.
 
     Attributes:

@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from lm_research.decoding.embed import resolve_prompt
 from lm_research.errors import UserError
-from lm_research.models.text_embedding import Embedding
+from lm_research.models.text_embedding import EmbeddingConfig
 from lm_research.pipelines import PIPELINES, pipeline
 from lm_research.pipelines.generation import TextGeneration, TextToText
 from lm_research.serving import bodies, schemas
@@ -296,7 +296,7 @@ class Server:
 
         def run() -> Response:
             with schemas.about("prompt_name"):
-                begins = resolve_prompt(self.lm.embedding or Embedding(), texts, **named)
+                begins = resolve_prompt(self.lm.embedding or EmbeddingConfig(), texts, **named)
             arch, rows = self.lm.definition.arch, dict[int, np.ndarray]()
             read = (
                 self.lm.tokenizer.encode_batch([begins + text for text in texts])

@@ -47,18 +47,18 @@ from lm_research.tokenizers.base import Tokenizer
 _TOLERANCE = 1e-6  # by which rounding may move a cosine out of [-1, 1]
 
 
-def init_embedding(path: str | None) -> text_embedding.Embedding:
+def init_embedding(path: str | None) -> text_embedding.EmbeddingConfig:
     """Read the embedding settings of the model directory that a run starts from; the defaults without one.
 
     Raises:
       ConfigError: it has modules after the pooling, which cannot be trained.
     """
     if not path:
-        return text_embedding.Embedding()
+        return text_embedding.EmbeddingConfig()
     directory = pathlib.Path(path)
     is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
     files = (native_checkpoint if is_ours else huggingface).inspect(directory).files
-    settings = sentence_transformers.load(files) or text_embedding.Embedding()
+    settings = sentence_transformers.load(files) or text_embedding.EmbeddingConfig()
     if settings.further or settings.dense:
         raise ConfigError(
             f"{path} has a {(*settings.further, 'Dense')[0]} module after the pooling (modules.json), which this task can neither train "
@@ -176,11 +176,11 @@ class TextExamples(ChoiceExamples):
         return batch
 
 
-def embedding_settings(config: Config, arch: Architecture) -> text_embedding.Embedding:
+def embedding_settings(config: Config, arch: Architecture) -> text_embedding.EmbeddingConfig:
     """Resolve how a text's states become its vector."""
     task = EmbeddingConfig.of(config.task)
     pooling = task.pooling or ("last" if arch.causal else "mean")
-    return text_embedding.Embedding(pooling, task.normalize, config.data.max_length)
+    return text_embedding.EmbeddingConfig(pooling, task.normalize, config.data.max_length)
 
 
 class EmbeddingObjective(LabelObjective):
@@ -294,7 +294,7 @@ class Embedding(LabelTask):
     def define(cls, config: Config, vocab_size: int, corpus: LabeledCorpus) -> ModelDefinition:
         return define(define_model(config.model, vocab_size).arch, HeadSpec("none", 1, pooled=False))
 
-    def export_settings(self, arch: Architecture) -> text_embedding.Embedding:
+    def export_settings(self, arch: Architecture) -> text_embedding.EmbeddingConfig:
         """Combine the run's embedding settings with the initial model's prompts; the run's own prompt becomes the default."""
         init, prompt = self.init_embedding, self.settings.prompt
         prompts, default_name = dict(init.prompts), init.default_prompt_name

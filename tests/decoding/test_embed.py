@@ -12,7 +12,7 @@ from helpers import toys
 from helpers.toys import Exact
 from lm_research.errors import UserError
 from lm_research.models.forward import pool
-from lm_research.models.text_embedding import Embedding
+from lm_research.models.text_embedding import EmbeddingConfig
 
 GOLDENS = np.load(pathlib.Path(__file__).parents[1] / "tasks" / "goldens" / "embedding.npz")
 TEXTS = ["a", "some words", "a text that is the longest of them all", "b c"]
@@ -45,7 +45,7 @@ class Tokenizer(toys.ByteTokenizer):
 
 def model(left: bool = False, **said: object) -> object:
     lm = toys.language_model(vocab=257, scale=0.3, tokenizer=Tokenizer(left))
-    lm.embedding = Embedding(**said) if said else None
+    lm.embedding = EmbeddingConfig(**said) if said else None
     return lm
 
 

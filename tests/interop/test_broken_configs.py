@@ -22,7 +22,7 @@ from lm_research.decoding.generation_config import load_defaults
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop import flax_file, huggingface, peft, sentence_transformers
 from lm_research.models.architecture import Architecture
-from lm_research.models.limits import flaw, num_parameters
+from lm_research.models.limits import invalid_reason, num_parameters
 from lm_research.pretrained import LanguageModel, inspect
 
 
@@ -157,12 +157,12 @@ def test_parameters_are_counted_as_a_paper_does() -> None:
         vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=3072, max_length=1024
     )
     arch = Architecture(causal=True, **sizes)
-    assert num_parameters(arch) == 124_318_464 and flaw(arch) == ""
-    assert "dtype is 'int8'" in flaw(arch.replace(dtype="int8")) and "init_std is -1.0" in flaw(
+    assert num_parameters(arch) == 124_318_464 and invalid_reason(arch) == ""
+    assert "dtype is 'int8'" in invalid_reason(arch.replace(dtype="int8")) and "init_std is -1.0" in invalid_reason(
         arch.replace(init_std=-1.0)
     )
-    assert "activation is 'none'" in flaw(arch.replace(activation="none"))
-    assert "the model would have 1.0e+18 parameters" in flaw(
+    assert "activation is 'none'" in invalid_reason(arch.replace(activation="none"))
+    assert "the model would have 1.0e+18 parameters" in invalid_reason(
         arch.replace(hidden_size=12 * 2**24, intermediate_size=2**31 - 1, num_layers=1)
     )
 

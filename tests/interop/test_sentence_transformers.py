@@ -14,12 +14,12 @@ from starlette.testclient import TestClient
 import lm_research
 from lm_research import evaluate
 from lm_research.errors import ConfigError, PretrainedError, UserError
-from lm_research.interop.sentence_transformers import NATIVE, Embedding, load, save
+from lm_research.interop.sentence_transformers import NATIVE, EmbeddingConfig, load, save
 from lm_research.serving.app import make_app
 from lm_research.tasks.embedding import init_embedding
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "sentence_goldens" / "sentences.json").read_text())
-PROMPTED = Embedding(
+PROMPTED = EmbeddingConfig(
     "max",
     prompts={"query": "find: "},
     default_prompt_name="query",
@@ -88,7 +88,7 @@ def test_the_server_puts_prompts_before_texts(tmp_path: pathlib.Path) -> None:
         said = one["call"].get("prompt", lm.embedding.prompt(one["call"].get("prompt_name")))
         assert answer["usage"]["total_tokens"] == sum(len(lm.tokenizer.encode(said + text)) for text in texts)
     answer = client.post("/v1/embeddings", json={"input": texts, "prompt_name": "none"})
-    assert answer.status_code == 400 and "no prompt 'none'" in answer.json()["error"]["message"]
+    assert answer.status_code == 400 and "no prompt named 'none'" in answer.json()["error"]["message"]
     ids = [[2, 5, 3]]
     np.testing.assert_allclose(lm.embed(ids), lm.embed(["a"], prompt=""), atol=1e-6)  # ids are read as they are
     with pytest.raises(UserError, match="a prompt can precede texts only"):
@@ -130,25 +130,25 @@ def test_a_dense_layer_is_not_judged(tmp_path: pathlib.Path) -> None:
 
 def test_prompts_that_there_are() -> None:
     """sentence-transformers gives every model the names query and document."""
-    assert Embedding().prompt() == Embedding().prompt("query") == Embedding().prompt("document") == ""
+    assert EmbeddingConfig().prompt() == EmbeddingConfig().prompt("query") == EmbeddingConfig().prompt("document") == ""
     assert PROMPTED.prompt() == PROMPTED.prompt("query") == "find: "
-    with pytest.raises(UserError, match="no prompt 'passage' .*it has: query, document"):
+    with pytest.raises(UserError, match="no prompt named 'passage' .*it has: query, document"):
         PROMPTED.prompt("passage")
-    with pytest.raises(UserError, match="no prompt 'lost'"):
-        Embedding(default_prompt_name="lost").prompt()
+    with pytest.raises(UserError, match="no prompt named 'lost'"):
+        EmbeddingConfig(default_prompt_name="lost").prompt()
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        Embedding("mean", True, 256),
-        Embedding("cls", False),
-        Embedding("last", True, 32),
-        Embedding("mean+cls"),
+        EmbeddingConfig("mean", True, 256),
+        EmbeddingConfig("cls", False),
+        EmbeddingConfig("last", True, 32),
+        EmbeddingConfig("mean+cls"),
         PROMPTED,
     ],
 )
-def test_there_and_back(said: Embedding, tmp_path: pathlib.Path) -> None:
+def test_there_and_back(said: EmbeddingConfig, tmp_path: pathlib.Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / NATIVE).write_bytes(said.dumps())
     save(tmp_path, said, 8)
@@ -191,7 +191,7 @@ POOLINGS = {  # how versions 2 to 5, and 6, write it -> what it is
 def test_pooling(case: str, tmp_path: pathlib.Path) -> None:
     config, expected = POOLINGS[case]
     said = load(written(tmp_path, config))
-    assert said == Embedding(expected, normalize=False)
+    assert said == EmbeddingConfig(expected, normalize=False)
     assert said.supported == (case != "another")
     if not said.supported:
         with pytest.raises(

@@ -22,7 +22,7 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.flops import train_flops
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_plan import Segment, segments, stacks
-from lm_research.models.limits import flaw
+from lm_research.models.limits import invalid_reason
 from lm_research.training.optimizers.muon import matrix_axes
 from lm_research.training.param_groups import make_groups
 from lm_research.trees import flatten
@@ -294,5 +294,5 @@ def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
     ],
 )
 def test_layers_that_cannot_be(layer: dict, words: str) -> None:
-    assert words in flaw(said(layer))
-    assert not flaw(said()) and "empty" in flaw(dataclasses.replace(said(), layers=()))
+    assert words in invalid_reason(said(layer))
+    assert not invalid_reason(said()) and "empty" in invalid_reason(dataclasses.replace(said(), layers=()))

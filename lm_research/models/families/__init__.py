@@ -18,7 +18,7 @@ from lm_research.models.families import composite
 from lm_research.models.families.base import FAMILIES as FAMILIES
 from lm_research.models.families.base import Family
 from lm_research.models.heads import HeadSpec
-from lm_research.models.limits import flaw
+from lm_research.models.limits import invalid_reason
 
 # The head that each kind of architecture is pre-trained with by default.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
@@ -45,7 +45,7 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     if not isinstance(config, settings):  # only the keys of all families; the family's own have their defaults
         config = settings(**vars(config))
     arch = family.architecture(config, vocab_size)
-    if wrong := flaw(arch):
+    if wrong := invalid_reason(arch):
         raise ConfigError(f"config.model with family={config.family}: {wrong}.")
     return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
