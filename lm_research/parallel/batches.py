@@ -1,4 +1,4 @@
-"""From rows on this host to one global array on the mesh."""
+"""Conversion between the rows of this host and global arrays on the mesh."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_research.parallel.rules import batch_sharding, batch_shards
 
 
 def resolve_batch(config: Config, num_devices: int) -> Config:
-    """The config with a global batch where it tells that of a device, of so many; raises a MeshError like `mesh_shape`."""
+    """Set train.batch_size from train.per_device_batch_size, if that is set; raise a MeshError like `mesh_shape`."""
     train = config.train
     if not train.per_device_batch_size:
         return config
@@ -26,15 +26,15 @@ def resolve_batch(config: Config, num_devices: int) -> Config:
 
 
 def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length: int) -> None:
-    """Raises a MeshError unless each device gets the same number of rows, and of their positions, of every micro-batch."""
-    ways = batch_shards(mesh.shape)
+    """Raise a MeshError unless each device gets the same number of rows, and of their positions, of every micro-batch."""
+    num_shards = batch_shards(mesh.shape)
     rows = batch_size // accumulation_steps
-    if rows % ways:
+    if rows % num_shards:
         parts = f"train.batch_size={batch_size} / train.accumulation_steps={accumulation_steps}"
         raise MeshError(
-            f"mesh: a micro-batch of {rows} examples ({parts}) cannot be divided equally over {ways} devices "
+            f"mesh: a micro-batch of {rows} examples ({parts}) cannot be divided equally over {num_shards} devices "
             f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}). Make train.batch_size a multiple of "
-            f"{ways * accumulation_steps}."
+            f"{num_shards * accumulation_steps}."
         )
     parts = mesh.shape["context"]
     if length % parts:
@@ -45,9 +45,9 @@ def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length:
 
 
 def local_rows(mesh: Mesh, num_rows: int) -> slice:
-    """The rows of a [num_rows, ...] global batch that this process's devices need.
+    """Return the rows of a [num_rows, ...] global batch that this process's devices need.
 
-    Processes own contiguous blocks, because the data and fsdp axes are outermost in the mesh.
+    They are contiguous, because the data and fsdp axes are outermost in the mesh.
     """
     spans = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
     starts = [span[0].indices(num_rows) for span in spans if span is not None]
@@ -55,19 +55,19 @@ def local_rows(mesh: Mesh, num_rows: int) -> slice:
 
 
 def to_host(arrays: Any) -> Any:
-    """Arrays of a program as NumPy's, whole in every process, however the program left them divided."""
+    """Copy arrays to NumPy, complete in every process, however they are sharded."""
     if jax.process_count() == 1:
         return jax.device_get(arrays)
     return multihost_utils.process_allgather(arrays, tiled=True)
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
-    """Places this process's rows; the result is a global array divided over data and fsdp.
+    """Make global arrays, divided over data and fsdp, from this process's rows.
 
     Args:
       mesh: the run's mesh.
-      batch: arrays [B, ...] (`leading=0`) or [A, B, ...] (`leading=1`) holding the rows `local_rows` names.
-      leading: axes before the batch axis.
+      batch: arrays [B, ...] (`leading=0`) or [A, B, ...] (`leading=1`) with the rows of `local_rows`.
+      leading: number of axes before the batch axis.
     """
     sharding = batch_sharding(mesh, leading)
 

@@ -1,4 +1,4 @@
-"""The host process: its memory, and its threads where it simulates devices."""
+"""Settings of the host process: memory allocation, and threads for simulated devices."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _MALLOPT = {
 
 @functools.cache  # once a process: later, other threads are using the allocator
 def keep_freed_memory() -> None:
-    """Tells glibc to keep the big buffers that a step frees for the next step, instead of returning them to the kernel.
+    """Make glibc keep the large buffers that a step frees for the next step, instead of returning them to the kernel.
 
-    On a CPU XLA allocates a step's buffers anew each time, and each returned page costs a fault: copying 64 MiB
-    took 25 ms with faults and 8 without. Has effect only before JAX's first use of a device; does nothing where the C
-    library has no mallopt.
+    On a CPU, XLA allocates the buffers of every step anew, and each returned page costs a fault: copying 64 MiB takes 25 ms with
+    faults and 8 ms without. This has an effect only before JAX's first use of a device, and only if the C library has mallopt.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -35,17 +34,17 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
-# XLA lets a CPU have this many programs under way; each occupies a thread a device while it waits for the others.
+# XLA runs up to this many programs at once on a CPU; each occupies one thread per device while it waits for the others.
 _PROGRAMS_IN_FLIGHT = 34
 
 
 def give_simulated_devices_threads() -> None:
-    """Gives a CPU that simulates several devices (XLA_FLAGS or jax_num_cpu_devices) a thread for all that can wait.
+    """Give a CPU that simulates several devices (XLA_FLAGS or jax_num_cpu_devices) enough threads for all programs in flight.
 
-    By default XLA makes one thread a device. Two programs under way at once can then hold each other's threads in their
-    collectives, and the process hangs until XLA ends it. Has effect only before JAX's first use of a device.
+    By default XLA makes one thread per device. The collectives of two concurrent programs can then block each other's threads, and the
+    process hangs until XLA ends it. This has an effect only before JAX's first use of a device.
     """
     flag = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    devices = max(int(flag[1]) if flag else 1, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined, unused-ignore]  # not told before jax 0.11
+    devices = max(int(flag[1]) if flag else 1, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined, unused-ignore]  # untyped before jax 0.11
     if devices > 1:
         os.environ.setdefault("PJRT_NPROC", str(devices * _PROGRAMS_IN_FLIGHT))

@@ -1,4 +1,4 @@
-"""What devices can do at best: for MFU (model FLOPs utilization, Chowdhery et al. 2022, appendix B) and for plans."""
+"""Peak rates and memory of devices, for MFU (model FLOPs utilization, Chowdhery et al. 2022, appendix B) and for plans."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do at best, by its data sheet. All rates are per second and in one direction.
+    """Data sheet of a chip. All rates are per second and in one direction.
 
     Attributes:
-      kind: a part of jax's device_kind that tells it from the others.
+      kind: part of jax's device_kind that identifies the chip.
       flops: dense bfloat16 FLOP/s.
-      hbm_bytes, hbm_bandwidth: memory, and bytes/s between it and the chip.
-      link_bandwidth: bytes/s of one link to a neighbor (TPU torus), or of a GPU to the others of its machine.
-      torus: dimensions of the torus that links form; 0 where every chip reaches every other alike (NVLink).
-      wraps_at: a torus dimension of a multiple of so many chips is a ring; others are lines. 0 where there is no torus.
-      network_bandwidth: bytes/s of a chip's share of the data-center network, which joins slices or machines.
+      hbm_bytes: memory.
+      hbm_bandwidth: bytes/s between memory and chip.
+      link_bandwidth: bytes/s of one link to a neighbor (TPU torus), or of a GPU to the other GPUs of its machine.
+      torus: number of dimensions of the torus that links form; 0 if all chips are connected alike (NVLink).
+      wraps_at: torus dimensions whose size is a multiple of this number are rings, others are lines; 0 without a torus.
+      network_bandwidth: bytes/s per chip over the data-center network, which connects slices or machines.
     """
 
     kind: str
@@ -43,9 +44,8 @@ class Chip:
 # Network: v5e 6.4 and v6e 25.6 Tb/s per pod of 256; v4 and v5p hosts of 4 chips with 200 Gb/s; tpu7x 100 Gb/s per chip.
 # GPUs (SXM boards): NVIDIA's data sheets "A100 80GB", "H100", "H200" and "DGX B200" (an eighth of the system); NVLink of 600,
 # 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU.
-# The rows of TPUs have been held against those pages, those of GPUs against others' tables of the data sheets (which give a B200 180 or
-# 192 GB).
-# Longer kinds come before their beginnings: "TPU v5" is what a v5p calls itself.
+# TPUs have been checked against those pages, GPUs against secondary tables of the data sheets (which give a B200 180 or 192 GB).
+# Kinds come before their prefixes: "TPU v5" is the device_kind of a v5p.
 CHIPS = {
     "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9),
     "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9),
@@ -61,10 +61,10 @@ PEAK_FLOPS = {chip.kind: chip.flops for chip in CHIPS.values()}
 
 
 def peak_flops() -> tuple[float | None, str]:
-    """Peak FLOP/s of all devices of the run together, and where the number comes from.
+    """Return the peak FLOP/s of all devices of the run together, and the source of the number.
 
-    A CPU has no honest data sheet, so there the fastest of several float32 matrix products (2048 cubed) stands for it;
-    simulated devices share that one CPU. An unknown accelerator gives None.
+    For a CPU it is the rate of the fastest of several float32 matrix products (2048 cubed); simulated devices share one CPU. For an
+    unknown accelerator it is None.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -76,9 +76,9 @@ def peak_flops() -> tuple[float | None, str]:
 
 
 def platform() -> str:
-    """One of `cpu`, `gpu` and `tpu`: what the current mesh (`jax.set_mesh`) is made of, or else JAX's default.
+    """Return `cpu`, `gpu` or `tpu`: the platform of the current mesh (`jax.set_mesh`), or JAX's default without one.
 
-    A mesh may be of devices that are not here, where a program is compiled for them.
+    The devices of a mesh need not be present if a program is only compiled for them.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
@@ -86,39 +86,39 @@ def platform() -> str:
 
 
 def memory_bytes() -> float:
-    """Memory of a device. CPU devices share the machine's."""
-    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if room is None:
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
-    return room
+    """Return the memory of a device in bytes. CPU devices divide the machine's memory."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+    return limit
 
 
 def free_bytes() -> float:
-    """Memory of a device that nothing takes now; all of it where the system does not say."""
+    """Return the free memory of a device in bytes; all of its memory if the system does not report it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     try:
-        said = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:  # no Linux
+        text = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # not Linux
         return memory_bytes()
-    found = re.search(r"^MemAvailable: +(\d+) kB$", said, re.MULTILINE)
+    found = re.search(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) * 1024 / jax.local_device_count() if found else memory_bytes()
 
 
-def _measured_cpu_flops(size: int = 2048, least: int = 4, most: int = 24) -> float:
-    """The best of products until three in a row gain less than 2%: others may use the CPU meanwhile."""
+def _measured_cpu_flops(size: int = 2048, min_runs: int = 4, max_runs: int = 24) -> float:
+    """Time matrix products until three in a row improve by less than 2%, because other programs may use the CPU."""
     multiply = jax.jit(jnp.dot)
     with jax.default_device(jax.local_devices()[0]):
         x = jnp.ones((size, size), jnp.float32)
         multiply(x, x).block_until_ready()
         best, since = math.inf, 0
-        for number in range(most):
+        for number in range(max_runs):
             start = time.perf_counter()
             multiply(x, x).block_until_ready()
             seconds = time.perf_counter() - start
             since = 0 if seconds < 0.98 * best else since + 1
             best = min(best, seconds)
-            if number + 1 >= least and since >= 3:
+            if number + 1 >= min_runs and since >= 3:
                 break
     return 2.0 * size**3 / best

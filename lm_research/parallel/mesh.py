@@ -1,12 +1,11 @@
 """The device mesh of a run.
 
-Four axes, outermost first: `data` copies the model, `fsdp` also copies the computation but divides parameters and optimizer
-state (ZeRO-3, Rajbhandari et al. 2019), `context` divides the positions of each row (ring attention, Liu et al. 2023),
-`tensor` divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). One device is the mesh (1, 1, 1, 1); nothing else in
-the code treats it specially.
+Its four axes, outermost first: `data` divides the batch and replicates the model; `fsdp` divides the batch, parameters and optimizer
+state (ZeRO-3, Rajbhandari et al. 2019); `context` divides the positions of each sequence (ring attention, Liu et al. 2023); `tensor`
+divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). A single device is the mesh (1, 1, 1, 1), without a special case.
 
-Where the devices are several slices (TPU pods joined by the data-center network) the slices are the outermost part of the data
-axis, or of fsdp where nothing is copied: what crosses the slow network is one sum of gradients a step.
+Several slices (TPU pods joined by the data-center network) form the outermost part of the data axis, or of fsdp if the data axis has
+size 1, so that only one sum of gradients per step crosses the slow network.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from lm_research.config import MeshConfig
 from lm_research.errors import MeshError, suggest
 
 AXES = ("data", "fsdp", "context", "tensor")
-# Devices of an axis that a preset names and that has no size: the chips of one TPU host, whose links are the shortest.
+# Size of an axis that a preset names and that has no size: the chips of one TPU host, which have the shortest links.
 NAMED_SIZE = 4
 
 
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
-    """Sizes of AXES for a number of devices.
+    """Return the sizes of AXES for a number of devices.
 
-    The preset's first axis takes what the given sizes leave over when it has no size of its own.
+    If the preset's first axis has no size, it takes the devices that the other axes leave.
 
     Raises:
-      MeshError: the sizes do not multiply to the number of devices, or the preset has no such axis.
+      MeshError: the product of the sizes is not the number of devices, or the preset does not have such an axis.
     """
     first, *named = config.preset.split("+")
     free = {"dp": "data", "shard_map": "data", "fsdp": "fsdp"}[first]
@@ -48,7 +47,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
         others = math.prod(size or 1 for axis, size in sizes.items() if axis != free)
         if num_devices % others:
             raise MeshError(
-                f"mesh: {num_devices} devices cannot be divided by the {others} that {describe_mesh(list(sizes.values()))} ask for. "
+                f"mesh: {num_devices} devices cannot be divided by the {others} that {describe_mesh(list(sizes.values()))} require. "
                 f"Choose sizes whose product divides {num_devices}."
             )
         sizes[free] = num_devices // others
@@ -56,17 +55,17 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
     if math.prod(shape) != num_devices:
         raise MeshError(
             f"mesh: {describe_mesh(shape)} = {math.prod(shape)} devices, but this machine has {num_devices}. "
-            f"Leave mesh.{free}=0 to take what is left over, or choose sizes whose product is {num_devices}."
+            f"Set mesh.{free}=0 to use the remaining devices, or choose sizes whose product is {num_devices}."
         )
     if config.preset == "shard_map" and shape[0] != num_devices:
         raise MeshError(
-            f"mesh: the preset shard_map has the data axis alone, but {describe_mesh(shape)} is asked for. Leave the other sizes "
-            "out, or set --config.mesh.preset=dp."
+            f"mesh: the preset shard_map has only the data axis, but the sizes are {describe_mesh(shape)}. Remove the other sizes, "
+            "or set --config.mesh.preset=dp."
         )
     return shape
 
 
-# A mesh of devices, or only the names and sizes of its axes.
+# Mesh of devices, or only the names and sizes of its axes.
 AnyMesh = Mesh | AbstractMesh
 
 
@@ -76,16 +75,16 @@ def describe_mesh(shape: Sequence[int]) -> str:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices (or the given ones), with automatic (GSPMD) axes."""
+    """Make the mesh over all devices (or the given ones), with automatic (GSPMD) axes."""
     devices = list(devices if devices is not None else jax.devices())
     return arrange_devices(mesh_shape(config, len(devices)), devices, num_slices(config, devices))
 
 
 def named_mesh(text: str) -> Mesh:
-    """The mesh over all devices that a text names: sizes of axes ("fsdp=4,tensor=2") or a preset ("fsdp+tensor").
+    """Make the mesh over all devices from axis sizes ("fsdp=4,tensor=2") or the name of a preset ("fsdp+tensor").
 
     Raises:
-      MeshError: it names neither, or a mesh that cannot be.
+      MeshError: the text is neither, or the devices cannot form the mesh.
     """
     presets = next(field.metadata["choices"] for field in fields(MeshConfig) if field.name == "preset")
     if text in presets:
@@ -104,29 +103,30 @@ def named_mesh(text: str) -> Mesh:
 
 
 def num_slices(config: MeshConfig, devices: Sequence[jax.Device]) -> int:
-    """How many slices the devices are; raises a MeshError if the config counts others."""
+    """Return the number of slices that the devices form; raise a MeshError if config.mesh.slices does not match."""
     found = len({getattr(device, "slice_index", None) for device in devices})
-    asked = config.slices or found
-    if found not in (1, asked) or len(devices) % asked:
+    slices = config.slices or found
+    if found not in (1, slices) or len(devices) % slices:
         raise MeshError(
-            f"config.mesh.slices={asked}, but the {len(devices)} devices are {found} slice{'s' * (found > 1)} and not so many "
-            "of equal size. Leave mesh.slices=0 to take what is found."
+            f"config.mesh.slices={slices} does not match the {len(devices)} devices, which form {found} slice{'s' * (found > 1)}. "
+            "Set mesh.slices=0 to detect the number."
         )
-    return asked
+    return slices
 
 
 def arrange_devices(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int = 1) -> Mesh:
-    """Devices in the order that gives each axis the shortest links.
+    """Arrange devices so that each axis has the shortest links.
 
     Args:
       shape: sizes of AXES, whose product is the number of devices.
-      slices: groups of devices that only the slow network joins.
+      devices: devices of the mesh, in any order.
+      slices: number of groups of devices that only the slow network connects.
 
     Raises:
       MeshError: no axis can be divided into the slices.
     """
     crossing = network_axis(dict(zip(AXES, shape, strict=True)), slices)
-    if crossing is None or getattr(devices[0], "slice_index", None) is None:  # these lie slice by slice as they are
+    if crossing is None or getattr(devices[0], "slice_index", None) is None:  # already ordered by slice
         order = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     else:
         across = tuple(slices if axis == crossing else 1 for axis in AXES)
@@ -136,9 +136,9 @@ def arrange_devices(shape: tuple[int, ...], devices: Sequence[jax.Device], slice
 
 
 def network_axis(mesh: Mapping[str, int], slices: int) -> str | None:
-    """The mesh axis that crosses from slice to slice, or None with one slice.
+    """Return the mesh axis that spans slices, or None for a single slice.
 
-    The slices are the outermost part of the device order: of the data axis if it has as many entries, else of fsdp.
+    It is the data axis if its size is a multiple of the slices, else fsdp.
 
     Raises:
       MeshError: neither axis can be divided into the slices.
@@ -150,6 +150,6 @@ def network_axis(mesh: Mapping[str, int], slices: int) -> str | None:
     if mesh["data"] == 1 and mesh["fsdp"] % slices == 0:
         return "fsdp"
     raise MeshError(
-        f"mesh: {describe_mesh([mesh[axis] for axis in AXES])} cannot be laid over {slices} slices: the data axis (or, without one, "
-        f"fsdp) must be a multiple of them. Set for example --config.mesh.data={slices}."
+        f"mesh: {describe_mesh([mesh[axis] for axis in AXES])} cannot be divided into {slices} slices: the size of the data axis (or of "
+        f"fsdp if data is 1) must be a multiple of them. Set for example --config.mesh.data={slices}."
     )

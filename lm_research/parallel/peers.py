@@ -1,7 +1,7 @@
-"""Which process of a run is lost: those that met in the roll call stay connected through process 0.
+"""Detection of lost processes: after the rendezvous, all processes stay connected to process 0.
 
-A process that dies closes its connection, so that the others know its number at once, even while they wait in a collective. One
-that hangs or was stopped keeps it: jax.distributed misses its heartbeats, and here it is seen who has been silent.
+When a process dies, its connection closes, so the others learn its number at once, even while they wait in a collective. A process
+that hangs or was suspended keeps its connection: jax.distributed misses its heartbeats, and this module identifies the silent process.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-_PING = 1.0  # seconds between signs of life
-_SILENT = 3.0  # seconds without one after which it is said of a process that it does not answer
-_GRACE = {
-    True: 1.0,
-    False: 5.0,
-}  # seconds for what the main thread has to say itself: a process was lost; one told its error
+_PING = 1.0  # seconds between pings
+_SILENT = 3.0  # seconds without a ping after which a process counts as silent
+# Seconds for the main thread to report the failure itself, by whether a process was killed rather than ended with an error.
+_GRACE = {True: 1.0, False: 5.0}
 _BYE = b"bye"
 
 
 class News(NamedTuple):
-    """A process has ended before the run was over: its number and exit code, None of one that told none because it was killed."""
+    """Event that a process ended before the run did: its number, and its exit code, or None if it was killed."""
 
     number: int
     code: int | None
 
 
 class Peers:
-    """The connections of this process: of process 0 to all others, of the others to process 0.
+    """Connections of this process: those of process 0 to all others, or that of another process to process 0.
 
     Attributes:
-      news: what has been heard of first, if anything has.
-      patience: seconds of silence that are news; none are once jax.distributed listens to heartbeats, which a busy interpreter sends too.
+      news: the first event, if there has been one.
+      patience: seconds of silence that count as an event; infinite once jax.distributed checks heartbeats, which it sends even while
+        the interpreter is busy.
     """
 
     def __init__(self, connections: Mapping[int, socket.socket], on_loss: Callable[[], None]) -> None:
-        """Begins to listen, in a thread.
+        """Start to listen, in a thread.
 
         Args:
-          connections: by process number, as join_rendezvous returns them.
-          on_loss: called in that thread some time after the first news.
+          connections: connections by process number, as join_rendezvous returns them.
+          on_loss: called in that thread shortly after the first event.
         """
         self.news: News | None = None
         self.patience = math.inf
@@ -63,29 +62,29 @@ class Peers:
             threading.Thread(target=self._listen, daemon=True, name="peers").start()
 
     def wait(self, seconds: float) -> News | None:
-        """The news, for which it waits so long."""
+        """Wait up to a number of seconds for an event, and return it, or None."""
         deadline = time.monotonic() + seconds
         while self.news is None and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.news
 
     def silent(self, seconds: float = _SILENT) -> int | None:
-        """The process that has been silent longest, if for so long."""
+        """Return the process that has been silent longest, or None if no silence exceeds a number of seconds."""
         number = min(self._heard, key=self._heard.__getitem__, default=None)
         return number if number is not None and time.monotonic() - self._heard[number] > seconds else None
 
     def ends(self, number: int, code: int | None) -> None:
-        """Tells the others that a process (this one, or of process 0 any) has ended, and with which exit code."""
+        """Notify the others that a process has ended with an exit code. Process 0 may report any process, others only themselves."""
         self._send(b"ends %d %d" % (number, -1 if code is None else code))
 
     def close(self) -> None:
-        """The run is over for this process."""
+        """Announce that this process has finished the run, and stop listening."""
         self._send(_BYE)
         self._closed = True
 
     def _send(self, line: bytes) -> None:
         for connection in list(self._connections.values()):
-            with contextlib.suppress(OSError):  # it is gone, or reads nothing
+            with contextlib.suppress(OSError):  # the process is gone, or does not read
                 connection.send(line + b"\n")
 
     def _listen(self) -> None:
@@ -132,20 +131,20 @@ class Peers:
 
 @contextlib.contextmanager
 def heartbeats_end(end: Callable[[], None]) -> Iterator[None]:
-    """Clients of jax.distributed made inside call `end` when a process is lost, instead of ending this one with words of C++.
+    """Make clients of jax.distributed created inside call `end` when a process is lost, instead of aborting with a C++ message.
 
-    jaxlib has a callback for it, but (0.10) no Python form of the status that it gives: the attempt ends in std::terminate, whose
-    handler can be set, so `end` is that as well. Where either is missing all stays as it was.
+    jaxlib has a callback for this, but (in 0.10) it cannot convert the callback's status argument to Python, which ends in
+    std::terminate. So `end` is also installed as the terminate handler. If either is missing, nothing changes.
     """
     try:
         from jax._src import distributed
 
-        library = distributed._jax  # type: ignore[attr-defined]  # private, and so not told in jax's types
+        library = distributed._jax  # type: ignore[attr-defined]  # private, so missing in jax's types
         factory = library.get_distributed_runtime_client
-        known = "missed_heartbeat_callback" in factory.__doc__ and _on_terminate(end)
+        supported = "missed_heartbeat_callback" in factory.__doc__ and _on_terminate(end)
     except (ImportError, AttributeError, OSError, TypeError):
-        known = False
-    if not known:
+        supported = False
+    if not supported:
         yield
         return
     library.get_distributed_runtime_client = functools.partial(factory, missed_heartbeat_callback=lambda *status: end())
@@ -155,11 +154,16 @@ def heartbeats_end(end: Callable[[], None]) -> Iterator[None]:
         library.get_distributed_runtime_client = factory
 
 
-_handlers: list[object] = []  # C++ keeps none of them alive
+_handlers: list[object] = []  # keeps them alive, which C++ does not
 
 
 def _on_terminate(end: Callable[[], None]) -> bool:
-    """Lets the C++ library that jaxlib uses call `end` where such a callback cannot be; AttributeError or OSError without one."""
+    """Install a terminate handler that calls `end` when the callback's argument cannot be converted (std::bad_cast).
+
+    Raises:
+      AttributeError: the C++ library lacks a function.
+      OSError: jaxlib does not use libstdc++.
+    """
     library = ctypes.CDLL("libstdc++.so.6", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     kind_of, set_handler = library.__cxa_current_exception_type, library._ZSt13set_terminatePFvvE
     kind_of.restype = set_handler.restype = ctypes.c_void_p

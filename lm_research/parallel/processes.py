@@ -1,9 +1,9 @@
-"""Many processes, one run: finding each other, agreeing, and ending together.
+"""Runs of several processes: connecting, agreeing and ending together.
 
-Every process of a run executes the same program on its own rows of each batch. Where they are is found in this order: the
-flags --coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
-which the flags set), then what jax.distributed knows of: Slurm, GKE and TPU pods. Without any there is one process, and
-everything here is free.
+Every process of a run executes the same program on its own rows of each batch. Processes find each other through the flags
+--coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, which the flags
+set), or else through the environments that jax.distributed supports: Slurm, GKE and TPU pods. Otherwise there is a single process, and
+everything here costs nothing.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ from lm_research.errors import BUG, REPORTED_ERRORS, STOPPED_BY_SIGNAL, UserErro
 from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.rendezvous import PodError, join_rendezvous
 
-# Limits in seconds, each with the variable that changes it.
-START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to come
-HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # a process that is silent for so long counts as dead
-STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, with an evaluation or a compilation between them
-BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the others wait for: a corpus
+# Time limits in seconds, each with the environment variable that changes it.
+START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to start
+HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # of silence, after which a process counts as dead
+STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, including an evaluation or a compilation
+BUILD = (
+    "LM_RESEARCH_BUILD_SECONDS",
+    86400.0,
+)  # for process 0 to do what the others wait for, such as building a corpus
 _PREEMPTION = "jax_enable_preemption_service"
-_LEAVING = "lm_research/interrupted"  # a key that a process sets when it leaves before the first step
-_LOOK = 0.2  # seconds between looks at it
-# What a collective says once a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
+_LEAVING = "lm_research/interrupted"  # key that a process sets when a signal ends it before the first step
+_LOOK = 0.2  # seconds between checks of that key
+# Messages of a collective when a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -55,8 +58,8 @@ _LOST = (
     "ncclRemoteError",
     "remote process exited",
 )
-_LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # what it says of one that only does not answer, or comes late
-_peers: list[Peers] = []  # of this process, since it has joined others
+_LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # messages when a process does not answer, or is late
+_peers: list[Peers] = []  # connections of this process once it has joined the others
 _ending = threading.Lock()
 _joined: list[
     tuple[ProcessInfo, pathlib.Path]
@@ -66,7 +69,7 @@ _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """One process among those of a run: HOST:PORT of process 0, how many there are, and which this one is."""
+    """Process of a run: HOST:PORT of process 0, number of processes, and number of this one."""
 
     coordinator: str
     num_processes: int
@@ -74,7 +77,7 @@ class ProcessInfo:
 
 
 def timeout_seconds(limit: tuple[str, float]) -> float:
-    """A limit: the value of its variable, or its default; raises a PodError if that is no positive number."""
+    """Return a time limit: the value of its variable, or its default; raise a PodError if that is not a positive number."""
     name, default = limit
     text = os.environ.get(name, "")
     try:
@@ -87,17 +90,17 @@ def timeout_seconds(limit: tuple[str, float]) -> float:
 
 
 def find_process() -> ProcessInfo | None:
-    """Where this process stands, or None if it is alone.
+    """Return this process's number among those of the run, or None if the run has a single process.
 
     Raises:
-      PodError: it is told only a part of it, or something impossible.
+      PodError: the flags are incomplete or invalid.
     """
-    given = [os.environ.get(name, "") for name in _NAMES]
-    if any(given[1:]):
-        return _told(given)
+    values = [os.environ.get(name, "") for name in _NAMES]
+    if any(values[1:]):
+        return _from_flags(values)
     if not (_many_tasks() or _on_tpu()):
         return None
-    # Public jax finds these only while it connects, and then it is too late to say who is missing.
+    # jax's public API detects these only while it connects, which is too late to report missing processes.
     from jax._src.clusters import ClusterEnv
 
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout_seconds(START)))
@@ -107,31 +110,31 @@ def find_process() -> ProcessInfo | None:
     return ProcessInfo(coordinator, num_processes, process_id)
 
 
-def _told(given: list[str]) -> ProcessInfo:
+def _from_flags(values: list[str]) -> ProcessInfo:
     flags = ("--coordinator", "--num_processes", "--process_id")
-    missing = [flag for flag, value in zip(flags, given, strict=True) if not value]
+    missing = [flag for flag, value in zip(flags, values, strict=True) if not value]
     if missing:
         raise PodError(f"{' and '.join(missing)} must be given too: the three flags {', '.join(flags)} go together.")
-    coordinator, num_processes, process_id = given
+    coordinator, num_processes, process_id = values
     host, _, port = coordinator.rpartition(":")
     if not host or not 0 < (whole_number(port) or 0) < 65536:
         raise PodError(f"--coordinator={coordinator} is not HOST:PORT, for example 10.0.0.1:8476.")
     count, number = whole_number(num_processes), whole_number(process_id)
     if count is None or number is None or not number < count < 2**20:
         raise PodError(
-            f"--num_processes={num_processes} and --process_id={process_id} do not fit: processes are numbered from 0 to "
+            f"--num_processes={num_processes} and --process_id={process_id} are not valid together: processes are numbered from 0 to "
             "--num_processes minus 1."
         )
     return ProcessInfo(coordinator, count, number)
 
 
 def _many_tasks() -> bool:
-    """Whether Slurm's srun started several of us (a shell inside an allocation is not one of them)."""
+    """Return whether Slurm's srun started several processes (a shell inside an allocation does not count)."""
     return os.environ.get("SLURM_NTASKS", "1") != "1" and {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= os.environ.keys()
 
 
 def _on_tpu() -> bool:
-    """Whether this machine holds TPU chips that jax will use."""
+    """Return whether this machine has TPU chips that jax will use."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or os.environ.get("TPU_WORKER_HOSTNAMES")
     return (not platforms or "tpu" in platforms) and bool(chips) and find_spec("libtpu") is not None
@@ -139,16 +142,19 @@ def _on_tpu() -> bool:
 
 @contextlib.contextmanager
 def joined(workdir: pathlib.Path) -> Iterator[bool]:
-    """Connects this process with the others of its run for as long as the context lasts; the value: is it process 0?
+    """Connect this process with the others of its run while the context lasts. It must be entered before JAX's first use of a device.
 
-    Inside, an exception of one process ends it at once instead of leaving it in a barrier that nobody else reaches; the
-    others end too: at once if a process has ended or was killed, within the heartbeat's limit if it does not answer. Must come before JAX's first use of a device.
+    If a process raises an exception inside, it ends at once instead of waiting in a barrier that no other process reaches. The others
+    end too: at once if a process has ended or was killed, within the heartbeat's time limit if it does not answer.
 
     Args:
-      workdir: process N > 0 writes what ended it to logs/process_N.txt there, process 0 to log.txt.
+      workdir: directory of the run. Process N > 0 logs the reason for its end to logs/process_N.txt there, process 0 to log.txt.
+
+    Yields:
+      Whether this is process 0.
 
     Raises:
-      PodError: not all processes came in time, or they disagree.
+      PodError: not all processes started in time, or their flags are inconsistent.
     """
     place = find_process()
     if place is None:
@@ -159,7 +165,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     _peers.append(Peers(connections, leave))
     _peers[-1].patience = timeout_seconds(HEARTBEAT)
     try:
-        jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
+        jax.config.update(_PREEMPTION, False)  # until the first step, see `agree_on_stops`
         with heartbeats_end(leave):
             jax.distributed.initialize(
                 place.coordinator,
@@ -182,7 +188,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
 
 
 def _leave_together() -> None:
-    """Before the first step a signal to one process is one to all: jax.distributed's own agreement is by steps."""
+    """Before the first step, end all processes if one receives a signal; jax.distributed itself coordinates only between steps."""
     from jax._src.distributed import global_state
 
     while global_state.client is not None and global_state.preemption_sync_manager is None:
@@ -191,33 +197,31 @@ def _leave_together() -> None:
                 global_state.client.key_value_set(_LEAVING, "", allow_overwrite=True)
             return
         if _has_left():
-            time.sleep(
-                0 if jax.process_index() else 5 * _LOOK
-            )  # who left is still there for a moment, and needs process 0
+            time.sleep(0 if jax.process_index() else 5 * _LOOK)  # the others still need process 0 for a moment
             _peers[-1].ends(jax.process_index(), STOPPED_BY_SIGNAL)
             interrupts.exit_now()
         time.sleep(_LOOK)
 
 
 def end_all(error: UserError) -> None:
-    """Ends all processes of a run of many, from any thread; does nothing in one that is alone."""
+    """End all processes of the run, from any thread; do nothing in a run of a single process."""
     if _joined:
         _leave(error, *_joined[0])
 
 
 def _has_left() -> bool:
-    """Whether a process has left because of a signal before the first step."""
+    """Return whether a process has ended because of a signal before the first step."""
     from jax._src.distributed import global_state
 
     client = global_state.client
     try:
         return client is not None and client.key_value_try_get(_LEAVING) is not None
-    except jax.errors.JaxRuntimeError:  # nobody has; or the coordinator is gone
+    except jax.errors.JaxRuntimeError:  # the key is not set, or the coordinator is gone
         return False
 
 
 def agree_on_stops() -> None:
-    """From here on SIGTERM is jax.distributed's, which lets all processes stop at the same step."""
+    """Let jax.distributed handle SIGTERM from now on, so that all processes stop at the same step."""
     if jax.process_count() > 1:
         from jax._src.distributed import global_state
 
@@ -226,11 +230,11 @@ def agree_on_stops() -> None:
 
 
 def _leave(error: BaseException, place: ProcessInfo, workdir: pathlib.Path) -> None:
-    """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
+    """Report the cause on standard error and in this process's log, and end the process without waiting for others."""
     if isinstance(error, interrupts.Interrupted):
         interrupts.write_message()
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
-        time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
+        time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # so that the others learn of it from process 0
         os._exit(STOPPED_BY_SIGNAL)
     sys.stdout.flush()
     expected = isinstance(error, REPORTED_ERRORS)
@@ -247,37 +251,33 @@ def _leave(error: BaseException, place: ProcessInfo, workdir: pathlib.Path) -> N
 
 
 def _leave_lost(place: ProcessInfo, workdir: pathlib.Path) -> None:
-    """Ends this process because another one is lost; in any thread, whatever the main thread waits for."""
+    """End this process because another one is lost; callable from any thread, whatever the main thread waits for."""
     silent = _peers[-1].silent()
-    news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may know more
+    news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may have more information
     if interrupts.signal_received() or (news is not None and news.code == STOPPED_BY_SIGNAL):
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
         interrupts.exit_now()
     code = STOPPED_BY_SIGNAL
     if news is not None and news.code is not None:
         code = news.code
-        cause = f"process {news.number} of this run ended with exit code {code}; its output and {log_name(news.number)} have the cause."
+        cause = f"process {news.number} of this run ended with exit code {code}; see its output and {log_name(news.number)}."
     else:
         number = news.number if news is not None else silent
         if place.process_id == 0 and number is not None:
             _peers[-1].ends(number, None)
         who = "another process" if number is None else f"process {number}"
-        cause = (
-            f"{who} of this run is lost: it was killed, or does not answer any more; its own output may have the cause."
-        )
-        if number == place.process_id:  # it was stopped, and has been continued
+        cause = f"{who} of this run is lost: it was killed, or no longer answers; its own output may have the cause."
+        if number == place.process_id:  # it was suspended and has been continued
             cause = "it did not answer for too long, and the others ended without it."
     if code == STOPPED_BY_SIGNAL:
         newest = newest_step(workdir / "checkpoints")
-        saved = (
-            "No checkpoint was saved yet" if newest is None else f"What is saved is whole, up to checkpoint {newest}"
-        )
-        cause += f" {saved}; the same command, started in every process, goes on from there."
+        saved = "No checkpoint has been saved yet" if newest is None else f"The newest checkpoint is of step {newest}"
+        cause += f" {saved}; the same command, started in every process, resumes the run."
     _end(cause, code, place, workdir)
 
 
 def _end(cause: str, code: int, place: ProcessInfo, workdir: pathlib.Path) -> None:
-    """Writes the cause, and ends; of several threads that come here the first one does."""
+    """Write the cause and end the process; if several threads call this, the first one does it."""
     if not _ending.acquire(blocking=False):
         threading.Event().wait()
     text = f"process {place.process_id} of {place.num_processes} ends: {cause}\n"
@@ -291,21 +291,24 @@ def _end(cause: str, code: int, place: ProcessInfo, workdir: pathlib.Path) -> No
     if code != STOPPED_BY_SIGNAL:
         _peers[-1].ends(place.process_id, code)
     if place.process_id == 0:
-        time.sleep(1)  # jax.distributed ends the others with process 0: those that met the same error say so first
+        time.sleep(1)  # jax.distributed ends the others with process 0; let those with the same error report it first
     os._exit(code)
 
 
 def log_name(process_id: int) -> str:
-    """The file in the run's folder where a process logs."""
+    """Return the log file of a process, relative to the run's directory."""
     return f"logs/process_{process_id}.txt" if process_id else "log.txt"
 
 
 @contextlib.contextmanager
 def process_0_first(what: str) -> Iterator[None]:
-    """The body runs in process 0, then in all others, which find what it left; `what` names the wait, once a run.
+    """Run the body in process 0 first, then in all others, which find its results.
+
+    Args:
+      what: name of the barrier, unique within the run.
 
     Raises:
-      PodError: process 0 took longer than the limit allows.
+      PodError: process 0 exceeded the time limit.
     """
     if jax.process_index() != 0:
         wait_for_all(what)
@@ -315,15 +318,15 @@ def process_0_first(what: str) -> Iterator[None]:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once all processes have called it with this name, which serves once a run.
+    """Wait until all processes have called this function with the same name, which must be unique within the run.
 
     Raises:
-      PodError: some did not within the limit.
-      jax.errors.JaxRuntimeError: one is lost.
+      PodError: some processes did not within the time limit.
+      jax.errors.JaxRuntimeError: a process is lost.
     """
     if jax.process_count() == 1:
         return
-    from jax._src.distributed import global_state  # public barriers have a limit of their own, of five minutes
+    from jax._src.distributed import global_state  # public barriers have a fixed limit of five minutes
 
     client = global_state.client
     assert client is not None, "several processes are connected"
@@ -333,34 +336,34 @@ def wait_for_all(what: str) -> None:
         if any(words in str(error) for words in _LOST):
             raise
         raise PodError(
-            f"{what}: not all processes came here within {timeout_seconds(BUILD):g} s ({BUILD[0]} changes that), or one has ended: "
+            f"{what}: not all processes arrived within {timeout_seconds(BUILD):g} s (set {BUILD[0]} to change the limit), or one has ended: "
             f"{' '.join(str(error).split())}"
         ) from error
 
 
 def broadcast_flag(value: bool) -> bool:
-    """Process 0's `value`, in all of them; a tiny collective, so every process must ask at the same place."""
+    """Return process 0's `value` in all processes. This is a collective: all processes must call it at the same place."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(value))
 
 
 def all_processes(value: bool) -> bool:
-    """Whether `value` is true in all processes; a tiny collective, as `broadcast_flag`."""
+    """Return whether `value` is true in all processes; a collective like `broadcast_flag`."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.array([value])).all())
 
 
 def broadcast_numbers(numbers: Sequence[int]) -> list[int]:
-    """Process 0's `numbers` (below 2**31), in all of them, as `broadcast_flag`; all must give as many."""
+    """Return process 0's `numbers` (below 2**31) in all processes; a collective like `broadcast_flag`, with equal lengths."""
     if jax.process_count() == 1:
         return [int(number) for number in numbers]
     return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
 
 
 def sum_over_processes(counts: np.ndarray, what: str) -> np.ndarray:
-    """The sum of all processes' counts (each below 2**31), int64; `what` names the wait, once a run."""
+    """Sum counts (each below 2**31) over all processes, int64; `what` is the name of the barrier, unique within the run."""
     if jax.process_count() == 1:
         return counts
     wait_for_all(what)
@@ -368,10 +371,14 @@ def sum_over_processes(counts: np.ndarray, what: str) -> np.ndarray:
 
 
 def should_stop(step: int, here: bool) -> bool:
-    """Whether the run is to stop before `step`: the same answer in every process, whichever got the signal.
+    """Return whether the run has to stop before `step`. The result is the same in all processes, whichever received the signal.
 
-    With several processes jax.distributed owns SIGTERM and spreads it; all stop at the same step, the first one that none
-    of them has begun. Must be asked before every step.
+    With several processes, jax.distributed handles SIGTERM and forwards it, and all stop at the first step that none of them has
+    started. All processes must call this before every step.
+
+    Args:
+      step: the next step.
+      here: whether this process received a signal; used only in a run of a single process.
     """
     if jax.process_count() == 1:
         return here
@@ -379,18 +386,19 @@ def should_stop(step: int, here: bool) -> bool:
 
 
 def forward_to_preemption() -> None:
-    """Hands a signal that this process got to jax.distributed, as if it had been SIGTERM."""
+    """Forward a signal that this process received to jax.distributed, as SIGTERM."""
     signal.raise_signal(signal.SIGTERM)
 
 
 def watch_step() -> None:
-    """Starts the clock of a step anew; with several processes, one that takes longer than its limit ends.
+    """Restart the timer of a step. With several processes, a process that exceeds the time limit ends, and the others with it.
 
-    It prints the stack of every thread first, so that it can be seen where it hung, and the others end with it.
+    It prints the stack of every thread first, to show where it hung.
     """
     if jax.process_count() > 1:
         faulthandler.dump_traceback_later(timeout_seconds(STEP), exit=True)
 
 
 def end_watch() -> None:
+    """Stop the timer of `watch_step`."""
     faulthandler.cancel_dump_traceback_later()

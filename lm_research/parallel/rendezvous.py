@@ -1,7 +1,7 @@
-"""Who is there: all processes of a run meet on the coordinator's port before jax.distributed takes it over.
+"""Rendezvous of all processes of a run on the coordinator's port, before jax.distributed uses it.
 
-jax.distributed ends a process whose peers do not come, and does not say which. Here process 0 counts, and every process
-that came learns which did not, or that two were given the same number.
+If some processes do not start, jax.distributed ends the others without naming the missing ones. Here process 0 counts the processes,
+and reports to all of them which ones are missing, or that two have the same number.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ _GO = "go"
 
 
 class PodError(UserError):
-    """Processes that cannot find each other, or were told different things."""
+    """Processes that cannot find each other, or have inconsistent flags."""
 
 
 def join_rendezvous(coordinator: str, num_processes: int, process_id: int, seconds: float) -> dict[int, socket.socket]:
-    """Returns in every process once all of them have called it: its connections, by process (of process 0 to all, of others to it).
+    """Wait until all processes have called this function.
 
     Args:
       coordinator: HOST:PORT of process 0.
-      num_processes: how many to wait for.
-      process_id: this one's number, 0 ... num_processes - 1.
-      seconds: how long to wait.
+      num_processes: number of processes of the run.
+      process_id: number of this process, 0 ... num_processes - 1.
+      seconds: time limit.
+
+    Returns:
+      Connections by process: those of process 0 to all others, or that of another process to process 0.
 
     Raises:
-      PodError: names who is missing after that time, or what does not agree.
+      PodError: processes are missing after the time limit, or their flags are inconsistent; the message names them.
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + seconds
@@ -53,14 +56,18 @@ def _listen(coordinator: str, port: int) -> socket.socket:
     except OSError as error:
         raise PodError(
             f"Process 0 cannot listen on port {port} of --coordinator={coordinator}: {error.strerror}. Choose a free port, or "
-            "end what is left of an earlier run."
+            "end the remaining processes of an earlier run."
         ) from error
 
 
 def _count(
     coordinator: str, port: int, num_processes: int, deadline: float, seconds: float
 ) -> tuple[str, dict[int, socket.socket]]:
-    """Process 0: takes reports until all are there, then tells all of them the same; returns what it told, and to whom."""
+    """Collect the reports of all other processes in process 0, and send all of them the same answer.
+
+    Returns:
+      The answer, and the connections by process.
+    """
     present: dict[int, socket.socket] = {}
     answer = _GO
     with contextlib.ExitStack() as stack:
@@ -75,7 +82,7 @@ def _count(
                 answer = _missing(missing, num_processes, seconds)
                 break
             for number, connection in list(present.items()):
-                if connection in ready:  # it has nothing to say: it has ended, and may be started again
+                if connection in ready:  # closed: the process has ended, and may be started again
                     selector.unregister(present.pop(number))
                     connection.close()
             if server not in ready:
@@ -85,14 +92,14 @@ def _count(
             report = _read_line(connection).split()
             if len(report) != 2 or not all(word.isdigit() for word in report):
                 connection.close()
-                continue  # somebody else, looking for open ports
+                continue  # not a process of a run, such as a port scanner
             number, total = map(int, report)
             if total != num_processes:
-                answer = (
-                    f"Process {number} was told --num_processes={total}, process 0 {num_processes}. Give both the same."
-                )
+                answer = f"Process {number} has --num_processes={total}, but process 0 has {num_processes}. Use the same value."
             elif number in present or not 0 < number < num_processes:
-                answer = f"Two processes have --process_id={number}. Give each its own, 0 to {num_processes - 1}."
+                answer = (
+                    f"Two processes have --process_id={number}. Use a different one in each, 0 to {num_processes - 1}."
+                )
             present[len(present) + num_processes if number in present else number] = connection
             selector.register(connection, selectors.EVENT_READ)
         for connection in present.values():
@@ -104,21 +111,21 @@ def _count(
 def _missing(missing: list[int], num_processes: int, seconds: float) -> str:
     shown = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
     return (
-        f"After {seconds:g} s {len(missing)} of {num_processes} processes have not come: {shown}. Look at their output, check that "
-        "they were given the same coordinator and can reach its port, and start all of them again."
+        f"After {seconds:g} s {len(missing)} of {num_processes} processes are missing: {shown}. Look at their output, check that "
+        "they have the same coordinator and can reach its port, and start all of them again."
     )
 
 
 def _report(
     host: str, port: int, num_processes: int, process_id: int, deadline: float, seconds: float
 ) -> tuple[str, dict[int, socket.socket]]:
-    """The others: finds process 0, which may start later, and waits for its answer."""
+    """Connect to process 0, which may start later, send it this process's flags and wait for its answer."""
     reason = "no answer"
     while time.monotonic() < deadline:
         try:
             connection = socket.create_connection((host, port), timeout=5)
             connection.sendall(f"{process_id} {num_processes}\n".encode())
-            connection.settimeout(max(deadline - time.monotonic(), 0) + 5)  # process 0 began to wait later, perhaps
+            connection.settimeout(max(deadline - time.monotonic(), 0) + 5)  # process 0 may have started to wait later
             answer = _read_line(connection)
             if answer:
                 return answer, {0: connection}
@@ -126,18 +133,18 @@ def _report(
         except OSError as error:
             reason = error.strerror or str(error)
         time.sleep(0.2)
-    told = (
+    answer = (
         f"Process {process_id} could not reach process 0 at {host}:{port} within {seconds:g} s ({reason}). Check that process 0 "
-        "runs and that the address of --coordinator is its own and open to the others."
+        "is running and that --coordinator is its address and reachable from the others."
     )
-    return told, {}
+    return answer, {}
 
 
 def _read_line(connection: socket.socket) -> str:
     content = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
         while not content.endswith(b"\n") and len(content) < 4096:
-            piece = connection.recv(1)  # what follows the line is for peers.py
+            piece = connection.recv(1)  # bytes after the line belong to peers.py
             if not piece:
                 break
             content += piece

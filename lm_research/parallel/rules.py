@@ -1,8 +1,8 @@
-"""Which logical axis of an array lies on which mesh axis.
+"""Sharding rules: the mesh axes that divide each logical axis of an array.
 
-Parameters and activations name their axes ("embed", "heads", "batch", ...); `RULES` maps names to mesh axes and
-is the only place where that is decided; `mesh.rules` of a run lays the axes of its parameters otherwise. A parameter axis that its
-mesh axis cannot divide is refused with the arithmetic, because padding it silently would change memory and speed.
+Parameters and activations name their axes ("embed", "heads", "batch", ...). `RULES` maps these names to mesh axes, and `mesh.rules` of a
+run changes the mapping of parameter axes. A parameter axis whose size is not a multiple of the devices is refused, because padding it
+silently would change memory and speed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lm_research.parallel.mesh import AnyMesh
 
 LogicalAxes = tuple[str | None, ...]
 
-# Logical axis -> mesh axis or axes. Names that are missing here are never divided.
+# Logical axis -> mesh axis or axes. Other axes are never divided.
 RULES: dict[str, str | tuple[str, ...]] = {
     # parameters
     "vocab": "tensor",
@@ -38,36 +38,38 @@ RULES: dict[str, str | tuple[str, ...]] = {
 
 
 def batch_shards(sizes: Mapping[str, int]) -> int:
-    """Into how many parts a mesh with these axis sizes divides a batch."""
+    """Return the number of parts into which a mesh with these axis sizes divides a batch."""
     return _axis_size(sizes, RULES["batch"])
 
 
-# Of these a run may choose where they lie, and on which axes; activations follow the batch, and stay.
+# Parameter axes that mesh.rules may assign, and the mesh axes it may assign to them. Rules of activations are fixed.
 PARAMETER_AXES, _TARGETS = ("vocab", "heads", "mlp", "embed", "layers"), ("fsdp", "tensor", "context", "data", "none")
 
 
 def resolve_rules(given: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """`RULES` with those of a run laid over them: {"vocab": ("fsdp",), "embed": ("none",), "mlp": ("tensor", "fsdp")}.
+    """Merge the rules of a run into `RULES`, for example {"vocab": ("fsdp",), "embed": ("none",), "mlp": ("tensor", "fsdp")}.
 
     Raises:
-      MeshError: it names no axis of parameters, or no axis of the mesh.
+      MeshError: a name is not an axis of parameters or not an axis of the mesh.
     """
     rules: dict[str, Any] = dict(RULES)
     for name, places in (given or {}).items():
         if name not in PARAMETER_AXES:
-            raise MeshError(f"config.mesh.rules: {name!r} is no axis of parameters. {suggest(name, PARAMETER_AXES)}")
+            raise MeshError(
+                f"config.mesh.rules: {name!r} is not an axis of parameters. {suggest(name, PARAMETER_AXES)}"
+            )
         chosen = "+".join(places).split("+")
         for place in chosen:
             if place not in _TARGETS or (place == "none" and len(chosen) > 1):
                 raise MeshError(
-                    f"config.mesh.rules: {name}={'+'.join(chosen)} names no axis of the mesh. {suggest(place, _TARGETS)}"
+                    f"config.mesh.rules: {name}={'+'.join(chosen)} is not a mesh axis. {suggest(place, _TARGETS)}"
                 )
         rules[name] = None if chosen == ["none"] else tuple(chosen)
     return rules
 
 
 def partition_spec(axes: Sequence[str | None], rules: Mapping[str, Any] = RULES) -> PartitionSpec:
-    """The PartitionSpec of logical axes, e.g. ("embed", "mlp") -> P("fsdp", "tensor")."""
+    """Return the PartitionSpec of logical axes, such as ("embed", "mlp") -> P("fsdp", "tensor")."""
     return PartitionSpec(*(rules.get(axis) if axis else None for axis in axes))
 
 
@@ -79,10 +81,10 @@ def _axis_size(sizes: Mapping[str, int], entry: str | tuple[str, ...] | None) ->
 def param_sharding(
     mesh: AnyMesh, name: str, shape: Sequence[int], axes: LogicalAxes, rules: Mapping[str, Any] = RULES
 ) -> NamedSharding:
-    """Sharding of one parameter.
+    """Return the sharding of a parameter.
 
     Raises:
-      MeshError: a dimension is not a multiple of the devices it would lie on, or two lie on the same ones.
+      MeshError: a dimension is not a multiple of the devices that divide it, or two dimensions use the same mesh axis.
     """
     spec = partition_spec(axes, rules)
     used = [place for entry in spec for place in ((entry,) if isinstance(entry, str) else entry or ())]
@@ -90,15 +92,15 @@ def param_sharding(
         if used.count(place) > 1:
             both = " and ".join(repr(axis) for axis, entry in zip(axes, spec, strict=True) if entry and place in entry)
             raise MeshError(
-                f"config.mesh.rules: parameter {name} has the axes {axes}, of which {both} would lie on {place!r} alike. "
-                "Lay one of them elsewhere, or on none."
+                f"config.mesh.rules: parameter {name} has the axes {axes}, of which {both} would both be divided over {place!r}. "
+                "Assign one of them to another mesh axis, or to none."
             )
     for size, axis, entry in zip(shape, axes, spec, strict=True):
         devices = _axis_size(mesh.shape, entry)
         if size % devices:
             entry = entry if isinstance(entry, str) else " x ".join(entry)
             raise MeshError(
-                f"mesh: parameter {name} has {size} {axis!r} entries, which {devices} devices of axis {entry!r} cannot share "
+                f"mesh: parameter {name} has {size} {axis!r} entries, which {devices} devices of axis {entry!r} cannot divide "
                 f"equally ({size} = {size // devices} x {devices} + {size % devices}). "
                 f"Change mesh.{entry} or the model's size; a vocabulary can be padded with --config.model.vocab_size."
             )
@@ -106,7 +108,7 @@ def param_sharding(
 
 
 def tree_shardings(mesh: AnyMesh, shapes: Any, axes: Any, rules: Mapping[str, Any] = RULES) -> Any:
-    """`param_sharding` over a nested dict of shapes and one of logical axes with the same structure."""
+    """Apply `param_sharding` to a nested dict of shapes and one of logical axes with the same structure."""
 
     def one(path: tuple[Any, ...], leaf: Any, leaf_axes: LogicalAxes) -> NamedSharding:
         return param_sharding(mesh, "/".join(str(key.key) for key in path), leaf.shape, leaf_axes, rules)
@@ -115,9 +117,9 @@ def tree_shardings(mesh: AnyMesh, shapes: Any, axes: Any, rules: Mapping[str, An
 
 
 def over_data(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
-    """The sharding with the array also divided over `data`, along its first axis that can be; unchanged if none can.
+    """Divide an array over `data` too, along its first axis that is divisible; return the sharding unchanged if none is.
 
-    For arrays that each step reads and writes once, as the moments of an optimizer: each device updates its part (ZeRO-1,
+    This suits arrays that each step reads and writes once, such as an optimizer's moments: each device updates its part (ZeRO-1,
     Rajbhandari et al. 2019, section 5.1).
     """
     mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
@@ -131,19 +133,19 @@ def over_data(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Sharding of a batch array: the axis after `leading` undivided ones lies on data and fsdp."""
+    """Return the sharding of a batch array: data and fsdp divide the axis after `leading` undivided ones."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """Sharding of an array that every device holds whole."""
+    """Return the sharding of an array that every device has in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation inside jit to its place on the current mesh (`jax.set_mesh`); without a mesh, nothing.
+    """Constrain the sharding of an activation inside jit on the current mesh (`jax.set_mesh`).
 
-    Nor in a program per device (`jax.shard_map`), where the array is the device's own part.
+    Without a mesh, and inside `jax.shard_map`, where the array is the device's own part, return it unchanged.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
@@ -154,21 +156,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def length_parts(length: int) -> int:
-    """Into how many parts the current mesh divides rows of so many positions; 1 if it cannot divide them equally.
+    """Return the number of parts into which the current mesh divides sequences of this length; 1 if it cannot divide them equally.
 
-    So a decoder with short targets of any length goes beside an encoder whose sources are divided.
+    So a decoder can have short targets of any length while the sources of the encoder are divided.
     """
     return context_size() if length % context_size() == 0 else 1
 
 
 def context_size() -> int:
-    """Devices of the current mesh's context axis; 1 without a mesh and in a program per device."""
+    """Return the size of the current mesh's context axis; 1 without a mesh and inside `jax.shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or mesh.manual_axes else mesh.shape["context"]
 
 
 def first_row(rows: int) -> jax.Array:
-    """Number in the whole batch of this device's first row, in a program per device that holds `rows` of them."""
+    """Return the index in the whole batch of this device's first row, inside `jax.shard_map` with `rows` rows per device."""
     place = _places[-1] if _places else jax.lax.axis_index(RULES["batch"])
     return place * rows
 
@@ -178,9 +180,9 @@ _places: list[jax.Array] = []
 
 @contextlib.contextmanager
 def as_batch_shard(place: jax.Array) -> Iterator[None]:
-    """Trace a program per device as that of one place among the batch's devices.
+    """Trace a per-device program as if the device were the one at `place` among the batch's devices.
 
-    Inside, a device has the rows of this place, not of its own, and all heads.
+    Inside, a device has the rows of that place instead of its own, and all heads.
     """
     _places.append(place)
     try:
@@ -192,13 +194,13 @@ def as_batch_shard(place: jax.Array) -> Iterator[None]:
 def per_device(
     run: Callable[..., jax.Array], heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any
 ) -> jax.Array:
-    """`run(heads, rows, whole)`, on a mesh of several devices as a program per device (`jax.shard_map`): for what XLA cannot divide.
+    """Call `run(heads, rows, whole)`, on a mesh of several devices inside `jax.shard_map`, for operations that XLA cannot divide.
 
     Args:
-      run: gives [B, L, H, K]; a device has its rows and heads of everything but `whole`.
+      run: function that returns [B, L, H, K]; a device passes its rows and heads of all arguments but `whole`.
       heads: arrays [B, ?, H, K].
       rows: arrays [B, ?], or None.
-      whole: arrays that every device has whole.
+      whole: arrays that every device has in full.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
@@ -213,15 +215,15 @@ def per_device(
 
 
 def first_head(heads: int) -> jax.Array:
-    """Number among all heads of this device's first one, in a program per device that holds `heads` of them."""
+    """Return the index among all heads of this device's first head, inside `jax.shard_map` with `heads` heads per device."""
     return jnp.int32(0) if _places else jax.lax.axis_index(RULES["act_heads"]) * heads
 
 
 def flatten_rows(x_BL: jax.Array) -> jax.Array:
-    """[B, L, ...] as [B L, ...], in an order in which each device's positions stay its own.
+    """Flatten [B, L, ...] to [B L, ...] in an order that keeps each device's positions on the device.
 
-    Where `context` divides L, row after row would interleave the devices' parts, and XLA would gather them first. So there the
-    parts come one after the other: [parts, B, L / parts, ...].
+    If `context` divides L, row-major order would interleave the parts of the devices, and XLA would gather them first. So the parts
+    are concatenated instead: [parts, B, L / parts, ...].
     """
     parts, each = length_parts(x_BL.shape[1]), x_BL.shape[2:]
     if parts > 1:

@@ -49,32 +49,32 @@ def test_the_presets_axis_takes_what_is_left(given: dict, devices: int, expected
         (
             {"tensor": 3},
             8,
-            "mesh: 8 devices cannot be divided by the 3 that data=1 x fsdp=1 x context=1 x tensor=3 ask for. "
+            "mesh: 8 devices cannot be divided by the 3 that data=1 x fsdp=1 x context=1 x tensor=3 require. "
             "Choose sizes whose product divides 8.",
         ),
         (
             {"preset": "fsdp", "data": 4, "tensor": 4},
             8,
-            "mesh: 8 devices cannot be divided by the 16 that data=4 x fsdp=1 x context=1 x tensor=4 ask for. "
+            "mesh: 8 devices cannot be divided by the 16 that data=4 x fsdp=1 x context=1 x tensor=4 require. "
             "Choose sizes whose product divides 8.",
         ),
         (
             {"data": 4},
             8,
-            "mesh: data=4 x fsdp=1 x context=1 x tensor=1 = 4 devices, but this machine has 8. Leave mesh.data=0 to take what is left "
-            "over, or choose sizes whose product is 8.",
+            "mesh: data=4 x fsdp=1 x context=1 x tensor=1 = 4 devices, but this machine has 8. Set mesh.data=0 to use the remaining "
+            "devices, or choose sizes whose product is 8.",
         ),
         (
             {"preset": "fsdp", "data": 2, "fsdp": 2, "tensor": 4},
             8,
-            "mesh: data=2 x fsdp=2 x context=1 x tensor=4 = 16 devices, but this machine has 8. Leave mesh.fsdp=0 to take what is left "
-            "over, or choose sizes whose product is 8.",
+            "mesh: data=2 x fsdp=2 x context=1 x tensor=4 = 16 devices, but this machine has 8. Set mesh.fsdp=0 to use the remaining "
+            "devices, or choose sizes whose product is 8.",
         ),
         (
             {"preset": "shard_map", "tensor": 2},
             8,
-            "mesh: the preset shard_map has the data axis alone, but data=4 x fsdp=1 x context=1 x tensor=2 is asked for. "
-            "Leave the other sizes out, or set --config.mesh.preset=dp.",
+            "mesh: the preset shard_map has only the data axis, but the sizes are data=4 x fsdp=1 x context=1 x tensor=2. "
+            "Remove the other sizes, or set --config.mesh.preset=dp.",
         ),
     ],
 )
@@ -103,9 +103,9 @@ def test_slices_are_the_outermost_part_of_the_data_axis_or_of_fsdp() -> None:
         first, second = np.split(slice_of, 2, axis=axis)
         assert (first == first.flat[0]).all() and (second == 1 - first.flat[0]).all()
         assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
-    with pytest.raises(MeshError, match="data=1 x fsdp=1 x context=1 x tensor=8 cannot be laid over 2 slices"):
+    with pytest.raises(MeshError, match="data=1 x fsdp=1 x context=1 x tensor=8 cannot be divided into 2 slices"):
         make_mesh(MeshConfig(tensor=8), chips)
-    with pytest.raises(MeshError, match="config.mesh.slices=4, but the 8 devices are 2 slices"):
+    with pytest.raises(MeshError, match="config.mesh.slices=4 does not match the 8 devices, which form 2 slices"):
         make_mesh(MeshConfig(slices=4), chips)
 
 

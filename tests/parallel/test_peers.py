@@ -79,7 +79,7 @@ def test_the_others_end_in_words_of_ours(tmp_path: pathlib.Path, number: int, lo
             assert process.returncode == 75, errors
             (line,) = said
             assert line.startswith(f"process {other} of {count} ends: process {lost} of this run ")
-            assert "the same command, started in every process, goes on from there" in line
+            assert "the same command, started in every process, resumes the run" in line
             assert line in (tmp_path / processes.log_name(other)).read_text()
     finally:
         for process in started:

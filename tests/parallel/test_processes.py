@@ -61,8 +61,8 @@ def test_flags_become_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib
         ({"JAX_COORDINATOR_ADDRESS": "", "JAX_PROCESS_ID": ""}, "--coordinator and --process_id must be given too"),
         ({"JAX_COORDINATOR_ADDRESS": "host"}, "--coordinator=host is not HOST:PORT"),
         ({"JAX_COORDINATOR_ADDRESS": "host:99999"}, "is not HOST:PORT"),
-        ({"JAX_PROCESS_ID": "4"}, "--num_processes=4 and --process_id=4 do not fit"),
-        ({"JAX_PROCESS_ID": "-1"}, "do not fit"),
+        ({"JAX_PROCESS_ID": "4"}, "--num_processes=4 and --process_id=4 are not valid together"),
+        ({"JAX_PROCESS_ID": "-1"}, "are not valid together"),
         ({"JAX_NUM_PROCESSES": "four"}, "--num_processes=four"),
     ],
 )
@@ -122,14 +122,14 @@ def test_all_came() -> None:
 
 def test_everybody_learns_who_is_missing() -> None:
     said = answers([(0, 5), (1, 5), (3, 5)], 2.0)
-    assert all("After 2 s 2 of 5 processes have not come: 2, 4." in text for text in said), said
+    assert all("After 2 s 2 of 5 processes are missing: 2, 4." in text for text in said), said
 
 
 def test_two_with_one_number_and_two_with_other_totals() -> None:
     said = answers([(0, 3), (1, 3), (1, 3)], 20)
     assert all("Two processes have --process_id=1" in text for text in said), said
     said = answers([(0, 3), (2, 4)], 20)
-    assert all("Process 2 was told --num_processes=4, process 0 3" in text for text in said), said
+    assert all("Process 2 has --num_processes=4, but process 0 has 3" in text for text in said), said
 
 
 def test_process_0_is_missing() -> None:

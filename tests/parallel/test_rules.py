@@ -49,7 +49,7 @@ def test_what_cannot_be_divided_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(MeshError) as refused:
         param_sharding(mesh(tensor=4), "decoder/layers/query/kernel", (2, 16, 9, 8), ("layers", "embed", "heads", None))
     assert str(refused.value) == (
-        "mesh: parameter decoder/layers/query/kernel has 9 'heads' entries, which 4 devices of axis 'tensor' cannot share "
+        "mesh: parameter decoder/layers/query/kernel has 9 'heads' entries, which 4 devices of axis 'tensor' cannot divide "
         "equally (9 = 2 x 4 + 1). Change mesh.tensor or the model's size; a vocabulary can be padded with "
         "--config.model.vocab_size."
     )
@@ -123,9 +123,9 @@ def test_a_run_lays_the_axes_of_its_parameters_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("batch=fsdp", "'batch' is no axis of parameters. Valid: embed, heads, layers, mlp, vocab"),
-        ("vocab=fsdq", "names no axis of the mesh. Did you mean 'fsdp'"),
-        ("vocab=fsdp+none", "names no axis of the mesh"),
+        ("batch=fsdp", "'batch' is not an axis of parameters. Valid: embed, heads, layers, mlp, vocab"),
+        ("vocab=fsdq", "is not a mesh axis. Did you mean 'fsdp'"),
+        ("vocab=fsdp+none", "is not a mesh axis"),
     ],
 )
 def test_rules_that_cannot_be_read_are_refused(text: str, words: str) -> None:
@@ -134,7 +134,7 @@ def test_rules_that_cannot_be_read_are_refused(text: str, words: str) -> None:
 
 
 def test_two_axes_on_the_same_devices_are_refused() -> None:
-    with pytest.raises(MeshError, match="'vocab' and 'embed' would lie on 'fsdp' alike"):
+    with pytest.raises(MeshError, match="'vocab' and 'embed' would both be divided over 'fsdp'"):
         param_sharding(mesh(fsdp=4), "tokens", (64, 12), ("vocab", "embed"), resolve_rules({"vocab": ("fsdp",)}))
 
 
