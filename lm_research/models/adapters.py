@@ -144,8 +144,8 @@ def _axes(definition: ModelDefinition) -> dict[str, tuple[str | None, ...]]:
 
 def matrices_of(base: ModelDefinition) -> dict[str, int]:
     """Path of each dense layer -> number of input axes of its kernel."""
-    found = nnx.iter_graph(base.bind(base.shapes))
-    return {"/".join(map(str, path)): len(node.inputs) for path, node in found if isinstance(node, Dense)}
+    nodes = nnx.iter_graph(base.bind(base.shapes))
+    return {"/".join(map(str, path)): len(node.inputs) for path, node in nodes if isinstance(node, Dense)}
 
 
 def _chosen(targets: Sequence[str], matrices: Mapping[str, int]) -> list[str]:

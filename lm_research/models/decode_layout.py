@@ -59,8 +59,8 @@ def _head_table(definition: ModelDefinition, params: Params) -> jax.Array:
 
 def _num_input_axes(arch: Architecture, spec: LayerSpec) -> dict[tuple[str, ...], int]:
     """Path of each kernel of a block -> number of its input axes."""
-    found = nnx.iter_graph(nnx.merge(*block_parts(arch, spec)))
-    return {(*map(str, path), "kernel"): len(node.inputs) for path, node in found if isinstance(node, Dense)}
+    nodes = nnx.iter_graph(nnx.merge(*block_parts(arch, spec)))
+    return {(*map(str, path), "kernel"): len(node.inputs) for path, node in nodes if isinstance(node, Dense)}
 
 
 class BoundModel(NamedTuple):

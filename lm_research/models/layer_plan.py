@@ -36,7 +36,7 @@ def segments(arch: Architecture) -> tuple[Segment, ...]:
     Example: the kinds a b a b a b c make Segment(0, 2, 3) and Segment(6, 1, 1).
     """
     numbers = {spec: number for number, spec in enumerate(arch.kinds)}
-    kinds, found, first = [numbers[spec] for spec in arch.layer_specs], [], 0
+    kinds, result, first = [numbers[spec] for spec in arch.layer_specs], [], 0
     while first < len(kinds):
         best = Segment(first, 1, 1)
         for period in range(1, min(LONGEST_PERIOD, (len(kinds) - first) // 2) + 1):
@@ -45,9 +45,9 @@ def segments(arch: Architecture) -> tuple[Segment, ...]:
                 count += 1
             if period * (count - 1) > best.period * (best.repeats - 1):
                 best = Segment(first, period, count)
-        found.append(best)
+        result.append(best)
         first += best.period * best.repeats
-    return tuple(found)
+    return tuple(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,5 +135,5 @@ def layer_slots(arch: Architecture) -> tuple[LayerSlot, ...]:
     """The slot of each layer."""
     if arch.share_layers:
         return tuple(LayerSlot("", block) for block in arch.block_of_layer)
-    found = {number: LayerSlot(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}
-    return tuple(found[number] for number in range(arch.num_layers))
+    slots = {number: LayerSlot(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}
+    return tuple(slots[number] for number in range(arch.num_layers))

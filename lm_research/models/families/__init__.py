@@ -45,8 +45,8 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     if not isinstance(config, settings):  # only the keys of all families; the family's own have their defaults
         config = settings(**vars(config))
     arch = family.architecture(config, vocab_size)
-    if wrong := invalid_reason(arch):
-        raise ConfigError(f"config.model with family={config.family}: {wrong}.")
+    if reason := invalid_reason(arch):
+        raise ConfigError(f"config.model with family={config.family}: {reason}.")
     return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
 

@@ -9,21 +9,23 @@ from lm_research.models.families.common import ParamMapping, attention, dense, n
 def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
     """Map the weights of an architecture with a head."""
     classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
-    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    shared, encoder, decoder = "@shared.weight", "@encoder.embed_tokens.weight", "@decoder.embed_tokens.weight"
     output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
     if arch.encoder is None:  # files with both stacks may have one shared table
-        tables = tensor("decoder/embeddings/tokens", own[1], shared, own[0])
+        tables = tensor("decoder/embeddings/tokens", decoder, shared, encoder)
     elif arch.shared_tokens:
-        tables = tensor("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
+        tables = tensor(
+            "encoder/embeddings/tokens", shared, encoder, decoder, copies=() if arch.tied else (encoder, decoder)
+        )
     else:  # each stack has its own; files of untied models also have a shared table, which is not used
-        tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))
-        tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=output if arch.tied else ())
+        tables = tensor("encoder/embeddings/tokens", encoder, shared, decoder, copies=(shared,), kept=(shared,))
+        tables += tensor("decoder/embeddings/tokens", decoder, shared, encoder, copies=output if arch.tied else ())
     return (
         *tables,
         *_stack("encoder"),
         *_stack("decoder"),
         *tensor("next_token/bias", "final_logits_bias", leading=True),
-        *tensor("next_token/table", "lm_head.weight", shared, *own[::-1]),
+        *tensor("next_token/table", "lm_head.weight", shared, decoder, encoder),
         *dense("pooler/dense", "classification_head.dense"),
         *dense("classifier", classifier),
     )

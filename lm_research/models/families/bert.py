@@ -68,7 +68,7 @@ class Bert(Family):
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        found = (
+        mappings = (
             *stack(),
             *dense("pooler/dense", "@pooler.dense"),
             *dense("masked_lm/dense", "cls.predictions.transform.dense"),
@@ -77,7 +77,7 @@ class Bert(Family):
             *dense("next_sentence", "cls.seq_relationship"),
             *dense("classifier", "qa_outputs" if head == "span" else "classifier"),
         )
-        return with_paths(found, arch, head)
+        return with_paths(mappings, arch, head)
 
 
 FAMILIES.register("bert")(Bert())

@@ -75,7 +75,7 @@ class Electra(Bert):
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         inner = {"classification": "classifier.dense"}.get(head, "sequence_summary.summary")
         outer = {"classification": "classifier.out_proj", "span": "qa_outputs"}.get(head, "classifier")
-        found = (
+        mappings = (
             *stack(),
             *dense("encoder/embeddings/projection", "@embeddings_project"),
             *dense("masked_lm/dense", "generator_predictions.dense"),
@@ -87,7 +87,7 @@ class Electra(Bert):
             *dense("pooler/dense", inner),
             *dense("classifier", outer),
         )
-        return with_paths(found, arch, head)
+        return with_paths(mappings, arch, head)
 
 
 FAMILIES.register("electra", FactorizedConfig)(Electra())

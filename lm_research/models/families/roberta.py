@@ -56,7 +56,7 @@ class Roberta(Bert):
         inner, outer = (
             ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")
         )
-        found = (
+        mappings = (
             *stack(),
             *dense("pooler/dense", inner),
             *dense("masked_lm/dense", "lm_head.dense"),
@@ -64,7 +64,7 @@ class Roberta(Bert):
             *output_table("lm_head", "lm_head.decoder", arch),
             *dense("classifier", outer or ("qa_outputs" if head == "span" else "classifier")),
         )
-        return with_paths(found, arch, head)
+        return with_paths(mappings, arch, head)
 
 
 FAMILIES.register("roberta")(Roberta())

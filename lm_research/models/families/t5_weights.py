@@ -9,19 +9,19 @@ from lm_research.models.families.common import ParamMapping, attention, dense, t
 def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
     """Map the weights of an architecture with a head."""
     outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
-    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    shared, encoder, decoder = "@shared.weight", "@encoder.embed_tokens.weight", "@decoder.embed_tokens.weight"
     if arch.encoder is None:
-        tables = tensor("encoder/embeddings/tokens", shared, own[1], preferred=(own[0],))
+        tables = tensor("encoder/embeddings/tokens", shared, decoder, preferred=(encoder,))
     elif arch.shared_tokens:
-        tables = tensor("encoder/embeddings/tokens", shared, *own)
+        tables = tensor("encoder/embeddings/tokens", shared, encoder, decoder)
     else:  # a tied output is stored as the shared table
-        tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1])
-        tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
+        tables = tensor("encoder/embeddings/tokens", encoder, shared, decoder)
+        tables += tensor("decoder/embeddings/tokens", decoder, shared, encoder, copies=(shared,))
     return (
         *tables,
         *_stack("encoder", arch.layers[0].gated),
         *_stack("decoder", arch.layers[0].gated),
-        *tensor("next_token/table", "lm_head.weight", shared, *own),
+        *tensor("next_token/table", "lm_head.weight", shared, encoder, decoder),
         *dense("pooler/dense", "classification_head.dense"),
         *dense("classifier", outer),
     )

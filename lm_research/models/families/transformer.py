@@ -55,8 +55,8 @@ class Transformer(Bart):
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         """Those of BART, except that untied tables have no third, shared copy: Marian's untied checkpoints do not store one."""
-        found = super().weights(arch, head)
-        return found if arch.shared_tokens else tuple(dataclasses.replace(one, copies=()) for one in found)
+        mappings = super().weights(arch, head)
+        return mappings if arch.shared_tokens else tuple(dataclasses.replace(one, copies=()) for one in mappings)
 
 
 FAMILIES.register("transformer", EncoderDecoderConfig)(Transformer())
