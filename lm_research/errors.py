@@ -80,13 +80,13 @@ class PretrainedError(UserError):
 
 
 class NonFiniteLoss(Exception):
-    """A loss or gradient became NaN or infinite; the state before that update is kept."""
+    """A loss or gradient that is NaN or infinite; the state before that update is kept."""
 
     exit_code = NON_FINITE_LOSS
 
 
 class DeviceFault(Exception):
-    """A repeated computation gave different bits, so a device is faulty (train.check_every); that step is discarded."""
+    """A repeated computation that gave different bits, so a device is faulty (train.check_every); that step is discarded."""
 
     exit_code = DEVICE_FAULT
 

@@ -58,7 +58,7 @@ _BY_MESSAGE = {
 
 
 class DiskError(UserError):
-    """A file cannot be written or read because of an error of the operating system."""
+    """A file that cannot be written or read because of an error of the operating system."""
 
 
 def as_disk_error(error: BaseException, safe: str = "", place: str = "") -> DiskError | None:

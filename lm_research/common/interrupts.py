@@ -28,7 +28,7 @@ GRACE = 1.0  # seconds
 
 
 class Interrupted(BaseException):
-    """A signal requested the end of the command. Code that catches it for cleanup must raise it again."""
+    """Raised when a signal requests the end of the command; code that catches it for cleanup must raise it again."""
 
 
 class _State:

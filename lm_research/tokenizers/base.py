@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """Converts text to ids and back.
+    """A mapping from text to token ids and back.
 
     A subclass provides `roles`, `size`, `encode_batch` and `decode`; the other methods have defaults that build on these.
 

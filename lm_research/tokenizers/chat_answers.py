@@ -60,7 +60,7 @@ def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Seque
 
 
 class _Finder:
-    """Locates the answers of one conversation in its text."""
+    """A search for the answers of one conversation in its text."""
 
     def __init__(
         self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None, template: str, text: str

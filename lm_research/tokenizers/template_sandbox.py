@@ -320,7 +320,7 @@ _COUNTERS = {"each item": _count_items, "written": _count_output, "joined": _cou
 
 
 class _Counted(NodeTransformer):
-    """Inserts the counting filters into a template: around loop iterables, output, concatenation, comparison, keys and slices."""
+    """A transformer that inserts the counting filters into a template: around loop iterables, output, concatenation, comparison, keys and slices."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)

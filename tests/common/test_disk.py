@@ -31,8 +31,8 @@ def test_a_write_without_room_names_file_reason_room_and_fix(
             file.flush()
 
     assert cli.guarded(action) == 2
-    told = capsys.readouterr().err
-    assert told.splitlines() == [
+    output = capsys.readouterr().err
+    assert output.splitlines() == [
         "error: /runs/a/metrics.jsonl cannot be written: No space left on device (389 kB of 8.39 MB are free). Free some space there, then run "
         "the same command again."
     ]
@@ -44,8 +44,8 @@ def test_every_refusal_is_a_paragraph(number: int, capsys: pytest.CaptureFixture
         raise OSError(number, os.strerror(number), "/runs/a")
 
     assert cli.guarded(action) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.startswith("error: /runs/a cannot be ") and os.strerror(number) in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and output.startswith("error: /runs/a cannot be ") and os.strerror(number) in output
 
 
 def full_database() -> None:
@@ -103,15 +103,15 @@ def test_what_is_not_lost_is_said() -> None:
         error = OSError(errno.EDQUOT, "")
         error.add_note("A checkpoint takes about 3 MB.")
         raise error
-    said = str(caught.value)
+    message = str(caught.value)
     assert re.match(
         r"/runs/a cannot be written: Disk quota exceeded \(.* free\)\. A checkpoint takes about 3 MB\. Checkpoint 6",
-        said,
+        message,
     )
 
 
 def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
-    """Of those about writing alone: what is said of a file that cannot be read stays as it is."""
+    """Only for write errors: the message about a file that cannot be read is unchanged."""
 
     def fail(number: int) -> None:
         with disk.reporting_disk_errors(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")):

@@ -1,4 +1,4 @@
-"""The one door for JSON and YAML: what is let in, and the words for what is not."""
+"""Reading JSON and YAML: which values are accepted, and the messages for those that are not."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
 
 
 def test_messages_are_of_bounded_length_and_printable() -> None:
-    """What a file is quoted with could fill the terminal, or write in color over what stands there."""
+    """A quoted value could fill the terminal, or overwrite its text in color."""
     message = str(DataError(f"a.json: there is no key {'x' * 10**6}\x1b[31m\x00. Fix it."))
     assert message.startswith("a.json: there is no key xxx") and message.endswith("x?[31m?. Fix it.")
     assert " [...] " in message and len(message) < 4100

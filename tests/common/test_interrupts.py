@@ -46,7 +46,7 @@ def test_before_the_first_step(lab: Lab, tmp_path: pathlib.Path, moment: str, nu
 
 
 def test_while_the_libraries_are_read(tmp_path: pathlib.Path) -> None:
-    """`-X importtime` tells on standard error that imports are under way."""
+    """`-X importtime` reports on standard error that imports have begun."""
     command = [sys.executable, "-X", "importtime", "-m", "lm_research.train", "--config=no.py", f"--workdir={tmp_path}"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[2]
@@ -154,7 +154,7 @@ COMMANDS = [
 @pytest.mark.parametrize("module", COMMANDS)
 def test_a_signal_at_the_first_moment(module: str) -> None:
     """Sent as soon as Python begins to read the command itself; nothing else is to be seen than one line."""
-    command = [sys.executable, "-v", "-m", module]  # tells of each import, and of the first lines of ours
+    command = [sys.executable, "-v", "-m", module]  # reports each import, and the first lines of this package
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[2]
     )

@@ -1,6 +1,6 @@
 """Lines end at a line feed or a carriage return and a line feed, and nowhere else, whoever reads them.
 
-Expected are the very pieces that the files are joined from: the rule is RFC 7464's and POSIX's line, with Windows' end beside it.
+Expected are the lines that the files are joined from. A line is that of RFC 7464 and POSIX; Windows' line end is accepted too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm_research.errors import DataError
 from lm_research.tasks.records import read_records
 from lm_research.tokenizers.loading import tokenizer_from_files
 
-# What Python's str.splitlines and its text files (a lone carriage return) end lines at beside.
+# Characters at which Python's str.splitlines and its text files (a lone carriage return) also end lines.
 ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r", "\r\r", "\u2028\r\x0b"]
 ENDS = ["\n", "\r\n"]
 
@@ -68,7 +68,7 @@ def json_lines(path: pathlib.Path, odd: str, end: str) -> list[str]:
 
 
 def comma_separated(path: pathlib.Path, odd: str, end: str) -> list[str]:
-    """Without quotes, as a writer that knows only RFC 4180's line breaks has it."""
+    """Without quotes, as written by programs that support only RFC 4180's line breaks."""
     source = as_lines(path.with_suffix(".csv"), ["text,label", *(f"{text},x" for text in texts_of(odd))], end)
     assert list(read_documents(source, DataConfig())) == texts_of(odd)
     return [record.fields["text"] for record in read_records(source, resolve({}))]

@@ -1,6 +1,6 @@
-"""Texts that are no paths are refused before a file system is asked. Limits: NAME_MAX and PATH_MAX of Linux's limits.h, 255 and 4096.
+"""Texts that are not paths are rejected before any file is accessed. Limits: Linux's NAME_MAX and PATH_MAX (limits.h), 255 and 4096.
 
-What is no regular file is named, and never waited for.
+Anything other than a regular file is named, and never waited for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lm_research.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("", "is empty"),
         ("  ", "is empty"),
@@ -28,10 +28,10 @@ from lm_research.errors import ConfigError, DataError
         ("~nobody_of_this_name/x", "no home directory for ~nobody_of_this_name"),
     ],
 )
-def test_a_text_that_is_no_path(text: str, said: str) -> None:
+def test_a_text_that_is_no_path(text: str, reason: str) -> None:
     with pytest.raises(DataError, match="--input") as caught:
         path_of(text, "--input", error=DataError)
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
     str(caught.value).encode()
 
 
@@ -49,7 +49,7 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def odd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A folder with everything that can stand in one."""
+    """A folder with an entry of each file type."""
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "folder").mkdir()

@@ -49,15 +49,15 @@ def shell(command: str) -> tuple[int, str, str]:
     ],
 )
 def test_an_output_that_is_not_taken_is_no_traceback(command: str, code: int) -> None:
-    found, _, said = shell(command)
-    assert (found, said) == (code, "")
+    found, _, output = shell(command)
+    assert (found, output) == (code, "")
 
 
 @pytest.mark.parametrize("command", [LONG, f"{COMPARE} --help"])
 def test_a_full_output_is_told(command: str) -> None:
-    code, _, said = shell(f"{command} >/dev/full")
-    assert code == 2 and said.count("\n") == 1
-    assert said.startswith("error: Standard output cannot be written: No space left on device.")
+    code, _, output = shell(f"{command} >/dev/full")
+    assert code == 2 and output.count("\n") == 1
+    assert output.startswith("error: Standard output cannot be written: No space left on device.")
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: pathlib.Path) -> None:

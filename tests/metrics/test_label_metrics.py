@@ -216,7 +216,7 @@ def test_first_ranks_by_sorting(seed: int) -> None:
     for query, wanted, rank in zip(queries, right, found, strict=True):
         order = np.argsort(-(candidates @ query)).tolist()
         best = min(order.index(number) for number in wanted)
-        assert rank == best + 1  # whatever stands before the first right one is wrong
+        assert rank == best + 1  # all candidates before the first correct one are wrong
 
 
 def test_retrieval_by_hand() -> None:

@@ -23,7 +23,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, float]]] = [
     # Answered in order of margins: nothing 1 of 3, the first 2, the second (wrong) 2, the third (which has none) 1.
     ("answers", dict(margins=[-1.0, 0.0, 2.0], best_answers=["cat", "cow", "cow"], references=[["cat"], ["dog"], ()]),
      dict(best_f1=2 / 3, best_null_threshold=-1.0)),
-    # Equal margins are answered together: never the first alone, which would be right twice.
+    # Equal margins are decided together, never only the first, which would give two correct answers.
     ("answers", dict(margins=[0.0, 0.0], best_answers=["cat", "cow"], references=[["cat"], ()]),
      dict(best_f1=1 / 2, best_null_threshold=math.nextafter(0.0, -1.0))),
     ("answers", dict(margins=[1.0], best_answers=["cat"], references=[["cat"]]), dict(best_f1=1.0, best_null_threshold=1.0)),

@@ -87,7 +87,7 @@ def test_bleu_takes_the_tokenizer_it_is_told() -> None:
 
 
 def test_scores_of_a_sample_are_those_of_its_texts() -> None:
-    """What evaluate draws intervals from: sums of counts give what sacrebleu says of the same records."""
+    """Confidence intervals rely on this: scores from summed counts equal sacrebleu's on the same examples."""
     rows = [{"prediction": a, "target": b, "exact_match": float(a == b)} for a, b in zip(WRITTEN, TARGETS, strict=True)]
     scorer = GenerationScorer(rows, (), bleu_tokenizer="13a")
     for index in ([0, 1, 2], [2, 2, 0], [1]):

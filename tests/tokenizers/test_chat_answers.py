@@ -1,4 +1,4 @@
-"""Where answers stand in a conversation's text. Expected ids and masks by transformers, see chat_goldens/make_goldens.py."""
+"""Answers are located in a conversation's text. Expected ids and masks are transformers', see chat_goldens/make_goldens.py."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_templates_that_leave_no_proof_are_refused(case: str, tmp_path: pathlib.
 
 
 def test_an_answer_that_opens_a_conversation(tmp_path: pathlib.Path) -> None:
-    """What a template makes of no message at all is not asked for."""
+    """Templates are never rendered without messages."""
     template = "{% if not messages %}{{ raise_exception('none') }}{% endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}"
     answers = find_answers(load(tmp_path, template), TALK[1:])
     assert answers.text == "[void][void?][light]"

@@ -1,4 +1,4 @@
-"""Conversations as text: templates in the style of well-known models, with strings worked out by hand."""
+"""Rendering of conversations: templates in the style of well-known models, with expected texts written by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lm_research.tokenizers.chat_template import chat_ids, chat_template, chat_t
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.loading import load_tokenizer
 
-# Each message between marks, as ChatML has it. Blocks stand on lines of their own and must leave nothing of them.
+# Each message between markers, as in ChatML. Blocks are on lines of their own, which must leave no line breaks.
 MARKED = """{% for message in messages %}
     {% if loop.first and message.role != 'system' %}
 <|im_start|>system

@@ -81,7 +81,7 @@ def test_settings_of_the_wrong_type_are_named(name: str, place: str, value: Any)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "says"),
+    ("place", "value", "reason"),
     [
         ("added_tokens.0.id", 2**31, "added_tokens.*4194303"),
         ("added_tokens.0.content", 5, "added_tokens"),
@@ -125,8 +125,8 @@ def test_settings_of_the_wrong_type_are_named(name: str, place: str, value: Any)
         ("decoder", DEEP, "nested"),
     ],
 )
-def test_what_the_rust_library_must_not_see(place: str, value: Any, says: str, capfd: pytest.CaptureFixture) -> None:
-    with pytest.raises(TokenizerError, match=f"here/tokenizer.json.*{says}"):
+def test_what_the_rust_library_must_not_see(place: str, value: Any, reason: str, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(TokenizerError, match=f"here/tokenizer.json.*{reason}"):
         tokenizer_from_files(changed(saved("bert"), "tokenizer.json", place, value), "here")
     assert capfd.readouterr().err == ""  # a panic writes there
 
@@ -169,7 +169,7 @@ def test_a_tokenizer_json_that_is_no_utf_8_is_damaged() -> None:
     ],
 )
 def test_what_transformers_accepts_is_accepted(family: str, place: str, value: Any, first: int) -> None:
-    """First id of "The Cat", by transformers 5.24.0's AutoTokenizer; its Llama begins no text with <s> unless it is told to."""
+    """First id of "The Cat", by transformers 5.24.0's AutoTokenizer; its Llama adds no <s> unless add_bos_token is set."""
     files = changed(files_of(family), "tokenizer_config.json", "add_bos_token", family != "llama" or place != "legacy")
     if family == "llama" and place == "legacy":
         files = changed(files, "tokenizer_config.json", "add_bos_token", False)
@@ -199,7 +199,7 @@ WHOLE = piece("<unk>", sort=2) + piece("a", -1.0)
 
 
 @pytest.mark.parametrize(
-    ("proto", "says"),
+    ("proto", "reason"),
     [
         (WHOLE + piece("b", float("nan")), "piece 2 has the score nan"),
         (WHOLE + piece("b", float("inf")), "piece 2 has the score inf"),
@@ -212,10 +212,10 @@ WHOLE = piece("<unk>", sort=2) + piece("a", -1.0)
         (WHOLE + message(5, message(2, b"\xff\xff\xff\xff")), "wrong length"),
     ],
 )
-def test_models_that_the_library_must_not_see(proto: bytes, says: str) -> None:
-    with pytest.raises(TokenizerError, match=f"my.model.*{says}"):
+def test_models_that_the_library_must_not_see(proto: bytes, reason: str) -> None:
+    with pytest.raises(TokenizerError, match=f"my.model.*{reason}"):
         SentencePieceTokenizer.parse(proto, "my.model")
-    with pytest.raises(TokenizerError, match=says):
+    with pytest.raises(TokenizerError, match=reason):
         tokenizer_from_files(opus_folder.files() | {"source.spm": proto, "config.json": b"{}"}, "here")
 
 
@@ -235,13 +235,13 @@ def test_compiled_rules_are_followed_to_their_ends() -> None:
     check_charsmap(b"")
     one = {0: 1 << 10, 1 ^ 97: 97 | 256 | (1 ^ 97 ^ 2) << 10, 2: 1 << 31}  # "a" becomes "x"
     check_charsmap(charsmap(one))
-    for units, says in (
+    for units, reason in (
         (one | {2: 1 << 31 | 2}, "right sides out of bounds"),
         (one | {2: 0}, "right sides out of bounds"),
         (one | {1 ^ 97: 97 | 256 << 10}, "point out of bounds"),
         ({0: 1 << 10, 1 ^ 97: 97 | (1 ^ 97 ^ 1) << 10}, "are cyclic or too large"),  # "a" after "a" after "a"
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=reason):
             check_charsmap(charsmap(units))
     with pytest.raises(ValueError, match="wrong length"):
         check_charsmap(charsmap(one, b"x"))

@@ -70,9 +70,9 @@ def test_saved_files_open_as_the_same_tokenizer(family: str, tmp_path: pathlib.P
     assert {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"} < first.files.keys()
     assert {path.name for path in (tmp_path / "saved").iterdir()} == first.files.keys()
     again = load_tokenizer(tmp_path / "saved")
-    alone = load_tokenizer(tmp_path / "saved" / "tokenizer.json")
+    single = load_tokenizer(tmp_path / "saved" / "tokenizer.json")
     copied = pickle.loads(pickle.dumps(first))
-    for other in (again, alone, copied):
+    for other in (again, single, copied):
         assert other.digest == first.digest and other.roles == first.roles
         assert (other.uses_types, other.padding_side, other.max_length) == (
             first.uses_types,
@@ -179,7 +179,7 @@ def test_options_of_tokenizer_config_are_followed() -> None:
 
 
 def test_config_beside_a_tokenizer_json_is_followed(tmp_path: pathlib.Path) -> None:
-    """Published folders often hold a tokenizer.json made with other options than the settings beside it."""
+    """Published folders often contain a tokenizer.json made with other options than the settings next to it."""
     files = open_family("bert").files
     assert tokenizer_from_files(files, "x").encode("GOD") == open_family("bert").encode("god")
     settings = json.loads(files["tokenizer_config.json"]) | {"do_lower_case": False}
@@ -191,7 +191,7 @@ def test_config_beside_a_tokenizer_json_is_followed(tmp_path: pathlib.Path) -> N
 
 
 def test_truncation_and_padding_in_a_tokenizer_json_do_not_count() -> None:
-    """Sentence embedders publish such files; what to cut is said in the call."""
+    """Sentence embedders publish such files; truncation is decided by the call."""
     tokenizer = open_family("bert")
     tokenizer.backend.enable_truncation(3)
     tokenizer.backend.enable_padding(length=9)
@@ -242,8 +242,8 @@ def test_kind_is_guessed_from_the_vocabulary() -> None:
     """Folders without config.json and tokenizer_config.json."""
     for name in ("bert", "gpt2", "roberta", "t5", "albert", "xlm-roberta"):
         files = {file: content for file, content in files_of(name).items() if "config" not in file}
-        guessed, told = tokenizer_from_files(files, "x"), open_family(name)
-        assert guessed("the earth")["input_ids"].tolist() == told("the earth")["input_ids"].tolist()
+        guessed, configured = tokenizer_from_files(files, "x"), open_family(name)
+        assert guessed("the earth")["input_ids"].tolist() == configured("the earth")["input_ids"].tolist()
 
 
 def test_rows_of_several_lengths_need_padding() -> None:
@@ -259,7 +259,7 @@ def test_rows_of_several_lengths_need_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "reason"),
     [
         (dict(text="the", padding="max_length"), "give max_length"),
         (dict(text="the", padding="most"), "padding='most'.*longest"),
@@ -272,8 +272,8 @@ def test_rows_of_several_lengths_need_padding() -> None:
         (dict(text=["the", None]), "not a list that contains a NoneType"),
     ],
 )
-def test_calls_that_make_no_sense(call: dict[str, Any], says: str) -> None:
-    with pytest.raises(TokenizerError, match=says):
+def test_calls_that_make_no_sense(call: dict[str, Any], reason: str) -> None:
+    with pytest.raises(TokenizerError, match=reason):
         open_family("bert")(**call)
 
 
@@ -301,7 +301,7 @@ def test_folders_that_hold_no_tokenizer(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "file", "content", "says"),
+    ("family", "file", "content", "reason"),
     [
         ("bert", "tokenizer.json", b"{}", "tokenizer.json is not an object with a model"),
         ("bert", "tokenizer.json", b"\xff\x00", "tokenizer.json is not JSON"),
@@ -316,8 +316,8 @@ def test_folders_that_hold_no_tokenizer(tmp_path: pathlib.Path) -> None:
         ("t5", "spiece.model", b"", "has no pieces"),
     ],
 )
-def test_damaged_files(family: str, file: str, content: bytes, says: str) -> None:
-    with pytest.raises(TokenizerError, match=says):
+def test_damaged_files(family: str, file: str, content: bytes, reason: str) -> None:
+    with pytest.raises(TokenizerError, match=reason):
         tokenizer_from_files(files_of(family) | {file: content}, "here")
 
 

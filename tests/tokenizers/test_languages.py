@@ -25,10 +25,15 @@ def rows(tokenizer, texts: list[str], side: str = "text") -> list[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: pathlib.Path) -> None:
     """`tokenizer(sources, text_target=targets)` of transformers, by the languages of its files, and read back from what we write."""
-    asked, golden = open_family(tmp_path / "a", family)
+    configured, golden = open_family(tmp_path / "a", family)
     write_family(tmp_path / "b", family, src_lang=golden["source"], tgt_lang=golden["target"])
-    asked.save_files(tmp_path / "c")
-    named = [asked, load_tokenizer(tmp_path / "b"), load_tokenizer(tmp_path / "c"), pickle.loads(pickle.dumps(asked))]
+    configured.save_files(tmp_path / "c")
+    named = [
+        configured,
+        load_tokenizer(tmp_path / "b"),
+        load_tokenizer(tmp_path / "c"),
+        pickle.loads(pickle.dumps(configured)),
+    ]
     for tokenizer in named:
         assert rows(tokenizer, SOURCES) == golden["input_ids"]
         assert rows(tokenizer, TARGETS, "text_target") == golden["labels"]
@@ -40,7 +45,7 @@ def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: p
         both = tokenizer(SOURCES, text_target=TARGETS, padding=True)
         assert both["input_ids"].shape[0] == both["labels"].shape[0] == 3
         assert both["labels"][0].tolist()[: len(golden["labels"][0])] == golden["labels"][0]
-    assert len({one.digest for one in named}) == 1 != len({asked.digest, load_tokenizer(tmp_path / "a").digest})
+    assert len({one.digest for one in named}) == 1 != len({configured.digest, load_tokenizer(tmp_path / "a").digest})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

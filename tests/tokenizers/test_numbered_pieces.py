@@ -30,7 +30,7 @@ def test_both_sides_and_decoded_texts_are_those_of_transformers() -> None:
         assert tokenizer(text)["input_ids"][0].tolist() == read, text
         assert tokenizer(text_target=text)["input_ids"][0].tolist() == written, text
         assert tokenizer.decode(written) == tokenizer.decode(np.array([-100, *written, -100])) == decoded
-    # Up to spaces: transformers asks the model of what is read how texts are written, which puts two where it does not know a piece.
+    # Up to spaces: transformers decodes with the source model, which writes two spaces for a piece that it lacks.
     named = [tokenizer.decode(ids, skip_special_tokens=False) for ids in golden()["labels"]]
     assert [text.split() for text in named] == [text.split() for text in golden()["named"]]
     both = tokenizer(golden()["sources"], text_target=TEXTS[:3], padding=True)
@@ -58,7 +58,7 @@ def test_files_stay_as_they_are(tmp_path: pathlib.Path) -> None:
     tokenizer = tokenizer_from_files(files(), "opus")
     tokenizer.save_files(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: files()[name] for name in names}
-    again = load_tokenizer(tmp_path)  # which without a config.json is known by its files
+    again = load_tokenizer(tmp_path)  # without a config.json the class is inferred from the files
     assert again.digest == tokenizer.digest == pickle.loads(pickle.dumps(again)).digest
     turned = files() | {"source.spm": files()["target.spm"], "target.spm": files()["source.spm"]}
     assert tokenizer_from_files(turned, "turned").digest != tokenizer.digest

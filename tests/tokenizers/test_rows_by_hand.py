@@ -1,4 +1,4 @@
-"""Rows, frames and answers from ids alone: what is cut, what is padded, and what an answer without a token is."""
+"""Token sequences, frames and answers from ids: truncation, padding, and answers without tokens."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Parts:
     ("text", "spans", "parts"),
     [
         ("abcd", [(1, 2), (3, 4)], ["a", "b", "c", "d"]),
-        ("a cd", [(1, 2), (3, 4)], ["ac", "d"]),  # the first answer has no token: what stands around it is one part
+        ("a cd", [(1, 2), (3, 4)], ["ac", "d"]),  # the first answer has no token, so its neighbors are one part
         ("abc ", [(1, 2), (3, 4)], ["a", "b"]),  # nor has the last one: nothing is left to learn behind b
         ("a b ", [(1, 2), (3, 4)], []),
     ],

@@ -1,4 +1,4 @@
-"""What stands around a text, of tokenizers of both kinds."""
+"""Special tokens around a text, for tokenizers of both kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer: roles, round trips, determinism, byte counts, and what it says when it cannot."""
+"""Sentencepiece tokenizers: roles, round trips, determinism, byte counts and errors."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def test_same_text_same_bytes(
 
 
 def test_sizes_it_names_work(texts: list[str], kind: str, tmp_path: pathlib.Path) -> None:
-    for asked in (64, 50_000):
-        with pytest.raises(TokenizerError, match=f"config.tokenizer.vocab_size={asked}") as caught:
-            train(texts[:1], tmp_path, type=kind, vocab_size=asked)
+    for size in (64, 50_000):
+        with pytest.raises(TokenizerError, match=f"config.tokenizer.vocab_size={size}") as caught:
+            train(texts[:1], tmp_path, type=kind, vocab_size=size)
         named = int(re.search(r"Set --config.tokenizer.vocab_size=(\d+)", str(caught.value))[1])
         assert train(texts[:1], tmp_path, type=kind, vocab_size=named).size == named
 

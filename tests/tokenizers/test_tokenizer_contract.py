@@ -1,4 +1,4 @@
-"""Every kind of tokenizer offers what `Tokenizer` declares, and nobody probes one for more."""
+"""Every tokenizer class offers exactly what `Tokenizer` declares, and no caller probes for more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm_research.tokenizers.numbered_pieces import NumberedPieces
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "lm_research"
-OWN = {  # what a kind has of its own, for those who made one of it
+OWN = {  # public members that a class adds to the contract
     SentencePieceTokenizer: {"proto", "load", "parse", "train"},
     HFTokenizer: {"backend"},
     NumberedPieces: set(),

@@ -1,4 +1,4 @@
-"""Texts with halves of surrogate pairs, at every door of every kind of tokenizer: each half is read as a question mark."""
+"""Unpaired surrogates in texts are read as question marks at every entry point of every tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WordPiece and byte-level BPE that are trained here: the same bytes in every process, roles, round trips, mistakes."""
+"""Training WordPiece and byte-level BPE: the same bytes in every process, roles, round trips and errors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_wordpiece_cases() -> None:
     assert uncased.encode("ÉTUDES") == uncased.encode("etudes") and uncased.unk_id not in uncased.encode("ÉTUDES")
     assert cased.encode("The") != cased.encode("the")
     assert cased.decode(cased.encode("The cat 12")) == "The cat 12"
-    assert len(cased.encode("猫と犬")) == 3  # ideographs stand alone
+    assert len(cased.encode("猫と犬")) == 3  # each ideograph is a word
     assert cased.encode("Ω") == [cased.unk_id]
 
 
@@ -142,7 +142,7 @@ def test_vocabulary_is_that_of_the_published_format() -> None:
 
 def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first line, then one now and then with the trainer's last whole line, in the form that sentencepiece writes."""
-    said: list[str] = []
+    lines: list[str] = []
 
     def learn(texts: object, config: TokenizerConfig, path: object, words: IO[bytes]) -> str:
         words.write(
@@ -150,13 +150,13 @@ def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch
         )
         words.flush()
         deadline = time.monotonic() + 60
-        while len(said) < 3 and time.monotonic() < deadline:
+        while len(lines) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         return "learned"
 
     monkeypatch.setattr(tokenizer_training.SentencePieceTokenizer, "train", learn)
     monkeypatch.setattr(tokenizer_training, "_LINE_SECONDS", 0.05)
     settings = TokenizerConfig(vocab_size=4096)
-    assert tokenizer_training.learn_tokenizer([], settings, tmp_path / "model", said.append) == "learned"
-    assert said[0] == "Training the tokenizer (unigram) with 4,096 pieces."
-    assert said[2] == "Training the tokenizer (unigram): 0 s. EM size=5"
+    assert tokenizer_training.learn_tokenizer([], settings, tmp_path / "model", lines.append) == "learned"
+    assert lines[0] == "Training the tokenizer (unigram) with 4,096 pieces."
+    assert lines[2] == "Training the tokenizer (unigram): 0 s. EM size=5"

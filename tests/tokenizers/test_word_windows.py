@@ -1,4 +1,4 @@
-"""Windows of whole words: every word once, where it has most around it; neighbors share no more than they may."""
+"""Windows of whole words: each word is owned by the window with the most context; neighbors share at most `stride` tokens."""
 
 from __future__ import annotations
 
