@@ -107,10 +107,10 @@ def test_fields_by_name(tmp_path: pathlib.Path) -> None:
 
 
 def message(field: int, *content: bytes) -> bytes:
-    """A length-delimited field of Protocol Buffers, lengths under 128 written in one byte."""
+    """A length-delimited field of Protocol Buffers; lengths from 128 on take two bytes, the low seven bits first."""
     joined = b"".join(content)
-    assert len(joined) < 128
-    return bytes([field << 3 | 2, len(joined)]) + joined
+    size = len(joined)
+    return bytes([field << 3 | 2, *([size] if size < 128 else [size & 127 | 128, size >> 7])]) + joined
 
 
 def test_fields_of_examples_in_array_records(tmp_path: pathlib.Path) -> None:
@@ -121,6 +121,14 @@ def test_fields_of_examples_in_array_records(tmp_path: pathlib.Path) -> None:
     records = [message(1, number, text, floats), b'{"text": "as JSON"}']
     write_records(tmp_path / "a.array_record", records)
     assert read(tmp_path / "a.array_record", text_key="text") == ["三 x", "as JSON"]
+    # Other fields are skipped: 3, a whole number of -1 in ten bytes, 4 of eight bytes, and 5 of four; then a text of 300 letters.
+    others = b"\x18" + b"\xff" * 9 + b"\x01" + b"\x21" + b"\x0a" * 8 + b"\x2d" + b"\x0a" * 4
+    long = message(1, message(1, b"text"), message(2, message(1, message(1, b"x" * 300))))
+    write_records(tmp_path / "d.array_record", [others + message(1, long)])
+    assert read(tmp_path / "d.array_record", text_key="text") == ["x" * 300]
+    write_records(tmp_path / "e.array_record", [b"\x18" + b"\xff" * 10 + b"\x01" + message(1, long)])
+    with pytest.raises(DataError, match="more than 64 bits"):
+        read(tmp_path / "e.array_record", text_key="text")
     write_records(tmp_path / "b.array_record", [records[0]])
     with pytest.raises(DataError, match="record 0 has no feature 'body'; its features: text"):
         read(tmp_path / "b.array_record", text_key="body")

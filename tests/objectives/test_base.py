@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import tiny
+from helpers import few, tiny
+from helpers.dropout_keys import drawn_from
 from lm_research.errors import ConfigError
-from lm_research.objectives import build_objective
+from lm_research.objectives import OBJECTIVES, build_objective, define
 from lm_research.training.step import loss_and_gradient
 
 ROWS = 8
@@ -92,3 +94,28 @@ def test_an_objective_that_does_not_fit_the_model_is_refused(objective: str, fam
     with pytest.raises(ConfigError, match=words) as refused:
         build_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
     assert f"--config.objective.name={tiny.OBJECTIVE[family]}" in str(refused.value)
+
+
+# Embeddings; of each of two blocks the attention's probabilities and two branches, in decoders with an encoder two more; T5 drops the final
+# states and the inner ones of a block too. ELECTRA is two encoders.
+PLACES = {
+    "replaced_token": 2 * (1 + 2 * 3),
+    "causal_lm": 1 + 2 * 3,
+    "span_corruption": 1 + 2 * 4 + 1 + 1 + 2 * 6 + 1,
+    "denoising": 1 + 2 * 3 + 1 + 2 * 5,
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_no_two_places_share_a_dropout_key(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dict(dropout_rate=0.1, attention_dropout_rate=0.1)
+    config = few.setting(name, model=model)
+    objective, definition = OBJECTIVES[name](config, few.Words(sentinels=8)), define(config, few.VOCAB)
+    store = tiny.store(tmp_path, tiny.documents(seed=2, count=8, sentences=(2, 3)))
+    batch = objective.examples(store, "train").batch(np.zeros(4, int), np.arange(4))
+
+    def sums(params: Any, key: Any) -> Any:
+        return objective.metric_sums(definition.bind(params), jax.tree.map(jnp.asarray, batch), key)
+
+    keys = drawn_from(monkeypatch, sums, definition.shapes)
+    assert len(np.unique(keys, axis=0)) == len(keys) == PLACES[name]

@@ -87,28 +87,6 @@ def test_samples_follow_the_generators_distribution_and_their_own_noise() -> Non
     np.testing.assert_array_equal(again, samples[order])
 
 
-def test_the_two_models_have_dropout_keys_of_their_own(run: Run) -> None:
-    """Neither has the other's, nor that of the step."""
-    keys: list[Any] = [jax.random.key(3)]
-
-    class Spied:
-        def __init__(self, encoder: Any) -> None:
-            self.encoder, self.embeddings = encoder, encoder.embeddings
-
-        def __call__(self, *args: Any, dropout_key: jax.Array, **named: Any) -> jax.Array:
-            keys.append(dropout_key)
-            return self.encoder(*args, dropout_key=dropout_key, **named)
-
-    def forward(params: Any, batch: dict) -> Any:
-        model = run.definition.bind(params)
-        for one in (model, model.generator):
-            one.encoder = Spied(one.encoder)
-        run.objective.metric_sums(model, batch, keys[0])
-        return [jax.random.key_data(key) for key in keys]
-
-    assert len(np.unique(jax.jit(forward)(run.params, run.batch), axis=0)) == 3
-
-
 def gradient(run: Run, term: str) -> Any:
     def value(params: Any, batch: dict) -> jax.Array:
         return run.objective.metric_sums(run.definition.bind(params), batch, None)[term]
