@@ -181,7 +181,7 @@ def test_a_full_queue_is_429_and_a_late_search_504(monkeypatch: pytest.MonkeyPat
         ({"num_beams": 17}, "from 1 to 16"),
         ({"num_beams": 2, "stop": "a"}, "stop does not go with num_beams"),
         ({"num_beams": 2, "logprobs": 1}, "those of the chosen tokens"),
-        ({"num_beams": 4, "num_beam_groups": 3}, "no multiple"),
+        ({"num_beams": 4, "num_beam_groups": 3}, "not a multiple"),
         ({"force_words_ids": [[1]]}, "needs beams"),
         ({"num_beams": 2, "force_words_ids": [[1, 2, 3]], "max_tokens": 2}, "has 3 tokens"),
         ({"num_beams": 2, "bad_words_ids": [[1, 999]]}, "no token 999"),
