@@ -82,21 +82,21 @@ class LengthGroupedSampler:
         self.examples, self.lengths_N, self.batch_size, self.seed = examples, lengths_N, batch_size, seed
         self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # per epoch
         # The most recent pool, so that it is sorted and shuffled once and not at each of its steps.
-        self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = None
+        self._latest: tuple[int, int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the epoch and example of each row of the global batch of `step`."""
         pool = step * self.batch_size * self.pools // len(self.lengths_N)
-        latest = self.latest
+        latest = self._latest
         if latest is None or latest[0] != pool:
-            self.latest = latest = self._make(pool)
+            self._latest = latest = self._make_pool(pool)
         _, first, epoch_PB, index_PB = latest
         return epoch_PB[step - first], index_PB[step - first]
 
-    def _make(self, pool: int) -> tuple[int, int, np.ndarray, np.ndarray]:
+    def _make_pool(self, pool: int) -> tuple[int, int, np.ndarray, np.ndarray]:
         """Build a pool: its number, its first step, and the epochs and examples of its batches [P, B]."""
-        size, every = len(self.lengths_N), self.batch_size * self.pools
-        first, end = (ceil_div(number * size, every) for number in (pool, pool + 1))
+        size, divisor = len(self.lengths_N), self.batch_size * self.pools
+        first, end = (ceil_div(number * size, divisor) for number in (pool, pool + 1))
         row_R = np.arange(first * self.batch_size, end * self.batch_size, dtype=np.int64)
         epoch_R, index_R = self.examples.locate(row_R, self.seed)
         order_PB = np.argsort(self.lengths_N[index_R], kind="stable").reshape(-1, self.batch_size)

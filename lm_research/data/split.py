@@ -69,7 +69,7 @@ def assign_splits(
     stats = [spool.stats() for spool in ordered]
     sizes = [len(one.reasons_D) for one in stats]
     reasons = np.split(
-        _mark_repeats(DocumentStats.concatenate(stats), config.clean.near_duplicates), np.cumsum(sizes)[:-1]
+        _mark_duplicates(DocumentStats.concatenate(stats), config.clean.near_duplicates), np.cumsum(sizes)[:-1]
     )
     assignments = [_without_dropped(*of) for of in zip(ordered, stats, reasons, strict=True)]
     for assignment, reason in zip(assignments, reasons, strict=True):
@@ -99,7 +99,7 @@ def assign_splits(
     return assignments
 
 
-def _mark_repeats(stats: DocumentStats, threshold: float | None) -> np.ndarray:
+def _mark_duplicates(stats: DocumentStats, threshold: float | None) -> np.ndarray:
     """Extend the reasons by exact and near duplicates of earlier documents, uint8 [D]."""
     reasons_D = stats.reasons_D.copy()
     kept = np.flatnonzero(reasons_D == REASONS.index("kept"))
@@ -109,7 +109,7 @@ def _mark_repeats(stats: DocumentStats, threshold: float | None) -> np.ndarray:
     reasons_D[kept[repeated]] = REASONS.index("exact_duplicate")
     if threshold:
         kept = kept[~repeated]
-        near = near_duplicates.repeats(stats.signatures_DK[kept], threshold)
+        near = near_duplicates.find_near_duplicates(stats.signatures_DK[kept], threshold)
         reasons_D[kept[near]] = REASONS.index("near_duplicate")
     return reasons_D
 

@@ -23,10 +23,10 @@ from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows
 
 # Rows of logits that one device computes at a time. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
-# (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often. Accelerators need
+# (25% less time than all 2,048 rows at once), equal for D = 512; below 128 rows the table is streamed too often. Accelerators need
 # more, because each slice adds to a gradient of the table's size: 4,096 rows of V = 50304 are 0.8 GB.
 SLICE_ROWS = 512
-ACCELERATOR_SLICES = 8  # times as long
+ACCELERATOR_SLICES = 8  # factor on SLICE_ROWS
 # GPUs multiply matrices with unaligned rows at a fraction of the speed, so there V is padded to a multiple.
 GPU_VOCAB_MULTIPLE = 128
 
@@ -135,11 +135,11 @@ def _forward(
 
     slices = _slices(hidden_RD, targets_R, weights_R)
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
-        shared, kept = accumulate((), jax.tree.map(lambda x: x[0], slices))
+        shared, outputs = accumulate((), jax.tree.map(lambda x: x[0], slices))
     else:
         shapes = (table_VD.shape[::-1],) if bias_V is None else (table_VD.shape[::-1], bias_V.shape)
-        shared, kept = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
-    loss, correct, hidden_gradient, chosen = kept
+        shared, outputs = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
+    loss, correct, hidden_gradient, chosen = outputs
     weights_R = chosen.reshape(-1)[: len(hidden_RD)]
     hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
@@ -155,8 +155,8 @@ def _forward(
     )
 
 
-def _backward(static: tuple[int, float | None], kept: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
-    hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
+def _backward(static: tuple[int, float | None], residuals: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
+    hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = residuals
     # The second output is a count without a gradient. The scale stays in float32: rounding it to bfloat16 would put every
     # element off by the same error of up to 0.4%.
     scale = cotangents[0]

@@ -41,7 +41,7 @@ def signature(text: str) -> np.ndarray:
     return (minimum_K >> np.uint64(32)).astype(np.uint32)
 
 
-def repeats(signatures_DK: np.ndarray, threshold: float) -> np.ndarray:
+def find_near_duplicates(signatures_DK: np.ndarray, threshold: float) -> np.ndarray:
     """Mark near duplicates of earlier documents, bool [D]: one band of the signatures is equal, and a fraction `threshold` of their entries.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 
 from lm_research.config import CleanConfig
 from lm_research.data.cleaning import REASONS, Cleaner
-from lm_research.data.cleaning.near_duplicates import BANDS, SHINGLE, SIZE, repeats, signature
+from lm_research.data.cleaning.near_duplicates import BANDS, SHINGLE, SIZE, find_near_duplicates, signature
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def agreeing(entries: int, first: int = 0) -> np.ndarray:
 def test_agreement_that_is_just_enough(first: int) -> None:
     """128 entries in 32 bands of four: four that agree are a band if they begin one, and a share of 1/32."""
     assert (SIZE, BANDS, SHINGLE) == (128, 32, 5)
-    assert repeats(agreeing(4, first), 1 / 32).tolist() == [False, True]
-    assert repeats(agreeing(4, first), 1 / 32 + 1e-9).tolist() == [False, False]
-    assert repeats(agreeing(3, first), 1 / 64).tolist() == [False, False]  # no band
-    assert repeats(agreeing(4, 2), 1 / 64).tolist() == [False, False]  # halves of two bands
+    assert find_near_duplicates(agreeing(4, first), 1 / 32).tolist() == [False, True]
+    assert find_near_duplicates(agreeing(4, first), 1 / 32 + 1e-9).tolist() == [False, False]
+    assert find_near_duplicates(agreeing(3, first), 1 / 64).tolist() == [False, False]  # no band
+    assert find_near_duplicates(agreeing(4, 2), 1 / 64).tolist() == [False, False]  # halves of two bands
 
 
 def test_documents_of_fewer_words_than_a_shingle() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lm_research.data.cleaning.near_duplicates import SHINGLE, SIZE, repeats, signature
+from lm_research.data.cleaning.near_duplicates import SHINGLE, SIZE, find_near_duplicates, signature
 
 
 def words(seed: int, count: int) -> list[str]:
@@ -49,15 +49,18 @@ def test_repeats_are_dropped_and_first_ones_kept() -> None:
     near[150] = "changed"  # 5 of 296 shingles differ: similarity 291 / 301
     half = texts[7][:150] + words(99, 150)
     signatures = np.stack([signature(" ".join(text)) for text in [*texts, near, half, texts[0]]])
-    assert np.flatnonzero(repeats(signatures, 0.8)).tolist() == [30, 32]
-    assert np.flatnonzero(repeats(signatures, 0.5)).tolist() == [30, 32]  # 146 of 446 shingles are half's and 7's
-    assert not repeats(signatures[:30], 0.1).any()
+    assert np.flatnonzero(find_near_duplicates(signatures, 0.8)).tolist() == [30, 32]
+    assert np.flatnonzero(find_near_duplicates(signatures, 0.5)).tolist() == [
+        30,
+        32,
+    ]  # 146 of 446 shingles are half's and 7's
+    assert not find_near_duplicates(signatures[:30], 0.1).any()
     assert signatures.dtype == np.uint32 and signatures.shape == (33, SIZE)
 
 
 def test_short_and_empty_texts() -> None:
     signatures = np.stack([signature(text) for text in ("one", "two", "one", "", "?!")])
-    assert repeats(signatures, 0.9).tolist() == [False, False, True, False, True]
+    assert find_near_duplicates(signatures, 0.9).tolist() == [False, False, True, False, True]
 
 
 def test_signature_is_the_same_everywhere() -> None:
