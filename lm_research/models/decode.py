@@ -98,7 +98,7 @@ def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> j
     """The bias added to the scores of a layer with `size` cache entries."""
     arch, distance_BLS, visible_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
     slot_BC = slots.slot_of_entry(spec.reach, size)
-    if slot_BC is not None:  # reorder slots as the layer's entries
+    if slot_BC is not None:  # put slots into the order of the layer's entries
         index_B1C = jnp.maximum(slot_BC, 0)[:, None]
         distance_BLS = jnp.take_along_axis(distance_BLS, index_B1C, axis=2)
         visible_BLS = jnp.take_along_axis(visible_BLS, index_B1C, axis=2) & (slot_BC >= 0)[:, None]

@@ -45,7 +45,7 @@ class Embeddings(nnx.Module):
         arch = self.arch
         table_VE = self.tokens[...] if arch.has_tokens else table_VE
         assert table_VE is not None
-        # Gather rows on each device before the look-up: otherwise XLA moves the much larger result.
+        # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:
             x_BLE = x_BLE * arch.embedding_scale

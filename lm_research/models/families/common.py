@@ -17,7 +17,7 @@ from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.limits import RANGES
 from lm_research.models.mup import parametrize
 
-# Names of activations in Hugging Face's files -> ours. The last three are other spellings of the tanh approximation.
+# Names of activations in config.json -> ours; the format has several names for the tanh approximation.
 ACTIVATION_NAMES = {
     "gelu": "gelu",
     "gelu_python": "gelu",
