@@ -94,7 +94,7 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Build the corpus unless it exists, and return the exit code."""
     from lm_research import tasks  # imports jax, which the workers do not need
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
-    from lm_research.run.run_directory import aside
+    from lm_research.run.run_directory import first_free_path
 
     config = apply_init_checkpoint(load_init_checkpoint(config), config)
     kind = tasks.trainable_class(config)
@@ -108,7 +108,7 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
         try:
             corpus = open_whole()
         except DamagedStore as error:
-            kept = aside(error.folder.with_name(f"{error.folder.name}.damaged"))
+            kept = first_free_path(error.folder.with_name(f"{error.folder.name}.damaged"))
             os.rename(error.folder, kept)
             _log(f"{error} It was moved to {kept}; the corpus is built again.")
             corpus = open_whole()

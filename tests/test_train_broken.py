@@ -198,7 +198,7 @@ def test_damaged_checkpoint_and_the_way_out(
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     stop = "--config.checkpoint.on_damage=stop"
-    advice = f"Remove {workdir}/checkpoints/20 to go on from step 18."
+    advice = f"Remove {workdir}/checkpoints/20 to resume from step 18."
     one_paragraph(lab.train(workdir, stop), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))
     path.unlink()
     one_paragraph(lab.train(workdir, stop), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))

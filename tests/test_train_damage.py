@@ -77,7 +77,7 @@ def test_the_newest_whole_checkpoint_goes_on(
     assert lab.train(run) == 0
     output = capsys.readouterr().out
     assert f"WARNING: The checkpoint {run}/checkpoints/20 " in output
-    assert f"kept in {run}/checkpoints/damaged/20" in output and "going on from checkpoint 18" in output
+    assert f"kept in {run}/checkpoints/damaged/20" in output and "resuming from checkpoint 18" in output
     assert "resuming after step 18" in output and "missing" not in output
     assert same(bert_run, run) and checkpoints(run) == checkpoints(bert_run)
     assert [line["step"] for line in metrics(run)] == [line["step"] for line in metrics(bert_run)]
@@ -117,13 +117,13 @@ def test_where_none_is_whole_nothing_is_started_anew(
     (run / "checkpoints/damaged").mkdir()
     for step in (6, 12, 18, 20):
         shutil.move(run / f"checkpoints/{step}", run / "checkpoints/damaged")
-    assert "holds no checkpoint but the damaged ones" in refused(lab, run, capsys)
+    assert "has only the damaged checkpoints" in refused(lab, run, capsys)
 
 
 def test_stop_refuses_and_moves_nothing(lab: Lab, run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(largest(run / "checkpoints/20"))
     error = refused(lab, run, capsys, "--config.checkpoint.on_damage=stop")
-    assert f"Remove {run}/checkpoints/20 to go on from step 18." in error
+    assert f"Remove {run}/checkpoints/20 to resume from step 18." in error
 
 
 def lines_of(run: pathlib.Path) -> list[str]:

@@ -76,9 +76,9 @@ def in_file(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     [
         (in_lines(logger, "run: "), "log.txt", "No checkpoint was saved yet"),
         (in_file("config.json"), "config.json", "No checkpoint was saved yet"),
-        (in_lines(metrics_log, '"step": 14'), "metrics.jsonl", "Checkpoint 12 is whole"),
+        (in_lines(metrics_log, '"step": 14'), "metrics.jsonl", "Checkpoint 12 is complete"),
         (in_files, "checkpoints", "A checkpoint takes about"),
-        (in_file("summary.json"), "summary.json", "Checkpoint 20 is whole"),
+        (in_file("summary.json"), "summary.json", "Checkpoint 20 is complete"),
     ],
     ids=["start", "config", "metrics", "checkpoint", "summary"],
 )
@@ -100,7 +100,7 @@ def test_full(
     )
     assert safe in said
     if file == "checkpoints":
-        assert checkpoints(tmp_path) == [6] and "Checkpoint 6 is whole" in said
+        assert checkpoints(tmp_path) == [6] and "Checkpoint 6 is complete" in said
     assert not [*unfinished(tmp_path), *unfinished(tmp_path / "checkpoints")]
     assert lab.train(tmp_path) == 0
     assert same(tmp_path, bert_run)
@@ -124,4 +124,4 @@ def test_of_several_processes_all_end_with_the_one_that_cannot_write(
     assert len(told) == ends
     for error in told:
         assert str(error).startswith(f"{tmp_path} cannot be written: No space left on device (")
-        assert "Checkpoint 6 is whole" in str(error)
+        assert "Checkpoint 6 is complete" in str(error)

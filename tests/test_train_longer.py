@@ -48,7 +48,7 @@ def test_the_rate_is_that_of_the_new_length(
     assert lab.train(tmp_path, "--config.checkpoint.keep=9") == 0
     said = capsys.readouterr().out
     assert "changed: train.num_steps was 10, is 20" in said and "changed: checkpoint.keep was 4, is 9" in said
-    assert "goes on from step 10 to 20" in said and "(linear)" in said
+    assert "continues from step 10 to 20" in said and "(linear)" in said
     assert f"{2e-3 * (1 - 8 / 18):.3g} in step 11, where it would have been 0." in said
     line = next(line for line in metrics(tmp_path) if line["step"] == 2 * LOG)
     assert line["learning_rate"] == pytest.approx(2e-3 * (1 - 11 / 18))

@@ -66,4 +66,4 @@ def test_a_second_run_begins_with_the_sum(run: pathlib.Path, lab: Any, tmp_path:
 
 def test_without_a_model_there_is_nothing_to_adapt(lab: Any, tmp_path: pathlib.Path, capsys: Any) -> None:
     assert lab.train(tmp_path / "run", *LORA) == 2
-    assert "lora.rank=2 trains adapters of a model that stays as it is" in capsys.readouterr().err
+    assert "lora.rank=2 trains adapters of an existing model" in capsys.readouterr().err

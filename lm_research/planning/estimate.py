@@ -155,7 +155,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
       gathered in the compute type, those of the next one being fetched meanwhile.
     """
     state = _state_bytes(config, work, mesh)
-    learns = set(flatten(work.groups.learning(work.definition.shapes)))
+    learns = set(flatten(work.groups.trainable(work.definition.shapes)))
     learning = _bytes(config, work, mesh, learns)
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]

@@ -82,7 +82,7 @@ def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, lea
     placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
     shapes = work.definition.shapes
     if learning:
-        placed, shapes = work.groups.learning(placed), work.groups.learning(shapes)
+        placed, shapes = work.groups.trainable(placed), work.groups.trainable(shapes)
     sums = [0, 0]
     for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True):
         elements = 1

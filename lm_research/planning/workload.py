@@ -218,11 +218,11 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
     def kept(rows: int) -> int:
         def pull_back(params: Any, batch: Any) -> Any:
             def loss(learning: Any) -> jax.Array:
-                model = work.definition.bind(groups.used(params, learning, None))
+                model = work.definition.bind(groups.combine(params, learning, None))
                 sums = work.objective.metric_sums(model, batch, jax.random.key(0))
                 return jnp.asarray(sum(sums[term] for term in work.objective.loss_terms))
 
-            return jax.vjp(loss, groups.learning(params))[1]
+            return jax.vjp(loss, groups.trainable(params))[1]
 
         nothing = AbstractMesh((), ())  # a mesh of another size, set around us, could not be replaced directly
         with jax.sharding.use_abstract_mesh(nothing), jax.sharding.use_abstract_mesh(mesh):

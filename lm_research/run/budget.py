@@ -1,6 +1,6 @@
-"""How many steps a run takes: as told, or as a budget of FLOPs or tokens or a number of epochs allows.
+"""The number of steps of a run: given, or as many as a budget of FLOPs or tokens or a number of epochs allows.
 
-All of these are arithmetic, and settle train.num_steps before anything runs. A budget of time is in time_budget.py.
+All of these are arithmetic and resolve train.num_steps before anything runs. Budgets of time are in time_budget.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_END = 2**31 - 2
 
 
 def resolve_steps(config: Config, num_examples: int) -> Config:
-    """Turns train.num_epochs, if given, into train.num_steps."""
+    """Convert train.num_epochs, if given, to train.num_steps."""
     if not config.train.num_epochs:
         return config
     steps = math.ceil(config.train.num_epochs * num_examples / config.train.batch_size)
@@ -29,10 +29,10 @@ def resolve_steps(config: Config, num_examples: int) -> Config:
 
 
 def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
-    """Turns a budget of FLOPs or tokens into train.num_steps, rounded down.
+    """Convert a budget of FLOPs or tokens to train.num_steps, rounded down.
 
     Args:
-      config: with or without a budget; one of time stays as it is.
+      config: with or without a budget; a budget of time is left unchanged.
       tokens: positions of the rows of a step, padding included.
       flops: floating-point operations of a step.
 
@@ -46,31 +46,31 @@ def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
     steps = min(int(budget.amount / each), NO_END)
     if not steps:
         raise ConfigError(
-            f"train.budget={config.train.budget} is less than one step, which takes {each:.3g} {budget.unit}. Give more, or "
-            "make train.batch_size smaller."
+            f"train.budget={config.train.budget} is less than one step, which takes {each:.3g} {budget.unit}. Increase it, or "
+            "lower train.batch_size."
         )
     check_warmup(config, steps)
     return config_lib.replace(config, train={"num_steps": steps})
 
 
 def check_warmup(config: Config, steps: int) -> None:
-    """Raises a ConfigError if a budget ends before the warm-up does."""
+    """Raise a ConfigError if a budget ends before the warm-up does."""
     if config.schedule.warmup_steps > steps:
         raise ConfigError(
-            f"train.budget={config.train.budget} makes {steps:,} steps here, fewer than schedule.warmup_steps="
-            f"{config.schedule.warmup_steps}: the peak learning rate would never be reached. Give more, shorten the warm-up, or set "
-            "schedule.warmup_ratio instead."
+            f"train.budget={config.train.budget} allows {steps:,} steps here, fewer than schedule.warmup_steps="
+            f"{config.schedule.warmup_steps}: the learning rate would never reach its peak. Increase the budget, shorten the warm-up, or "
+            "set schedule.warmup_ratio instead."
         )
 
 
 class StepBudget:
-    """The end of a run that is known before it begins.
+    """A number of steps that is fixed before the run begins.
 
     Attributes:
       end: the last step.
-      last: no run with this budget can go further.
-      schedule_args: what `schedule` takes besides the step: nothing.
-      device_args: the same on the devices, for the train step.
+      last: an upper bound of `end`.
+      schedule_args: the schedule's arguments after the step; here none.
+      device_args: the same arguments on the devices, for the train step.
     """
 
     def __init__(self, end: int) -> None:
@@ -80,11 +80,12 @@ class StepBudget:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it has yet to be calibrated."""
+        """Whether `calibrate` must be called before the run."""
         return False
 
-    def calibrate(self, take: Callable[[], Any], eval_batches: int) -> None: ...
+    def calibrate(self, take: Callable[[], Any], eval_batches: int) -> None:
+        """Set the end from timed steps; here nothing, as it is fixed."""
 
     def update(self, step: int, state: State) -> bool:
-        """Looks at the clock after a step where it is time to; whether the end has moved."""
+        """Adjust the end after a step, if it is due; return whether it has moved."""
         return False

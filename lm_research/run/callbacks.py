@@ -1,6 +1,6 @@
-"""What is called at fixed points of the loop.
+"""Callbacks, called at fixed points of the training loop.
 
-The names of the points are those of Keras and Hugging Face. A run has its own callbacks (the profiler, the progress bar, the metrics
+The points have the names that Keras and Hugging Face use. A run has its own callbacks (the profiler, the progress bar, the metrics
 file, ...); `fit` takes more.
 """
 
@@ -15,17 +15,17 @@ from lm_research.training.state import State
 
 
 def every(steps: int | None, step: int) -> bool:
-    """Whether something that is due every `steps` steps is due after this one; None is never."""
+    """Check whether something that is due every `steps` steps is due after this step; None means never."""
     return steps is not None and steps > 0 and step > 0 and step % steps == 0
 
 
 @dataclasses.dataclass
 class StepCall:
-    """A step that is about to be taken.
+    """A step that is about to run.
 
     Attributes:
       number: counted from 1.
-      state: before the step. A callback that uses it up (the program overwrites what it is given) puts an equal one in its place.
+      state: the state before the step. A callback that calls `program` donates it, and must replace it by an equal one.
       batch: its rows on the devices, [A, B, ...].
       program: the compiled step: state -> state.
     """
@@ -37,25 +37,25 @@ class StepCall:
 
 
 class Callback:
-    """Does nothing at any point of the loop; subclasses override what they need. Every process calls all of them, in the same order."""
+    """A callback that does nothing; subclasses override what they need. Every process calls all callbacks in the same order."""
 
     def on_step_begin(self, call: StepCall) -> None:
-        """Before a step."""
+        """Handle the start of a step."""
 
     def on_step_end(self, step: int, state: State) -> None:
-        """A step was handed to the devices, which may still be busy with it; called in reverse order, as contexts end.
+        """Handle a dispatched step, which the devices may still be computing. Called in reverse order, as contexts end.
 
-        `state` belongs to the next step, which overwrites it: copy what is to be kept.
+        The next step overwrites `state`: copy what you keep.
         """
 
     def on_log(self, step: int, values: Mapping[str, Any]) -> None:
-        """A line of training metrics."""
+        """Handle a line of training metrics."""
 
     def on_evaluate(self, step: int, scores: Mapping[str, float]) -> None:
-        """The metrics of an evaluation."""
+        """Handle the metrics of an evaluation."""
 
     def on_save(self, step: int) -> None:
-        """A checkpoint is being written."""
+        """Handle the start of writing a checkpoint."""
 
     def on_train_end(self, step: int) -> None:
-        """The loop has ended after this step."""
+        """Handle the end of the loop, after this step."""

@@ -1,12 +1,12 @@
-"""Checkpoints through Orbax: asynchronous, visible only when whole, restorable onto any mesh.
+"""Checkpoints through Orbax: asynchronous, visible only when complete, restorable onto any mesh.
 
 A checkpoint WORKDIR/checkpoints/STEP/ holds `state` (plain nested dicts of arrays, see state.py) and `files`: the
-resolved config, the tokenizer, and a manifest with the evaluation at that step and a digest of each array and file that
+resolved config, the tokenizer, and a manifest with the evaluation at that step and a digest of each array and file, which
 is checked when it is read.
 
-One that turns out to be damaged while a run resumes is passed over for the newest whole one, and kept in
-WORKDIR/checkpoints/damaged/STEP, where nobody takes it for a checkpoint (checkpoint.on_damage=stop refuses instead). None
-is moved unless an older one could be read: what no checkpoint survives is no damage of one file.
+A run that resumes skips damaged checkpoints, uses the newest intact one, and moves the damaged ones to
+WORKDIR/checkpoints/damaged/STEP (checkpoint.on_damage=stop refuses instead). They are moved only once an older one was
+read: if none can be read, the cause is not the damage of one file.
 """
 
 from __future__ import annotations
@@ -39,35 +39,34 @@ from lm_research.run.checkpoint_reading import (
     MANIFEST,
     DamagedCheckpoint,
     check_digests,
-    fault_of,
+    describe_damage,
     raise_if_any_damaged,
     read_file,
     read_manifest,
     unreadable,
 )
-from lm_research.run.run_directory import aside
-from lm_research.training.state import State, copied
+from lm_research.run.run_directory import first_free_path
+from lm_research.training.state import State, copy_arrays
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
-_TIMES = "_CHECKPOINT_METADATA"  # Orbax's: read as soon as it looks at a folder; nobody misses it
-_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what is being written
-DOUBTFUL = "of_damaged_text"  # the folder of checkpoints that may have learnt from text that was none
+_TIMES = "_CHECKPOINT_METADATA"  # Orbax's: it reads this file as soon as it lists a folder, but does not need it
+_UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of unfinished checkpoints
+DOUBTFUL = "of_damaged_text"  # the folder of checkpoints that may have been trained on damaged text
 
 
 class Checkpoints:
     """The checkpoints of one run directory."""
 
     def __init__(self, workdir: pathlib.Path, config: CheckpointConfig, files: Mapping[str, bytes]) -> None:
-        """`files` (name -> content) go into every checkpoint beside the state."""
+        """Open the checkpoints; every new one stores `files` (name -> content) next to the state."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self.files = dict(files)
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}
         self._bytes = 0  # of a checkpoint's arrays and files
-        self._trusted: list[
-            int
-        ] = []  # the last step that was saved before any of the text was in doubt; empty while none is
+        # The last step saved before any of the text was in doubt; empty while no text is.
+        self._trusted: list[int] = []
         keep = [
             preservation_policy.LatestN(config.keep),
             KeepBest(config.keep_best, self._ranks),
@@ -78,7 +77,7 @@ class Checkpoints:
         )
         for step in checkpoint_steps(self.directory):
             path = self.directory / str(step) / _TIMES
-            if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe, which holds nothing, and which Orbax would wait for
+            if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe is empty, and reading it would block Orbax
                 path.unlink(missing_ok=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self._manager.all_steps():
@@ -89,33 +88,33 @@ class Checkpoints:
             manifest = read_manifest(self.directory, step)
             self._ranks[step] = float(manifest.get("rank", manifest["metrics"]["eval_loss_nats"]))
         except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
-            pass  # saved without an evaluation, or damaged: not the best of any
+            pass  # saved without an evaluation, or damaged: never the best
 
     @property
     def latest_step(self) -> int | None:
-        """Number of the newest complete checkpoint, or None."""
+        """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     @property
     def steps(self) -> list[int]:
-        """Numbers of all complete checkpoints, rising."""
+        """The steps of all complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     @property
     def best_step(self) -> int | None:
-        """Number of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
+        """The step of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
         return next(iter(self._by_rank()), None)
 
     def save(
         self, state: State, metrics: dict[str, float] | None = None, rank: float | None = None, lines: int | None = None
     ) -> None:
-        """Starts writing the state under its step number; returns when it may be donated again.
+        """Start writing the state under its step number; return when it may be donated again.
 
         Args:
           state: a running (not halted) state.
-          metrics: evaluation metrics at this very step, if there was one.
-          rank: the smaller, the better the checkpoint; None takes the evaluation's loss.
-          lines: of metrics.jsonl up to this step.
+          metrics: the metrics of an evaluation at exactly this step, if there was one.
+          rank: smaller is better; None uses the evaluation's loss.
+          lines: number of lines of metrics.jsonl up to this step.
         """
         step = int(state["step"])
         if step in self._manager.all_steps():
@@ -134,18 +133,18 @@ class Checkpoints:
         if metrics:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         if jax.default_backend() == "cpu":
-            # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
-            kept = jax.block_until_ready(copied(kept))
+            # On CPUs Orbax reads the buffers in place while the next step overwrites them; elsewhere it copies them first.
+            kept = jax.block_until_ready(copy_arrays(kept))
         args = ocp.args.Composite(state=StateSave(kept), files=FilesSave(files))
         self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, files.values()))
         with self._writing():
             self._manager.save(step, args=args)
 
     def restore(self, shapes: State, shardings: State, step: int | None = None) -> State:
-        """Reads a checkpoint (the newest by default) onto the mesh that `shardings` name, and checks its digests.
+        """Read a checkpoint (the newest by default) onto the mesh of `shardings`, and check its digests.
 
         Raises:
-          CheckpointError: there is none, or it does not fit the model, or its content is not what was written.
+          CheckpointError: it does not exist, does not fit the model, or its content is not what was written.
         """
         step = self.latest_step if step is None else step
         expected = read_manifest(self.directory, step)["digests"]
@@ -167,24 +166,24 @@ class Checkpoints:
                 step,
                 state if isinstance(state, Exception) else OSError("another process cannot read it"),
             )
-        # What was read may lie in memory that its reader owns and takes back; the step is to overwrite memory of its own.
-        state = jax.block_until_ready(copied(state))
+        # The reader may own the memory of what it returns and reuse it; the step must only overwrite memory of its own.
+        state = jax.block_until_ready(copy_arrays(state))
         check_digests(self.directory, step, digest_arrays(state), expected)
         return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
 
     def resume(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
-        """The state of the newest checkpoint that `read` can read; None if there is no checkpoint.
+        """Return the state of the newest checkpoint that `read` can read; None if there is no checkpoint.
 
-        Newer ones that are damaged are moved into DAMAGED, by process 0, and the log is told; all processes must come here.
+        Process 0 moves newer ones that are damaged to DAMAGED and logs it. All processes must call this.
 
         Raises:
-          CheckpointError: there are checkpoints, and none is whole, or the newest is not and config.on_damage is stop;
-            or `read` raises one that speaks of no damage.
+          CheckpointError: none of the checkpoints is intact, or the newest is not and config.on_damage is stop;
+            or `read` raises one that is not about damage.
         """
         return self._first_whole(checkpoint_steps(self.directory)[::-1], read, log)
 
     def resume_best(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
-        """The same for the checkpoint of the lowest rank, then the next."""
+        """Do the same in the order of rank, the lowest first."""
         return self._first_whole(self._by_rank(), read, log)
 
     def _by_rank(self) -> list[int]:
@@ -192,7 +191,7 @@ class Checkpoints:
         return sorted(known, key=lambda step: (self._ranks[step], -step))
 
     def _first_whole(self, steps: list[int], read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
-        failed: dict[int, str] = {}  # texts: an error holds all that was read until it was raised
+        failed: dict[int, str] = {}  # messages, because an error object keeps all arrays read so far alive
         for step in steps:
             try:
                 state = read(step)
@@ -202,10 +201,10 @@ class Checkpoints:
                 failed[step] = str(error)
                 continue
             for damaged, kept in self._set_aside(list(failed)).items():
-                log(f"WARNING: {fault_of(failed[damaged])} It is kept in {kept}.")
+                log(f"WARNING: {describe_damage(failed[damaged])} It is kept in {kept}.")
             if failed:
                 log(
-                    f"WARNING: going on from checkpoint {step}, which is whole; what came after it is done again "
+                    f"WARNING: resuming from checkpoint {step}, which is intact; the steps after it are repeated "
                     "(checkpoint.on_damage=stop refuses instead)."
                 )
             return state
@@ -213,37 +212,37 @@ class Checkpoints:
         return None
 
     def trust(self, start: int) -> None:
-        """From here on the text is in doubt, until `trust_all` or `distrust`: what is saved says which checkpoint is from before.
+        """Mark the text as unverified until `trust_all` or `distrust`: each checkpoint records the last one from before.
 
-        `start`: the step that the run goes on from, 0 where it begins; what it says of itself counts.
+        `start` is the step that the run resumes from, 0 for a new run; if that checkpoint records an earlier one, it is kept.
         """
-        said = read_manifest(self.directory, start).get("trusted") if start else None
-        self._trusted[:] = [said if type(said) is int and 0 <= said < start else start]
+        recorded = read_manifest(self.directory, start).get("trusted") if start else None
+        self._trusted[:] = [recorded if type(recorded) is int and 0 <= recorded < start else start]
 
     def trust_all(self) -> None:
-        """The text is what it was said to be."""
+        """Mark the text as verified."""
         self._trusted.clear()
 
     def distrust(self) -> str:
-        """The text is damaged: moves what was saved since `trust` aside, and says what is left. All processes must come here."""
+        """Move checkpoints saved since `trust` aside, because the text is damaged; describe what is left. All processes must call this."""
         self.wait()
         (trusted,) = self._trusted or [0]
         kept = self._set_aside([step for step in checkpoint_steps(self.directory) if step > trusted], DOUBTFUL)
         moved = (
-            f"Checkpoints {', '.join(map(str, kept))} may have learnt from it and are kept in {self.directory / DOUBTFUL}. "
+            f"Checkpoints {', '.join(map(str, kept))} may have been trained on it and are kept in {self.directory / DOUBTFUL}. "
             if kept
             else ""
         )
         if trusted and trusted in self._manager.all_steps():
-            return f"{moved}Checkpoint {trusted} is from before: the same command goes on from it, once the store is fixed."
-        return f"{moved}There is no checkpoint from before: the same command begins anew, once the store is fixed."
+            return f"{moved}Checkpoint {trusted} is from before: the same command resumes from it, once the store is fixed."
+        return f"{moved}There is no checkpoint from before: the same command starts over, once the store is fixed."
 
     def _set_aside(self, steps: list[int], folder: str = DAMAGED) -> dict[int, pathlib.Path]:
-        """Moves checkpoints out of the way, and says where to."""
-        kept = {step: aside(self.directory / folder / str(step)) for step in steps}
+        """Move checkpoints to another folder; return the new paths."""
+        kept = {step: first_free_path(self.directory / folder / str(step)) for step in steps}
         if not kept:
             return kept
-        processes.all_processes(True)  # have all seen what is there
+        processes.all_processes(True)  # all have listed the folder
         for step, target in kept.items() if jax.process_index() == 0 else ():
             try:
                 target.parent.mkdir(exist_ok=True)
@@ -251,7 +250,7 @@ class Checkpoints:
             except OSError as error:
                 raise CheckpointError(
                     f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror}. Move it "
-                    "away to go on from an older one."
+                    "away to resume from an older one."
                 ) from error
         processes.all_processes(True)
         self._manager.reload()
@@ -260,20 +259,21 @@ class Checkpoints:
         return kept
 
     def lines(self, step: int) -> int | None:
-        """Lines that metrics.jsonl had up to a checkpoint; None where that was not written down."""
+        """Return the number of lines that metrics.jsonl had up to a checkpoint; None if it was not recorded."""
         lines = read_manifest(self.directory, step).get("lines")
         return lines if type(lines) is int else None
 
     def read_file(self, name: str, step: int | None = None) -> bytes:
-        """A small file of a checkpoint (the newest by default); raises a CheckpointError if it is not what was written."""
+        """Read a small file of a checkpoint (the newest by default); raise a CheckpointError if it is not what was written."""
         return read_file(self.directory, name, self.latest_step if step is None else step)
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk and visible."""
+        """Wait until everything saved so far is on disk and visible."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Wait for unfinished writes and stop Orbax's threads."""
         with self._writing():
             self._manager.close()
 
@@ -281,20 +281,22 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
-        """After an error: what is being saved is saved if it can be, and no thread goes on."""
+        """After an error, finish unfinished saves if possible, and stop all threads."""
         if kind is None:
             return
         with contextlib.suppress(Exception):
             self._manager.close()
         if disk.errno_of(error) is not None and jax.process_count() == 1:
             unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
-            for path in unfinished:  # so that what it took is free
+            for path in unfinished:  # free their disk space
                 shutil.rmtree(path, ignore_errors=True)
-            if unfinished and "__notes__" not in vars(error):  # another file met the disk that it had filled
+            if unfinished and "__notes__" not in vars(
+                error
+            ):  # the checkpoint filled the disk, but another file's write failed
                 error.add_note(self._takes())
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        """Names the checkpoints where one cannot be written, which may be told by a later call than began it."""
+        """Name the checkpoints in write errors, which Orbax may raise in a later call than the one that began the write."""
         return disk.unwrapping_os_errors(self.directory, self._takes)
 
     def _takes(self) -> str:

@@ -1,4 +1,4 @@
-"""What a checkpoint is made of for Orbax, and which ones it keeps."""
+"""The items of a checkpoint as Orbax handlers, and the policies of which checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ class FilesHandler(ocp.CheckpointHandler):
 
 @dataclasses.dataclass
 class PendingWrite:
-    """A future of Orbax that ends all processes where it fails: else its threads wait for each other, for ten minutes."""
+    """A future of Orbax that ends all processes if it fails; otherwise its threads wait for each other for ten minutes."""
 
     future: Any
     checkpoints: pathlib.Path
 
     def result(self, timeout: float | None = None) -> Any:
+        """Wait for the write; end all processes if the file system refused it."""
         try:
             return self.future.result(timeout=timeout)
         except Exception as error:
@@ -53,10 +54,10 @@ class PendingWrite:
 
 
 class StateHandler(ocp.StandardCheckpointHandler):
-    """The arrays. A reading that fails returns its error, for behind it all processes wait for each other, failed or not."""
+    """The arrays. A failed read returns its error instead of raising it, because all processes wait for each other afterwards."""
 
     async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
-        """The futures of a writing; one that the system refuses ends all processes of a run of many."""
+        """Start writing and return its futures; a write that the file system refuses ends all processes."""
         futures = await super().async_save(directory, *args, **named)
         return [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
 
@@ -71,30 +72,32 @@ class StateHandler(ocp.StandardCheckpointHandler):
 @ocp.args.register_with_handler(StateHandler, for_save=True)
 @dataclasses.dataclass
 class StateSave(ocp.args.StandardSave):
-    pass
+    """Arguments for writing the arrays."""
 
 
 @ocp.args.register_with_handler(StateHandler, for_restore=True)
 @dataclasses.dataclass
 class StateRestore(ocp.args.StandardRestore):
-    pass
+    """Arguments for reading the arrays."""
 
 
 @ocp.args.register_with_handler(FilesHandler, for_save=True)
 @dataclasses.dataclass
 class FilesSave(ocp.args.CheckpointArgs):
+    """Arguments for writing the small files: name -> content."""
+
     contents: Mapping[str, bytes]
 
 
 @ocp.args.register_with_handler(FilesHandler, for_restore=True)
 @dataclasses.dataclass
 class FilesRestore(ocp.args.CheckpointArgs):
-    pass
+    """Arguments for reading the small files."""
 
 
 @dataclasses.dataclass
 class KeepBest(preservation_policy.PreservationPolicy):
-    """Keeps the `count` checkpoints with the lowest rank, known by step (Orbax forgets it at a restart)."""
+    """Keeps the `count` checkpoints with the lowest rank; `ranks` is by step, as Orbax forgets metrics at a restart."""
 
     count: int
     ranks: dict[int, float]
@@ -102,14 +105,14 @@ class KeepBest(preservation_policy.PreservationPolicy):
     @override
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [info.step for info in checkpoints]
-        known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
-        best = sorted(known, key=lambda step: (self.ranks[step], -step))[: self.count]
+        ranked = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
+        best = sorted(ranked, key=lambda step: (self.ranks[step], -step))[: self.count]
         return [step in best for step in steps]
 
 
 @dataclasses.dataclass
 class KeepThese(preservation_policy.PreservationPolicy):
-    """Keeps checkpoints by their steps."""
+    """Keeps the checkpoints of these steps."""
 
     steps: list[int]
 

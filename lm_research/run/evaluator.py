@@ -1,4 +1,4 @@
-"""Evaluations of a run: when they are due, what they write, and what they say of the best model so far."""
+"""Evaluations of a run: when they are due, what they write, and the ranks of the models so far."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from lm_research.training.eval_loop import count_targets, evaluate, training_fre
 from lm_research.training.state import State
 from lm_research.training.step import make_eval_step
 
-_SAMPLED = 2048  # training rows that tell how often special tokens are predicted
-_CHUNK = 128  # of them made at once
+_SAMPLED = 2048  # training rows in which predicted special tokens are counted
+_CHUNK = 128  # rows of them made at once
 
 
 class Evaluator:
-    """Held-out loss, the unigram yardstick, and samples to read."""
+    """Evaluates the held-out loss, the unigram baseline, and samples to read."""
 
     def __init__(self, run: RunSetup, writer: MetricsWriter, lines: Sequence[Mapping[str, float]]) -> None:
-        """`lines`: of metrics.jsonl so far; those of evaluations count for patience."""
+        """Prepare evaluations; those in `lines`, the lines of metrics.jsonl so far, count for patience."""
         self.config, self.trainable, self.mesh, self.writer = run.config, run.trainable, run.mesh, writer
         self.log, self.patience = run.log, (run.config.task and run.config.task.patience) or 0
         self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
@@ -42,12 +42,12 @@ class Evaluator:
         self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
             self.log(
-                f"held-out: no better for task.patience={self.patience} evaluations, so the run is at its end; with more it goes on"
+                f"held-out: no better for task.patience={self.patience} evaluations, so the run has ended; with more patience it continues"
             )
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
 
     def _unigram_nats(self, examples: Examples) -> float:
-        """The yardstick: what frequencies of training's targets give the evaluation's, the same in every process."""
+        """Compute the baseline: the loss of the training targets' frequencies on the evaluation's targets, equal in all processes."""
         tokenizer = self.corpus.tokenizer
         index = np.unique(np.linspace(0, examples.num_examples - 1, _SAMPLED).astype(np.int64))
         parts = (index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK))
@@ -58,7 +58,7 @@ class Evaluator:
         return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
 
     def _feed(self, store: TokenStore) -> tuple[BatchBuilder, int]:
-        """Batches of a held-out store, and how many an evaluation reads."""
+        """Make the batches of a held-out store, and count those that an evaluation reads."""
         examples, size = self.trainable.examples(store, "validation"), self.config.train.batch_size
         num_batches = ceil_div(examples.num_examples, size)
         if self.config.eval.num_batches:
@@ -70,7 +70,7 @@ class Evaluator:
         return BatchBuilder(examples, size, 0, local_rows(self.mesh, size), None, vocab_size=rows, store=store.path)
 
     def rank(self, scores: Mapping[str, float] | None) -> float | None:
-        """What orders models, the smaller the better: the loss, or a task's metric."""
+        """Rank a model by its scores, smaller is better: the loss, or a task's metric."""
         return None if scores is None else self.trainable.rank(scores)
 
     @property
@@ -81,7 +81,7 @@ class Evaluator:
         )
 
     def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[Outputs]]:
-        """Scores and outputs of all of a store."""
+        """Compute scores and outputs of a whole store."""
         examples, size = self.trainable.examples(store, "final"), self.config.train.batch_size
         outputs: list[Outputs] = []
         feed = self._in_order(examples, store)
@@ -89,16 +89,16 @@ class Evaluator:
         return evaluate(self.step, params, batches, self.trainable, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:
-        """Whether one is due before the end."""
+        """Check whether an evaluation is due before the end."""
         return every(self.config.eval.every_steps, step)
 
     def run(self, step: int, state: State) -> dict[str, float]:
-        """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
+        """Evaluate the parameters (their average, if there is one); write, print and return the metrics."""
         begin = time.perf_counter()
         params = state.get("ema", state["params"])
         outputs: list[Outputs] = []
         scores = evaluate(self.step, params, load(self.feed, 0, self.num_batches), self.trainable, self.mesh, outputs)
-        for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
+        for name, (feed, num_batches) in self.sources.items():  # each source of a mixture separately
             part = evaluate(self.step, params, load(feed, 0, num_batches), self.trainable, self.mesh)
             scores |= {
                 f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")

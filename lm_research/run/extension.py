@@ -1,10 +1,10 @@
-"""A run that goes on beyond the end it had, or to a nearer one.
+"""Resuming a run with another end, later or earlier than before.
 
-Parameters, optimizer, position in the data and the window of metrics go on as after any restart; only the learning rate depends on where
-the end is. It is always that of a run that had the new end from its first step, so it is a function of the config alone, however
-often and where the end was moved. Rates that no end decides (constant, inverse_sqrt, wsd before its decay, a warm-up in steps)
-make the run that is trained longer equal to the undisturbed longer one, bit for bit; others (linear, cosine, polynomial)
-jump from the old curve to the new one where it goes on.
+Parameters, optimizer, position in the data and the window of metrics continue as after any restart; only the learning rate depends on
+the end. It is always that of a run that had the new end from its first step, so it is a function of the config only, however often the
+end was moved. With rates that do not depend on the end (constant, inverse_sqrt, wsd before its decay, a warm-up in steps) the extended
+run equals an uninterrupted longer one, bit for bit; other rates (linear, cosine, polynomial) jump from the old curve to the new one at
+the step where the run resumes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lm_research.training.schedules import make_schedule
 
 
 def check(workdir: pathlib.Path, config: Config, done: int) -> None:
-    """Raises a CheckpointError if the run has gone further than it is asked to."""
+    """Raise a CheckpointError if the run has already passed the configured end."""
     if not config_lib.has_time_budget(config) and config.train.num_steps < done:
         key = "budget" if config.train.budget else "num_epochs" if config.train.num_epochs else "num_steps"
-        asked = f"train.{key}={getattr(config.train, key)}"
         raise CheckpointError(
-            f"{asked} ends after {config.train.num_steps:,} steps, but the run in {workdir} has already done {done:,} steps. Ask for that many or more, or start in a new --workdir."
+            f"train.{key}={getattr(config.train, key)} ends after {config.train.num_steps:,} steps, but the run in {workdir} has already done "
+            f"{done:,} steps. Set that many or more, or start in a new --workdir."
         )
 
 
 def describe_changes(config: Config, changed: Changes, done: int) -> str:
-    """What has changed since a run's last start, and what that does to the learning rate; "" where nothing has.
+    """Describe what has changed since a run's last start, and the effect on the learning rate; "" if nothing has.
 
     Args:
-      config: of this start, its steps settled.
-      changed: `run_directory.check_config` of it.
+      config: of this start, its number of steps resolved.
+      changed: the result of `run_directory.check_config`.
       done: steps that the run has done.
     """
     lines = [f"changed: {name} was {before!r}, is {now!r}" for name, (before, now) in changed.items()]
@@ -47,12 +47,12 @@ def describe_changes(config: Config, changed: Changes, done: int) -> str:
 def _of_the_rate(config: Config, ends: dict[str, Any], done: int) -> str:
     if config_lib.has_time_budget(config):
         return (
-            f"longer: the run goes on from step {done:,} until {config.train.budget} are used up. The learning rate of a step is that of a "
+            f"longer: the run continues from step {done:,} until {config.train.budget} are used up. The learning rate of a step is that of a "
             "run that was planned to end there from its first step."
         )
     steps, rate = config.train.num_steps, make_schedule(config)
     line = (
-        f"longer: the run goes on from step {done:,} to {steps:,}. The learning rate of a step ({config.schedule.name}) is that of a run of "
+        f"longer: the run continues from step {done:,} to {steps:,}. The learning rate of a step ({config.schedule.name}) is that of a run of "
         f"{steps:,} steps from its first"
     )
     before = config_lib.replace(config, train={name.removeprefix("train."): value for name, value in ends.items()})

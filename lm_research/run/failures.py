@@ -1,4 +1,4 @@
-"""What ends a run before its time: a loss that is not finite, text that turns out to be damaged."""
+"""Failures that end a run early: a loss that is not finite, or damaged text."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from lm_research.training.state import State
 
 
 def raise_if_damaged(verification: Verification, checkpoints: Checkpoints) -> None:
-    """Ends the run where the text it reads has turned out to be damaged, in all processes, who must come here together.
+    """Raise a DataError in all processes if the text turned out to be damaged. All processes must call this.
 
     Raises:
-      DataError: and what may have been learnt from it is no checkpoint any more.
+      DataError: the text is damaged; checkpoints that may have been trained on it were moved aside.
     """
     damage = verification.damage
     if processes.all_processes(damage is None):
         if processes.all_processes(not verification.pending):
             checkpoints.trust_all()
         return
-    words = str(damage or "Another process has found damage in its token store; its log has the words.")
-    raise DataError(f"{words} {checkpoints.distrust()}")
+    message = str(damage or "Another process has found damage in its token store; see its log.")
+    raise DataError(f"{message} {checkpoints.distrust()}")
 
 
 def raise_if_halted(state: State, feed: BatchBuilder, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
-    """Ends the run at a loss that was not finite: saves the state from before it and the batch that caused it.
+    """End the run if a loss was not finite: save the state from before it and the batch that caused it.
 
-    Waits for the steps under way.
+    This waits for dispatched steps.
 
     Raises:
-      NonFiniteLoss: with the step and where things were saved.
+      NonFiniteLoss: a loss was not finite; the message names the step, the checkpoint and the file of the batch.
     """
     step = int(state["halted"])
     if step < 0:
         return
-    own = f"_process_{jax.process_index()}" if jax.process_index() else ""  # each holds its own rows
-    path = workdir / "nonfinite" / f"step_{step + 1}{own}.npz"
+    suffix = f"_process_{jax.process_index()}" if jax.process_index() else ""  # each process has its own rows
+    path = workdir / "nonfinite" / f"step_{step + 1}{suffix}.npz"
     path.parent.mkdir(exist_ok=True)
     with atomic_file(path) as file:
         np.savez(file, **feed(step))  # type: ignore[arg-type]  # numpy's types take a name for its option
@@ -53,6 +53,6 @@ def raise_if_halted(state: State, feed: BatchBuilder, workdir: pathlib.Path, che
     summarize(state, workdir, "nonfinite", None)
     raise NonFiniteLoss(
         f"Step {step + 1} has a NaN or infinite loss or gradient. The state before it is saved as checkpoint {step}, its batch "
-        f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or go on without such updates by "
+        f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or continue without such updates with "
         "--config.train.on_nonfinite=skip."
     )

@@ -1,4 +1,4 @@
-"""One training run, top to bottom: directory, corpus, model, state, restore, loop, summary."""
+"""One training run from top to bottom: directory, corpus, model, state, restore, loop, summary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lm_research.run.profiler import Profiler
 from lm_research.run.progress import Progress
 from lm_research.run.recheck import Recheck
 from lm_research.run.setup import RunSetup, prepare
-from lm_research.run.summary import deliver, final_message, summarize
+from lm_research.run.summary import export_best_model, final_message, summarize
 from lm_research.run.time_budget import make_budget
 
 Status = Literal["finished", "paused", "stopped"]
@@ -40,9 +40,9 @@ class FitResult:
 
     Attributes:
       workdir: the run directory.
-      status: finished; paused (train.stop_after); or stopped by a signal: the same call goes on from there.
-      summary: what summary.json says: step, last metrics of training and evaluation, digests, seconds; of a task the scores of its best
-        model.
+      status: finished; paused (train.stop_after); or stopped by a signal, in which case the same call resumes it.
+      summary: the content of summary.json: step, last metrics of training and evaluation, digests, seconds; for a task also the scores of
+        its best model.
     """
 
     workdir: pathlib.Path
@@ -51,15 +51,15 @@ class FitResult:
 
 
 def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = ()) -> FitResult:
-    """Starts a run in a directory, or goes on with the one that is there; returns when it has ended and all is saved.
+    """Start a run in a directory, or resume the one that is there; return when it has ended and all is saved.
 
     Args:
       config: checked, see config.resolve.
-      workdir: which no other process may use meanwhile, see `run_directory.lock`.
+      workdir: the run directory, which no other process may use meanwhile, see `run_directory.lock`.
       callbacks: called after the run's own.
 
     Raises:
-      UserError: the config cannot be, or not with this directory.
+      UserError: the config is impossible, or does not fit the run in this directory.
       NonFiniteLoss, DeviceFault: see run/failures.py and run/recheck.py.
     """
     began = process_start_time()
@@ -84,7 +84,7 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
         profiler = Profiler(config_lib.profile_range(run.config), workdir)
         hooks = [pace, recheck, profiler, writer, progress, history, *callbacks]
         pause_step = run.config.train.stop_after or budget.last
-        if start < min(budget.end, pause_step):  # compiled while a signal still ends the run at once
+        if start < min(budget.end, pause_step):  # compile while a signal still ends the run at once
             learner.prepare(feed(start), budget.device_args, account)
         loop = Loop(run, learner, budget, evaluator, meter, writer, progress, account, feed, pace, hooks, pause_step)
         loop(start, batches)
@@ -93,10 +93,10 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
 
 
 def record_start(run: RunSetup, learner: Learner, start: int) -> None:
-    """What the run directory keeps of this start; from here on it has the run's config.
+    """Record this start in the run directory: the config, the environment, and what has changed.
 
     Raises:
-      CheckpointError: the run has gone further than it is asked to.
+      CheckpointError: the run has already passed the configured end.
     """
     if run.verification.background:
         learner.checkpoints.trust(start)
@@ -104,17 +104,17 @@ def record_start(run: RunSetup, learner: Learner, start: int) -> None:
     if run.is_main:
         changed = run_directory.store_config(run.workdir, run.config)
         run_directory.record_environment(run.workdir, run.definition.num_params, changed)
-        if words := extension.describe_changes(run.config, changed, start):
-            run.log(words)
+        if message := extension.describe_changes(run.config, changed, start):
+            run.log(message)
 
 
 def open_metrics(
     run: RunSetup, learner: Learner, start: int
 ) -> tuple[MetricsWriter, list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """The writer of metrics.jsonl, its lines so far, and those whose count of tokens goes on (None where the last of them are lost)."""
+    """Open metrics.jsonl: its writer, its lines so far, and those from which the token count continues (None if the last are lost)."""
     config = run.config
-    trackers, shown = config_lib.tracker_names(config), config_lib.to_dict(config)
-    writer = MetricsWriter(run.workdir, trackers, start, run.is_main, shown, run.log)
+    trackers, values = config_lib.tracker_names(config), config_lib.to_dict(config)
+    writer = MetricsWriter(run.workdir, trackers, start, run.is_main, values, run.log)
     lines = [line for line in read_metrics(run.workdir / "metrics.jsonl") if line["step"] <= start]
     gaps = find_gaps(lines, start, config.logging.every_steps, learner.checkpoints.lines(start) if start else None)
     if gaps:
@@ -124,15 +124,15 @@ def open_metrics(
 
 
 def open_history(run: RunSetup, account: TimeAccount, start: int) -> RunHistory:
-    """The account of all starts of the run."""
+    """Open the account of all starts of the run."""
     history = RunHistory(run.workdir, account, start, run.is_main)
-    if start and not history.known:
-        run.log("WARNING: time.json is missing or damaged: the time of the steps up to here counts for nothing.")
+    if start and not history.exists:
+        run.log("WARNING: time.json is missing or damaged: the time of the steps up to here is not counted.")
     return history
 
 
 def make_feed(run: RunSetup) -> BatchBuilder:
-    """The batches of a run, of which this process makes its rows."""
+    """Make the batches of a run; each process makes its own rows of them."""
     config, mesh, examples = run.config, run.mesh, run.examples
     size, accumulation = config.train.batch_size, config.train.accumulation_steps
     groups = LengthGroupedSampler(examples, size, config.seed) if config.data.group_by_length else None
@@ -153,7 +153,7 @@ def make_feed(run: RunSetup) -> BatchBuilder:
 def calibrate(
     budget: StepBudget, learner: Learner, feed: BatchBuilder, start: int, account: TimeAccount, eval_batches: int
 ) -> None:
-    """Sets a budget's end by steps that do not count, on a state that is thrown away."""
+    """Set a budget's end from timed steps on a state that is thrown away."""
     rehearsal = load(feed, start, budget.last)
 
     def take() -> Any:
@@ -167,12 +167,13 @@ def calibrate(
 
 
 def make_recheck(run: RunSetup, learner: Learner, start: int, account: TimeAccount) -> Recheck:
+    """Make the callback that repeats steps to find silent data corruption."""
     parts = (run.config, run.objective, run.definition, run.mesh, run.workdir)
     return Recheck(*parts, learner.checkpoints, start, account, run.log)
 
 
 def conclude(loop: Loop, history: RunHistory) -> FitResult:
-    """What is left of a run whose loop has ended: summary.json, a task's best model, and the last words."""
+    """Finish a run whose loop has ended: write summary.json and a task's best model, and log the final message."""
     run, learner, evaluator = loop.run, loop.learner, loop.evaluator
     seconds = history.total() if run.is_main else None  # process 0 writes it
     done = learner.step == loop.budget.end or evaluator.exhausted
@@ -180,11 +181,11 @@ def conclude(loop: Loop, history: RunHistory) -> FitResult:
     summary = summarize(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
     if seconds is not None:
         run.log(f"time: {describe_times(seconds)}")
-    words = ""
+    task_scores = ""
     if done and run.trainable.delivers_best:
         learner.take_best()
-        scores, words = deliver(evaluator, learner.state, run.init, run.workdir)
+        scores, task_scores = export_best_model(evaluator, learner.state, run.init, run.workdir)
         summary |= scores
     learner.checkpoints.close()
-    run.log(final_message(run.config, run.workdir, summary, words) if run.is_main else summary["status"])
+    run.log(final_message(run.config, run.workdir, summary, task_scores) if run.is_main else summary["status"])
     return FitResult(run.workdir, status, summary)

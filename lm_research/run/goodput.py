@@ -1,8 +1,8 @@
-"""Where the wall time of a run goes: into steps, or into what.
+"""Goodput, the fraction of a run's wall time spent in steps that count, and the causes of the rest.
 
-Goodput is the share of wall time in steps that count. A run's time is that of all its lives (a life is one start of the command,
-up to its end or death), so time.json keeps them all, and what a death costs is seen: the time until the next start, and
-the steps that were taken twice because no checkpoint held them.
+A run's time is that of all its lives (a life is one start of the command, until it ends or is killed). time.json keeps them all, so
+the cost of an interruption is visible: the time until the next start, and the steps that were repeated because no checkpoint held
+them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from lm_research.errors import CheckpointError
 from lm_research.run.callbacks import Callback
 from lm_research.run.run_directory import keep_damaged
 
-# What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
+# What a life spends time on in addition to steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
 CAUSES = ("start", "compile", "data", "eval", "checkpoint", "check")
 FILE = "time.json"
-_SECONDS_BETWEEN_WRITES = 10.0  # of time.json: a death loses the account of no more
+_SECONDS_BETWEEN_WRITES = 10.0  # of time.json, which is all that is lost when a process is killed
 
 
 def process_start_time() -> float:
-    """What time.monotonic said when this process began, if it is a command of this package; else what it says now."""
+    """Return the time.monotonic of this process's start, if it is a command of this package; otherwise of now."""
     now = time.monotonic()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or not spec.name.startswith("lm_research."):
         return now
-    try:  # proc(5): field 22, in clock ticks since the machine was started; the name before may have spaces
+    try:  # proc(5): field 22 is in clock ticks since boot; the name before it may contain spaces
         ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
@@ -45,28 +45,28 @@ def process_start_time() -> float:
 
 
 class TimeAccount:
-    """The account of one life, in seconds.
+    """The time account of one life, in seconds.
 
-    `paused` stops the time of steps, so that rates speak of steps alone. Waiting for a batch does not: it belongs to a step, and
-    is counted beside it, and only while the device had nothing to do.
+    `paused` stops the clock of steps, so that rates are about steps only. `waiting` for a batch does not: it is part of a step, and is
+    counted in addition, but only while the device is idle.
     """
 
     def __init__(self, born: float) -> None:
-        """`born`: what time.monotonic said when the run began."""
+        """Start the account; `born` is the time.monotonic at which the run began."""
         self.born = born
         self.lost = dict.fromkeys(CAUSES, 0.0)
         self.lost["start"] = time.monotonic() - born
         self._mark = time.monotonic()
 
     def lap(self) -> float:
-        """Seconds of steps since the last lap."""
+        """Return the seconds spent in steps since the last lap."""
         now = time.monotonic()
         elapsed, self._mark = now - self._mark, now
         return elapsed
 
     @contextmanager
     def paused(self, cause: str) -> Iterator[None]:
-        """Time that belongs to one of CAUSES and not to steps."""
+        """Charge the time of a block to one of CAUSES instead of to steps."""
         begin = time.monotonic()
         try:
             yield
@@ -76,28 +76,28 @@ class TimeAccount:
 
     @contextmanager
     def waiting(self, idle: bool) -> Iterator[None]:
-        """A wait for a batch; `idle`: the device has done all it was given."""
+        """Time a wait for a batch; it counts if the device is `idle`, with all dispatched work done."""
         begin = time.monotonic()
         yield
         self.lost["data"] += (time.monotonic() - begin) * idle
 
     def account(self) -> dict[str, float]:
-        """Seconds in steps, and by cause; together the life so far."""
+        """Return the seconds in steps and by cause, which add up to the life so far."""
         steps = time.monotonic() - self.born - sum(self.lost.values())
         return {"steps": steps, **self.lost}
 
     @property
     def goodput(self) -> float:
-        """Share of this life in steps, 0 to 1."""
+        """The fraction of this life spent in steps, 0 to 1."""
         account = self.account()
         return account["steps"] / sum(account.values())
 
 
 class RunHistory(Callback):
-    """WORKDIR/time.json: one entry a life, {begin, end [seconds since 1970], first, last [steps], seconds {}}."""
+    """Writes WORKDIR/time.json: one entry per life, {begin, end [seconds since 1970], first, last [steps], seconds {}}."""
 
     def __init__(self, workdir: pathlib.Path, clock: TimeAccount, first: int, main_process: bool = True) -> None:
-        """`first`: the step that this life starts from."""
+        """Read the earlier lives; `first` is the step that this life starts from."""
         self._path, self._clock, self._main = workdir / FILE, clock, main_process
         begin = time.time() - (time.monotonic() - clock.born)
         self._begin, self._first = round(begin, 1), first
@@ -111,9 +111,9 @@ class RunHistory(Callback):
         self._written = 0.0
 
     def write(self, step: int, now: bool = True) -> None:
-        """The account up to a step; without `now` only if some seconds have passed since the last time.
+        """Write the account up to a step; without `now` only if some seconds have passed since the last write.
 
-        A life without steps leaves none.
+        A life without steps gets no entry.
         """
         if (
             not self._main
@@ -136,25 +136,25 @@ class RunHistory(Callback):
         self.write(step)
 
     @property
-    def known(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is an account of earlier lives."""
         return bool(self._before)
 
     @property
     def spent(self) -> float:
-        """Seconds of the lives before this one, without those between them."""
+        """The seconds of all lives before this one, without the time between them."""
         return sum(sum(life["seconds"].values()) for life in self._before)
 
     def total(self) -> dict[str, float]:
-        """`total_time` of all lives up to the last `write`."""
+        """Return `total_time` of all lives up to the last `write`."""
         return total_time([*self._before, *([self._entry] if self._entry else [])])
 
 
 def total_time(lives: list[Life]) -> dict[str, float]:
-    """Seconds of a run from its first start on: in steps that count, and by cause.
+    """Add up the seconds of a run since its first start: in steps that count, and by cause.
 
-    Beside CAUSES there are `repeated`, the time of steps that a later life took again, and `down`, from the end of a life to the next
-    one's start.
+    In addition to CAUSES there are `repeated`, the time of steps that a later life repeated, and `down`, from the end of a life to the
+    next one's start.
     """
     total = dict.fromkeys(("steps", *CAUSES, "repeated", "down"), 0.0)
     for life, following in zip(lives, [*lives[1:], None][: len(lives)], strict=True):

@@ -1,4 +1,4 @@
-"""The model directory that a training run starts from (train.init_from), and what it decides of the run's config."""
+"""The model directory that a training run starts from (train.init_from), and its effect on the run's config."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class InitCheckpoint:
     """A model directory that a training run starts from.
 
     Attributes:
-      definition: its architecture, with dropout, compute type, loop, remat and attention of the run, and the run's head.
+      definition: its architecture, with the run's dropout, compute dtype, layer scan, remat, attention backend and head.
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
-      tokenizer: where its tokenizer is found.
-      plugins: modules that may have its family, as the config key `plugins` names them.
-      embedding: how it makes embeddings of texts; None where it does not say, or in a way that is not trained here.
+      tokenizer: the directory of its tokenizer.
+      plugins: modules that may define its family, as in the config key `plugins`.
+      embedding: its settings for embedding texts; None if it has none, or ones that cannot be trained.
     """
 
     def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
-        """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
+        """Inspect the directory; raise a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
         self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.files
@@ -41,12 +41,12 @@ class InitCheckpoint:
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
         self.plugins = self._found.plugins if isinstance(self._found, native_checkpoint.Native) else ()
-        said = sentence_transformers.load(self._found.files)
-        self.embedding = said if said is not None and said.supported and not said.dense else None
+        embedding = sentence_transformers.load(self._found.files)
+        self.embedding = embedding if embedding is not None and embedding.supported and not embedding.dense else None
 
     @property
     def new_parts(self) -> tuple[str, ...]:
-        """Patterns of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
+        """Patterns of the parts that a run initializes: those that the directory lacks, and always the classifier."""
         missing = (
             native_checkpoint if isinstance(self._found, native_checkpoint.Native) else huggingface
         ).missing_params(self._found)
@@ -54,10 +54,10 @@ class InitCheckpoint:
         return tuple(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
-        """Its parameters in float32 on the mesh, and sentences about what had to be initialized or was not used.
+        """Load its parameters in float32 onto the mesh, with sentences about what was initialized or not used.
 
         Raises:
-          PretrainedError: like `from_pretrained`, or they are not all finite: no loss of theirs would be.
+          PretrainedError: like `from_pretrained`, or a parameter is not finite, which would make every loss NaN.
         """
         params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)
         if report.nonfinite:
@@ -69,15 +69,15 @@ class InitCheckpoint:
 
 
 def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCheckpoint | None:
-    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
+    """Inspect the model directory that the run starts from, if it has one; raise a PretrainedError if it is not usable.
 
-    Of a labeled data set the head gets its classes.
+    With the corpus of a labeled data set the head gets its number of classes.
     """
     if not config.train.init_from:
         if config.lora.rank:
             raise ConfigError(
-                f"lora.rank={config.lora.rank} trains adapters of a model that stays as it is, so it needs one: name its directory in "
-                "--config.train.init_from, or train all parameters with --config.lora.rank=0."
+                f"lora.rank={config.lora.rank} trains adapters of an existing model: name its directory in --config.train.init_from, or "
+                "train all parameters with --config.lora.rank=0."
             )
         return None
     kind = tasks.trainable_class(config)
@@ -86,10 +86,10 @@ def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCh
 
 
 def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config:
-    """The config with what the init checkpoint decides: the model's family and shape, and the tokenizer.
+    """Fill in the config from the init checkpoint: the model's family and shape, and the tokenizer.
 
     Raises:
-      ConfigError: config.tokenizer.path names a tokenizer that gives other ids than its own.
+      ConfigError: config.tokenizer.path names a tokenizer whose ids differ from the checkpoint's.
     """
     if init is None:
         return config
@@ -115,31 +115,30 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         path = config.tokenizer.path
     shape = {name: value for name, value in shape.items() if name == "family" or name in FAMILIES.keys(init.family)}
     lora = {"modules_to_save": config.lora.modules_to_save or init.new_parts} if config.lora.rank else {}
-    plugins = tuple(dict.fromkeys((*config.plugins, *init.plugins)))  # which whoever reads this run needs as well
-    changes = dict(model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
+    plugins = tuple(dict.fromkeys((*config.plugins, *init.plugins)))  # readers of this run need both
+    changes = dict(model=shape, tokenizer={"path": path}, lora=lora, task=_embedding_keys(init, config))
     return replace(config, plugins=plugins, **changes)
 
 
 def _check_same_ids(path: str, init: InitCheckpoint) -> None:
     try:
-        own = load_tokenizer(init.tokenizer)
-    except TokenizerError:  # a directory of weights alone
+        init_tokenizer = load_tokenizer(init.tokenizer)
+    except TokenizerError:  # a directory with weights only
         return
-    if load_tokenizer(path).digest != own.digest:
+    if load_tokenizer(path).digest != init_tokenizer.digest:
         raise ConfigError(
-            f"config.tokenizer.path={path} is not the tokenizer of train.init_from={init.directory}, whose weights know its own ids alone. "
-            "Leave tokenizer.path empty; or, to use another vocabulary, leave train.init_from empty and train from the beginning."
+            f"config.tokenizer.path={path} is not the tokenizer of train.init_from={init.directory}, whose weights only fit its own ids. "
+            "Leave tokenizer.path empty; or, to use another vocabulary, leave train.init_from empty and train from scratch."
         )
 
 
-def _as_init_embeds(init: InitCheckpoint, config: Config) -> dict[str, str]:
-    """Keys of the section task that are empty, and that the way in which the init checkpoint makes embeddings decides."""
-    said = init.embedding
-    task = config.task
-    if said is None or not isinstance(task, EmbeddingConfig):
+def _embedding_keys(init: InitCheckpoint, config: Config) -> dict[str, str]:
+    """Fill empty keys of an embedding task from the init checkpoint's embedding settings."""
+    embedding, task = init.embedding, config.task
+    if embedding is None or not isinstance(task, EmbeddingConfig):
         return {}
     return {
-        "pooling": task.pooling or said.pooling,
-        "prompt": task.prompt or said.prompt(),
-        "similarity": task.similarity or said.similarity,
+        "pooling": task.pooling or embedding.pooling,
+        "prompt": task.prompt or embedding.prompt(),
+        "similarity": task.similarity or embedding.similarity,
     }

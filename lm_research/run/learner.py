@@ -1,4 +1,4 @@
-"""The state of a run, and the programs that make it, restore it and move it."""
+"""The state of a run, and the programs that initialize, restore and update it."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from lm_research.run.logger import RunLogger
 from lm_research.run.setup import RunSetup
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
-from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
+from lm_research.training.state import State, check_memory, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
 from lm_research.trees import flatten, unflatten
 
 
 class Learner:
-    """The state of a run, of which there is one, since devices may have no room for two.
+    """The owner of a run's state. There is only one, since devices may not have memory for two.
 
     Attributes:
-      state: between steps; `begin` makes it, and before it is empty.
+      state: the state between steps, empty before `begin`.
       schedule: the learning rate of a step.
       checkpoints: of the run.
     """
 
     def __init__(self, run: RunSetup, ends: contextlib.ExitStack) -> None:
-        """`ends`: closes the checkpoints when the run ends.
+        """Build the programs and open the checkpoints, which `ends` closes when the run ends.
 
         Raises:
-          MeshError: the devices have no room for the state.
+          MeshError: the devices lack memory for the state.
           CheckpointError: the folder of checkpoints cannot be used.
         """
         config, objective = run.config, run.objective
@@ -55,21 +55,19 @@ class Learner:
         make_state = functools.partial(init_state, run.definition, optimizer, config, objective)
         self._run, self._shapes = run, jax.eval_shape(make_state)
         self._shardings = state_shardings(run.mesh, run.definition, self._shapes, config.mesh)
-        check_room(self._shapes, self._shardings)
+        check_memory(self._shapes, self._shardings)
         self._make_state = jax.jit(make_state, out_shardings=self._shardings)
         self._make_window = jax.jit(lambda: window_zeros(objective), out_shardings=self._shardings["window"])
         train_step = make_train_step(objective, run.definition, optimizer, self.schedule, config)
         self._train_step = jit_train_step(train_step, self._shardings)
         self._peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(run.mesh))
-        self._compiled: dict[
-            tuple[tuple[int, ...], ...], Any
-        ] = {}  # by the shapes of a batch; a task's rows have several
+        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}  # by batch shape, of which tasks have several
         self.checkpoints = ends.enter_context(Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run)))
         self.state: State = {}
 
     def begin(self) -> int:
-        """Puts the state of the newest whole checkpoint in place or, where there is none, the one before the first step; its step."""
-        self.state = {}  # frees what was there
+        """Restore the state of the newest intact checkpoint or, without one, make the initial state; return its step."""
+        self.state = {}  # free the old arrays first
         found = self.checkpoints.resume(self._read, self._run.log)
         if found is None:
             self.state = self._initial_state()
@@ -80,18 +78,18 @@ class Learner:
 
     @property
     def step(self) -> int:
-        """Steps done; waits for those under way."""
+        """The number of steps done; reading it waits for dispatched steps."""
         return int(self.state["step"])
 
     def prepare(
         self, rows: dict[str, np.ndarray], schedule_args: Sequence[jax.Array], account: TimeAccount
     ) -> tuple[Batch, Callable[[State], State]]:
-        """The batch on the devices, and the step with it, compiled once for each shape.
+        """Put a batch on the devices, and return it with its step, which is compiled once per batch shape.
 
         Args:
           rows: of this process, [A, B, ...].
-          schedule_args: what the schedule takes besides the step.
-          account: is charged for compiling.
+          schedule_args: the schedule's arguments after the step.
+          account: charged for compiling.
         """
         batch = to_global(self._run.mesh, rows, leading=1)
         shape = tuple(part.shape for part in batch.values())
@@ -104,11 +102,11 @@ class Learner:
         return batch, lambda state: compiled(state, batch, *schedule_args, peak=self._peak)
 
     def clear_window(self) -> None:
-        """Begins a new window of metrics."""
+        """Begin a new window of metrics."""
         self.state["window"] = self._make_window()
 
     def take_best(self) -> None:
-        """Replaces the state by that of the best checkpoint, where there is one and it is another."""
+        """Replace the state by that of the best checkpoint, if there is one and it is not the current step's."""
         if self.checkpoints.best_step not in (None, self.step):
             self.state = {}
             best = self.checkpoints.resume_best(self._restore, self._run.log)
@@ -129,18 +127,18 @@ class Learner:
         return self._start_from(init, state) if init else state
 
     def _start_from(self, init: InitCheckpoint, state: State) -> State:
-        """A new state with the parameters of a model directory, in its average too."""
+        """Replace the parameters of a new state, and their average, by those of a model directory."""
         fresh = adapters_of(state.pop("params"))
         params, notes = init.load(self._run.mesh, int(state["seed"]))
         self._run.log("\n".join([f"parameters of {init.directory}", *notes]))
         params = unflatten(flatten(params) | fresh)
-        # Copies: a step overwrites its state, which must not lie in memory that somebody else owns.
+        # A step overwrites its state, which therefore must not share memory with other arrays.
         copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shardings["params"])
         return state | {name: copies(params) for name in ("params", "ema") if name in self._shardings}
 
 
 def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, log: RunLogger) -> Any:
-    """The program for arguments of these shapes."""
+    """Compile the step for arguments of these shapes, and log the time."""
     begin = time.perf_counter()
     compiled = train_step.lower(*arguments, peak=peak).compile()
     log(f"step compiled in {time.perf_counter() - begin:.1f} s")
@@ -148,7 +146,7 @@ def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, l
 
 
 def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
-    """What lies next to the arrays in every checkpoint."""
+    """Make the files that every checkpoint stores next to the arrays."""
     config, corpus, arch, head = run.config, run.corpus, run.definition.arch, run.definition.head.name
     tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, run.trainable.pretraining)
     if (start := run.trainable.start_token()) is not None:
@@ -165,7 +163,7 @@ def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
 
 
 def check_corpus(checkpoints: Checkpoints, digest: str, step: int) -> None:
-    """Raises a CheckpointError if the run so far read another text or tokenizer than it would read from here on."""
+    """Raise a CheckpointError if the text or tokenizer has changed since the run read it."""
     before = json.loads(checkpoints.read_file("corpus.json", step))["digest"]
     if before != digest:
         raise CheckpointError(

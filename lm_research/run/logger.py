@@ -1,4 +1,4 @@
-"""The lines of a run's log: printed, and kept in a file with the time."""
+"""The log of a run: lines are printed, and written to a file with the time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from lm_research.common.disk import with_filename
 
 
 class RunLogger:
-    """Prints lines (above the progress bar, if there is one) and keeps them in a file with the time."""
+    """Prints lines (above the progress bar, if there is one) and writes them to a file with the time."""
 
     def __init__(self, workdir: pathlib.Path, main_process: bool = True, name: str = "log.txt") -> None:
-        """`name`: of the file in the run's folder; processes have one each, and only the main process prints."""
+        """Open the file `name` in the run's folder. Each process has its own file; only the main process prints."""
         path = workdir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", buffering=1)
         self._main = main_process
 
     def __call__(self, text: str = "") -> None:
+        """Log a text of one or more lines."""
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         with with_filename(self._file.name):
             for line in text.splitlines() or [""]:
@@ -31,4 +32,5 @@ class RunLogger:
             sys.stdout.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()

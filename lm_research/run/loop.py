@@ -1,7 +1,7 @@
-"""The loop of a run.
+"""The training loop.
 
-Its order never changes: evaluate, save, stop?, next batch, step, write. So a saved state, the batch that comes after it and the
-lines of metrics before it always belong together.
+Its order is fixed: evaluate, save, stop or continue, next batch, step, write metrics. So a saved state always matches the batch that
+follows it and the lines of metrics before it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Batches = Generator[dict[str, np.ndarray], None, None]
 
 @dataclasses.dataclass
 class Loop:
-    """Takes steps.
+    """The loop over the steps of a run.
 
     Attributes:
-      run: what the run is made of.
-      learner: has the state.
-      budget: knows where the run ends.
-      evaluator, meter, writer, progress, account: what is measured, and where it is written.
+      run: the parts of the run.
+      learner: owns the state.
+      budget: decides where the run ends.
+      evaluator, meter, writer, progress, account: measure, and write the results.
       feed: batches by number.
-      pace: how far the host may run ahead.
-      callbacks: called in this order, pace, writer and progress among them.
-      pause_step: where the run pauses (train.stop_after), if its end is not nearer.
+      pace: limits how far the host runs ahead.
+      callbacks: called in this order; they include pace, writer and progress.
+      pause_step: the step at which the run pauses (train.stop_after), unless it ends before.
     """
 
     run: RunSetup
@@ -62,7 +62,7 @@ class Loop:
     pause_step: int
 
     def __call__(self, start: int, batches: Batches) -> None:
-        """Goes on from a step until the end, a pause, the end of patience or a signal; then all is saved.
+        """Run from a step until the end, a pause, exhausted patience or a signal; then save.
 
         Raises:
           NonFiniteLoss, DataError, DeviceFault: see failures.py and recheck.py.
@@ -71,14 +71,16 @@ class Loop:
         with self.writer, StopRequest() as stop_request:
             for step in itertools.count(start):
                 self.progress.reach(self.pace.wait())
-                is_new = step > start or start == 0  # what a restored step was due, it got before it was saved
+                is_new = step > start or start == 0  # a restored step was evaluated before it was saved
                 at_end = step >= min(self.budget.end, self.pause_step)
                 scores = self._evaluate(step) if is_new and (at_end or self.evaluator.due(step)) else None
                 finished = at_end or self.evaluator.exhausted
                 if finished:
                     self.run.verification.wait()
                 processes.watch_step()
-                stopping = stop_request.should_stop(step)  # asked once, so that nothing leaves without saving
+                stopping = stop_request.should_stop(
+                    step
+                )  # called once per step, so that the run never stops without saving
                 due = every(self.run.config.checkpoint.every_steps, step) or finished or stopping
                 self._check_text(step, due)
                 if is_new and (due or self._overdue(step, saved_at)):
@@ -94,7 +96,7 @@ class Loop:
             self._end(batches)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        self._check_finite()  # waits for the steps under way: they are no pause
+        self._check_finite()  # waits for dispatched steps, whose time must not count as evaluation
         with self.account.paused("eval"):
             scores = self.evaluator.run(step, self.learner.state)
         for callback in self.callbacks:
@@ -102,13 +104,13 @@ class Loop:
         return scores
 
     def _check_text(self, step: int, due: bool) -> None:
-        """Before what may have been learnt from it is saved, and from time to time."""
+        """Check for damaged text before each save, and from time to time."""
         verification = self.run.verification
         if verification.background and (due or every(self.run.config.logging.every_steps, step)):
             raise_if_damaged(verification, self.learner.checkpoints)
 
     def _overdue(self, step: int, since: float) -> bool:
-        """Whether a save is due by the clock; by process 0's, asked where all of them wait for each other anyway."""
+        """Check whether a save is due by process 0's clock; several processes only check at steps where they synchronize anyway."""
         minutes = self.run.config.checkpoint.every_minutes
         if not minutes or (jax.process_count() > 1 and not every(self.run.config.logging.every_steps, step)):
             return False
@@ -154,5 +156,5 @@ class Loop:
             callback.on_train_end(step)
         batches.close()
         with self.account.paused("checkpoint"):
-            self.learner.checkpoints.wait()  # until all is on disk
+            self.learner.checkpoints.wait()
         interrupts.set_message("after its last step, with all of them saved")

@@ -1,4 +1,4 @@
-"""Lines of metrics.jsonl that speak of training: means of a window, rates, and where the time goes."""
+"""Training metrics, one line of metrics.jsonl per window: means, rates, and the use of time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm_research.training.state import State, window_means
 
 
 class Meter:
-    """Lines of training metrics: means over the window, and rates over the seconds spent in steps."""
+    """Computes lines of training metrics: means over the window, and rates over the seconds spent in steps."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Meter:
         clock: TimeAccount,
         lines: Sequence[dict[str, float]] | None = (),
     ) -> None:
-        """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on; None where the last of them are lost."""
+        """Set up rates; the token count continues from `lines`, those of metrics.jsonl up to step `start` (None if the last are lost)."""
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
         lengths = row_lengths(config, definition, examples)
         self.flops = train_flops_per_token(definition, lengths[1], objective.target_fraction, lengths[0])
@@ -48,13 +48,13 @@ class Meter:
                 + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
             )
         counts = [0, *(line.get("tokens") for line in lines or () if "tokens_per_second" in line)]
-        self.tokens = None if lines is None else counts[-1]  # None too where an older version wrote lines without
+        self.tokens = None if lines is None else counts[-1]  # also None if an older version wrote lines without a count
         self.log = log
         self.clock, self.waited = clock, clock.lost["data"]
         clock.lap()
 
     def line(self, step: int, state: State, schedule: Any) -> dict[str, float]:
-        """One line of metrics.jsonl for the window that ends with `step`; waits for the device."""
+        """Make the line of metrics.jsonl for the window that ends with `step`; wait for the device."""
         window = jax.device_get(state["window"])
         steps, self.last_step = step - self.last_step, step
         seconds = self.clock.lap() / steps
@@ -68,11 +68,11 @@ class Meter:
             "flops_per_second": float(f"{flops_per_second:.6g}"),
             "step_seconds": float(f"{seconds:.6g}"),
             "goodput": round(self.clock.goodput, 4),
-            **spread(seconds, waited),
+            **process_spread(seconds, waited),
         }
         if isinstance(self.examples, Mixture):
             values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
-        if self.tokens is not None:  # a sum of whole numbers, while below 2**24 a window
+        if self.tokens is not None:  # exact: float32 sums of integers, below 2**24 per window
             self.tokens += int(window["total_real"])
             values["tokens"] = self.tokens
         if self.peak:
@@ -80,21 +80,21 @@ class Meter:
         return values
 
     def _mfu(self, flops_per_second: float, peak: float) -> dict[str, float]:
-        """Share of the peak; none from the moment on that a run does more than the peak that was measured of its CPU."""
+        """Compute the fraction of the peak; stop reporting it once a run exceeds the peak that was measured of its CPU."""
         if flops_per_second > peak and self.measured:
             self.log(
-                f"mfu: left out from here on, for steps exceed the measured {peak:.3g} FLOP/s: the CPU was busy then"
+                f"mfu: left out from here on, because steps exceed the measured {peak:.3g} FLOP/s: the CPU was busy during that measurement"
             )
             self.peak = None
             return {}
         return {"mfu": round(flops_per_second / peak, 5)}
 
 
-def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:
-    """How far processes are apart: none where there is one; a tiny collective, so every process must come here.
+def process_spread(step_seconds: float, data_seconds: float) -> dict[str, float]:
+    """Compare the times of all processes. All of them must call this, because it is a small collective.
 
-    `step_seconds_min` and `_max` are theirs for the same steps; `data_seconds_max` is the longest time a step one waited for its
-    batch with an idle device, and `data_process` which one that is.
+    `step_seconds_min` and `_max` are over processes, for the same steps; `data_seconds_max` is the longest wait for a batch per step with
+    an idle device, and `data_process` the process that waited. A single process only reports its own `data_seconds`.
     """
     if jax.process_count() == 1:
         return {"data_seconds": round(data_seconds, 5)}
@@ -110,14 +110,14 @@ def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:
 def step_size(
     config: Config, objective: Objective, definition: ModelDefinition, examples: Examples
 ) -> tuple[int, float]:
-    """Tokens (positions of the rows, padding included) and FLOPs of a step."""
+    """Compute tokens (positions of the rows, padding included) and FLOPs of a step."""
     source, length = row_lengths(config, definition, examples)
     tokens = config.train.batch_size * (source + length)
     return tokens, tokens * train_flops_per_token(definition, length, objective.target_fraction, source)
 
 
 def row_lengths(config: Config, definition: ModelDefinition, examples: Examples) -> tuple[int, int]:
-    """S and L of the rows; S is 0 without an encoder and a decoder."""
+    """Return S and L of the rows; S is 0 unless the model is an encoder-decoder."""
     if not definition.arch.encoder:
         return 0, config.data.max_length
     row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))

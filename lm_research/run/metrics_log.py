@@ -1,7 +1,7 @@
-"""Metrics of a run: metrics.jsonl always, trackers beside it.
+"""The metrics of a run: always metrics.jsonl, and trackers in addition.
 
-Nothing here filters: a NaN is written as NaN. Lines are identified by their step; after a restart, lines past the
-checkpoint are dropped, because the steps they speak of are taken again.
+Values are not filtered: a NaN is written as NaN. Lines are identified by their step; after a restart, lines past the
+checkpoint are dropped, because their steps are repeated.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ class MetricsWriter(Callback):
         config: Mapping[str, Any] | None = None,
         warn: Callable[[str], None] = print,
     ) -> None:
-        """`resume_step`: the step the run starts from; later lines are dropped. Only the main process writes.
+        """Open the file and the trackers. Only the main process writes.
 
-        `config` is what trackers show with the run, `warn` gets a line if one of them fails.
+        Lines after `resume_step`, from which the run starts, are dropped. Trackers show `config` with the run; `warn` receives a line if
+        one of them fails.
         """
         path = workdir / "metrics.jsonl" if main_process else pathlib.Path(os.devnull)
-        self.lines = _drop_after(path, resume_step, warn) if main_process else 0  # those there are
+        self.lines = _drop_after(path, resume_step, warn) if main_process else 0
         self._file = open(path, "a", buffering=1)
         self._trackers = Trackers(trackers if main_process else (), workdir, resume_step, config or {}, warn)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line: the step and the values, numbers as they are."""
+        """Write one line: the step and the values, unrounded."""
         with with_filename(self._file.name):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         self.lines += 1
@@ -54,11 +55,11 @@ class MetricsWriter(Callback):
         self.write(step, values)
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """Text (samples) for the trackers."""
+        """Send text (samples) to the trackers."""
         self._trackers.write_text(step, name, text)
 
     def close(self, failed: bool = False) -> None:
-        """Waits for the trackers, for a bounded time; `failed`: the run ends by an error."""
+        """Close the file, and the trackers within a bounded time; `failed` if the run ends with an error."""
         try:
             with with_filename(self._file.name):
                 self._file.close()
@@ -73,18 +74,18 @@ class MetricsWriter(Callback):
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics.jsonl; what a crash cut short, or something damaged, is left out."""
+    """Read all complete lines of a metrics.jsonl; lines cut off by a crash or damaged are left out."""
     return _read(path)[0]
 
 
 def find_gaps(lines: Sequence[Mapping[str, Any]], start: int, every: int, written: int | None) -> str:
-    """What is missing of the lines up to the step that a run goes on from, as a sentence; "" if nothing is.
+    """Describe in a sentence which lines are missing up to the step that a run resumes from; "" if none are.
 
     Args:
-      lines: those there are.
-      start: that step.
+      lines: the existing lines.
+      start: the step that the run resumes from.
       every: steps between lines (logging.every_steps).
-      written: how many there were when the step was saved; None where the checkpoint does not say.
+      written: the number of lines when that step was saved; None if the checkpoint does not have it.
     """
     if written is None:
         written = len(lines) + bool(start >= every and not lines)
@@ -96,12 +97,12 @@ def find_gaps(lines: Sequence[Mapping[str, Any]], start: int, every: int, writte
     return (
         f"WARNING: metrics.jsonl was deleted, cut or damaged: {lost} up to step {start} are missing"
         + (f" (steps {', '.join(gaps)})" if gaps else "")
-        + ". The run goes on; they stay missing."
+        + ". The run continues without them."
     )
 
 
 def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
-    """The lines, and whether one was left out that no crash explains: not the last, which it cuts short."""
+    """Read the lines; also return whether any but the last, which a crash may cut off, was left out."""
     lines, damaged = [], False
     content = path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(content, 1):
@@ -113,12 +114,12 @@ def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
 
 
 def _drop_after(path: pathlib.Path, step: int, warn: Callable[[str], None]) -> int:
-    """Drops the lines of later steps, and what is no line; returns how many are left."""
+    """Drop the lines of later steps and unreadable lines; return how many are left."""
     if not path.exists():
         return 0
     lines, damaged = _read(path)
     if damaged:
-        warn(f"WARNING: {path} has lines that cannot be read; as it was, it is kept in {keep_damaged(path)}.")
+        warn(f"WARNING: {path} has lines that cannot be read; the original is kept in {keep_damaged(path)}.")
     kept = [line for line in lines if line["step"] <= step]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
     return len(kept)

@@ -1,8 +1,8 @@
-"""How far the host runs ahead of the device.
+"""A limit on how far the host runs ahead of the device.
 
-JAX dispatches a step and returns at once, so the host could hand out many steps that the device has yet to take. None of them
-can be called back: a signal, or a reader of the progress bar, would speak of steps long before they are taken. Two under way
-keep the device busy while the host makes the next batch.
+JAX dispatches a step and returns at once, so the host could dispatch many steps before the device computes them. Dispatched steps
+cannot be cancelled, so a signal would take effect late, and the progress bar would be ahead of the device. Two dispatched steps keep
+the device busy while the host makes the next batch.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing_extensions import override
 from lm_research.run.callbacks import Callback
 from lm_research.training.state import State
 
-AHEAD = 2  # steps under way at most
+MAX_DISPATCHED = 2  # steps
 
 _copy = jax.jit(jnp.copy)
 
 
 class Pace(Callback):
-    """Lets at most AHEAD steps be under way.
+    """Limits the number of dispatched steps to MAX_DISPATCHED.
 
     Attributes:
-      finished: the last step that is known to be done.
+      finished: the last step that has certainly finished.
     """
 
     def __init__(self, start: int) -> None:
-        """`start`: the step that the run goes on from."""
+        """Begin at `start`, the step that the run resumes from."""
         self.finished = start
-        self._under_way: collections.deque[tuple[int, jax.Array]] = collections.deque()
+        self._dispatched: collections.deque[tuple[int, jax.Array]] = collections.deque()
 
     @override
     def on_step_end(self, step: int, state: State) -> None:
-        self._under_way.append((step, _copy(state["step"])))  # a copy: the next step overwrites its state
+        self._dispatched.append((step, _copy(state["step"])))  # a copy: the next step overwrites its state
 
     def wait(self) -> int:
-        """Returns once there is room for another step under way: `finished`."""
-        while len(self._under_way) >= AHEAD:
-            self.finished, mark = self._under_way.popleft()
+        """Wait until another step may be dispatched; return `finished`."""
+        while len(self._dispatched) >= MAX_DISPATCHED:
+            self.finished, mark = self._dispatched.popleft()
             jax.block_until_ready(mark)
         return self.finished

@@ -26,13 +26,13 @@ class Profiler(Callback):
             self._running = True
 
     def on_step_end(self, step: int, state: State) -> None:
-        """Ends the trace once the state after the last traced step is computed."""
+        """End the trace once the state after the last traced step is computed."""
         if self._running and step >= self._last:
             jax.block_until_ready(state)
             self._stop()
 
     def on_train_end(self, step: int) -> None:
-        """Writes what was traced, if the run ends inside the range."""
+        """End the trace if the run ends within the range."""
         if self._running:
             self._stop()
 

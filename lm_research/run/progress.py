@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run on the screen: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research.run.callbacks import Callback
 
 
 class Progress(Callback):
-    """The bar, or nothing where standard output is not a terminal (lines of metrics show progress there)."""
+    """A progress bar, or lines of metrics if standard output is not a terminal."""
 
     def __init__(self, start: int, stop: int, log: Callable[[str], None], main_process: bool = True) -> None:
         self._log = log
@@ -25,15 +25,15 @@ class Progress(Callback):
         )
 
     def reach(self, step: int) -> None:
-        """Shows that the device has finished this step."""
+        """Move the bar to this step, which the device has finished."""
         self._bar.update(step - self._bar.n)
 
     def retarget(self, stop: int) -> None:
-        """Another end of the run."""
+        """Change the last step of the run."""
         self._stop = self._bar.total = stop
 
     def on_log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Shows a line of metrics: in the bar on a terminal, as a line elsewhere."""
+        """Show metrics: in the bar on a terminal, as a line elsewhere."""
         shown = [f"loss {values['loss_nats']:.4f}", f"lr {values['learning_rate']:.2e}"]
         shown += [f"grad {values['grad_norm']:.2f}", f"{values['tokens_per_second']:,.0f} tok/s"]
         if "mfu" in values:

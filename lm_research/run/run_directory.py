@@ -1,15 +1,15 @@
-"""The run directory: everything needed to explain, continue or repeat a run.
+"""The run directory: everything needed to explain, resume or repeat a run.
 
 config.json       the resolved config; usable as --config
 environment.json  versions, devices, git commit, number of parameters, command and changed keys of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
-time.json         the time of each start, by what it was spent on
+time.json         the time of each start, by cause
 budget.json       the steps planned with a budget of time
 checked.json      the last step that train.check_every found nothing in
 trackers.json     the run's ids at Weights & Biases and MLflow
-checkpoints/ data/ tensorboard/ profile/ nonfinite/; checkpoints/damaged/ and *.damaged, what came back damaged
+checkpoints/ data/ tensorboard/ profile/ nonfinite/; damaged files are kept in checkpoints/damaged/ and *.damaged
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FREE_KEYS = (
     "train.check_every",
     "plugins",
 )
-# And these how far it goes; longer.py says what that means.
+# Changing these keys changes where a run ends; see extension.py.
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
 _OPENED = (".lock", "log.txt", "metrics.jsonl")
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
@@ -69,15 +69,15 @@ PACKAGES = (
 )
 
 
-def aside(path: pathlib.Path) -> pathlib.Path:
-    """The first of PATH, PATH-2, PATH-3, ... that does not exist."""
+def first_free_path(path: pathlib.Path) -> pathlib.Path:
+    """Find the first of PATH, PATH-2, PATH-3, ... that does not exist."""
     places = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
     return next(place for place in places if not os.path.lexists(place))
 
 
 def keep_damaged(path: pathlib.Path) -> pathlib.Path:
-    """Copies a file that cannot be read as what it is, before it is replaced; returns the copy, PATH.damaged. What is no file moves there."""
-    kept = aside(path.with_name(f"{path.name}.damaged"))
+    """Copy an unreadable file to PATH.damaged before it is replaced, or move it if it is not a regular file; return the new path."""
+    kept = first_free_path(path.with_name(f"{path.name}.damaged"))
     if kind(path) == FILE:
         shutil.copyfile(path, kept)
     else:
@@ -86,14 +86,14 @@ def keep_damaged(path: pathlib.Path) -> pathlib.Path:
 
 
 def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
-    """Takes the directory, which `flag` named, for this process until the handle is closed or the process ends.
+    """Lock the directory, which `flag` named, for this process until the handle is closed or the process ends.
 
     Raises:
       CheckpointError: the directory cannot be written, or another run is using it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        for name in _OPENED:  # a pipe would be waited for
+        for name in _OPENED:  # opening a pipe would block
             if (found := kind(workdir / name)) not in (FILE, NOTHING, LINK_TO_NOTHING):
                 found = "a folder" if found == FOLDER else found
                 raise CheckpointError(f"{workdir / name} is {found}, where {flag} keeps a file. Move it away.")
@@ -113,40 +113,40 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Changes:
-    """Every key whose value differs between two resolved configs."""
+    """Find every key whose value differs between two resolved configs."""
     old, new = config_lib.by_key(old), config_lib.by_key(new)
     return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
 
 
 def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
-    """What has changed since the directory's run was last started, and may; raises a CheckpointError if it computes something else.
+    """Find the keys that have changed since the run's last start; raise a CheckpointError if one changes what the run computes.
 
-    Keys that the schema has got since count as their defaults: that is what a run of an earlier version did.
+    Keys that are newer than the run count as their defaults, which is how earlier versions behaved.
     """
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    known, unknown = read_whole_config(path)
-    changed = changed_keys(known | unknown, config_lib.to_dict(config))
+    current, obsolete = read_whole_config(path)
+    changed = changed_keys(current | obsolete, config_lib.to_dict(config))
     others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
     if others:
         listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in others.items())
         raise CheckpointError(
-            f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or go on with "
-            f"that run by --config={path}."
+            f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or resume that run with "
+            f"--config={path}."
         )
     return changed
 
 
 def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
-    """Checks config.json again, now that the steps are settled, and writes it: what the newest start was told; returns what changed."""
+    """Check config.json again, now that the number of steps is resolved, and write it; return what changed."""
     changed = check_config(workdir, config)
     write_atomically(workdir / "config.json", config_lib.dumps(config))
     return changed
 
 
 def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes | None = None) -> None:
-    """Adds this start, the size of its model, and which keys were changed for it to environment.json (a list, one entry a start)."""
+    """Add this start to environment.json (a list with one entry per start), with the size of its model and the changed keys."""
     path = workdir / "environment.json"
     try:
         starts = read_json(path, list[Object]) if path.exists() else []
@@ -180,7 +180,7 @@ def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes 
 
 
 def _git_commit() -> str | None:
-    """Commit of the source this runs from, with "+changes" if files differ; None outside a checkout."""
+    """Return the commit of the source that runs, with "+changes" if files differ; None outside a checkout."""
     where = pathlib.Path(__file__).parent
     try:
 

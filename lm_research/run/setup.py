@@ -1,4 +1,4 @@
-"""What a run is made of before it has a state: devices, corpus, model, objective, and a config without open questions."""
+"""The parts of a run before it has a state: devices, corpus, model, objective, and a fully resolved config."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from lm_research.training.param_groups import make_groups
 
 @dataclasses.dataclass(frozen=True)
 class RunSetup:
-    """One run.
+    """The parts of one run.
 
     Attributes:
-      config: with the batch, the steps and what `init` decides filled in.
+      config: with the batch, the number of steps and the keys that `init` decides filled in.
       workdir: the run directory.
       mesh: over all devices.
-      log: takes lines.
-      is_main: whether this is process 0, which alone writes what all of them know.
-      corpus: what is read.
-      verification: of the corpus, which may go on while the run does.
-      init: the model directory that it starts from, if any.
+      log: of the run.
+      is_main: whether this is process 0, which writes the files that processes have in common.
+      corpus: the text or data set.
+      verification: of the corpus, which may continue in the background while the run trains.
+      init: the model directory that the run starts from, if any.
       definition: the model, with its adapters.
-      trainable: the task or objective that the run is about.
-      examples: what is trained on.
+      trainable: the task or objective of the run.
+      examples: the training examples.
     """
 
     config: Config
@@ -66,15 +66,15 @@ class RunSetup:
 
     @property
     def objective(self) -> Objective:
-        """What the model learns from the examples."""
+        """The training objective."""
         return self.trainable.objective
 
 
 def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> RunSetup:
-    """Everything that comes before the state; what has to be closed when the run ends goes into `ends`.
+    """Prepare everything that comes before the state; `ends` closes it when the run ends.
 
     Raises:
-      UserError: the config asks for something that cannot be, or differs from that of the run in `workdir`.
+      UserError: the config is impossible, or differs from that of the run in `workdir`.
     """
     init = load_init_checkpoint(config)
     config = apply_init_checkpoint(init, config)
@@ -94,7 +94,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
     vocab_size = pick_vocab_size(config, corpus)
     if config.task:
-        init = load_init_checkpoint(config, corpus)  # now that the labels are known
+        init = load_init_checkpoint(config, corpus)  # again, now with the number of labels
     definition = adapt(init.definition if init else tasks.define(config, vocab_size, corpus), config.lora)
     trainable = tasks.build(config, corpus, definition.arch)
 
@@ -110,50 +110,50 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
 
 
 def _check(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, init: InitCheckpoint | None) -> None:
-    """Raises a UserError if the run cannot be, before a corpus is built for nothing."""
+    """Raise a UserError if the run is impossible, before a corpus is built in vain."""
     run_directory.check_config(workdir, config)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
     tasks.validate(config, init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch)
 
 
 def _set_up_jax(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """The mesh, the precision, and a cache of compiled programs (JAX_COMPILATION_CACHE_DIR moves it; empty turns it off)."""
+    """Set the mesh, the precision, and a cache of compiled programs (JAX_COMPILATION_CACHE_DIR moves it; empty turns it off)."""
     jax.set_mesh(mesh)
-    home = os.path.expanduser("~")  # which not every user has
+    home = os.path.expanduser("~")  # "~" for users without a home
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and home != "~":
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, ".cache/lm_research/xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
+    if config.model.dtype == "float32":  # not the lower precision that TPUs and GPUs use for its products by default
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def pick_vocab_size(config: Config, corpus: Corpus) -> int:
-    """Rows of the token table: as asked, or the tokenizer's size rounded up.
+    """Choose the rows of the token table: as configured, or the tokenizer's size rounded up.
 
     Raises:
       TokenizerError: the tokenizer has more tokens than the model has rows.
     """
-    asked, size = config.model.vocab_size, corpus.tokenizer.size
-    if asked and asked < size:
+    configured, size = config.model.vocab_size, corpus.tokenizer.size
+    if configured and configured < size:
         raise TokenizerError(
-            f"The tokenizer has {size} tokens, but config.model.vocab_size={asked} gives the model fewer rows. Set "
-            f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {asked} tokens."
+            f"The tokenizer has {size} tokens, but config.model.vocab_size={configured} gives the model fewer rows. Set "
+            f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {configured} tokens."
         )
     return table_rows(config.model, size)
 
 
 def describe(run: RunSetup) -> str:
-    """The model, and how it is trained, in two or three lines."""
+    """Describe the model and its training in two or three lines."""
     config, arch, train = run.config, run.definition.arch, run.config.train
     passes = train.num_steps * train.batch_size / run.examples.num_examples
     timed = config_lib.has_time_budget(config)
     steps = f"{train.budget} of steps" if timed else f"{train.num_steps:,} steps"
     read = "" if timed else f", read {passes:.1f} times"
-    learning = make_groups(config, run.definition.shapes, run.definition.layers_of).describe(run.definition.shapes)
-    learning = f", {learning}" if learning else ""
+    trained = make_groups(config, run.definition.shapes, run.definition.layers_of).describe(run.definition.shapes)
+    trained = f", {trained}" if trained else ""
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
-        f"{run.definition.num_params:,} parameters, {config.task.name if config.task else config.objective.name}{learning}\n"
+        f"{run.definition.num_params:,} parameters, {config.task.name if config.task else config.objective.name}{trained}\n"
         f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
         f"{run.examples.num_examples:,} examples{read}"
         + (f"\nrows: {run.examples.notes}" if run.examples.notes else "")

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave with the exit code that says "go on with the same command".
+"""SIGTERM and Ctrl-C: finish the step, save, and exit with the code that means "the same command resumes".
 
-Of several processes, one that gets a signal stops all of them at the same step.
+If any process receives a signal, all processes stop at the same step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lm_research.parallel import processes
 class StopRequest:
     """Context manager that turns the first signal into a flag; a second one ends the process at once.
 
-    Among several processes SIGTERM is jax.distributed's, and Ctrl-C is handed on as one; see `should_stop`.
+    With several processes, jax.distributed handles SIGTERM, and Ctrl-C is forwarded to it; see `should_stop`.
     """
 
     def __init__(self) -> None:
@@ -46,5 +46,5 @@ class StopRequest:
         return self.signal is not None
 
     def should_stop(self, step: int) -> bool:
-        """Whether to stop before `step`; the same answer in all processes, who must ask before every step."""
+        """Decide whether to stop before `step`, equally in all processes, which must call this before every step."""
         return processes.should_stop(step, bool(self))

@@ -1,4 +1,4 @@
-"""The end of a run: summary.json, a fine-tuned model's directory and predictions, and the closing words."""
+"""The end of a run: summary.json, a fine-tuned model's directory and predictions, and the final message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summarize(
     unigram_nats: float | None,
     seconds: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Writes summary.json: status, steps, last metrics, digests of what was learned, where the time went."""
+    """Write summary.json: status, steps, last metrics, digests of the state, the use of time."""
     lines = read_metrics(workdir / "metrics.jsonl")
 
     def last(name: str) -> dict[str, Any]:
@@ -49,13 +49,13 @@ def summarize(
     return summary
 
 
-def deliver(
+def export_best_model(
     evaluator: Evaluator, state: State, init: InitCheckpoint | None, workdir: pathlib.Path
 ) -> tuple[dict[str, Any], str]:
-    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json.
+    """Export the best model of a fine-tuning run to WORKDIR/model, write its predictions, and add its scores to summary.json.
 
     Returns:
-      What summary.json gets, and the validation's scores in words.
+      The entries added to summary.json, and a description of the validation scores.
     """
     task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema") or state["params"]
     assert isinstance(task, Task) and isinstance(corpus, LabeledCorpus)
@@ -65,7 +65,7 @@ def deliver(
             found[part], outputs = evaluator.part(params, store)
             if jax.process_index() == 0 and task.has_predictions:
                 export.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
-    if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
+    if jax.process_count() == 1:  # with several, none has all parameters: `convert` exports the checkpoint later
         family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)
         definition, params = merged(evaluator.definition, params)
         export.export(workdir / "model", definition, family, params, config, task, evaluator.config.plugins)
@@ -75,18 +75,18 @@ def deliver(
     return found, task.summarize(found["validation"])
 
 
-def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any], scores_in_words: str = "") -> str:
-    """The last lines of a run; `scores_in_words`: of a task."""
+def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any], task_scores: str = "") -> str:
+    """Compose the last lines of a run; `task_scores` describes those of a task's validation."""
     if summary["status"] == "paused":
-        return f"paused after step {summary['step']} (train.stop_after); the same command with a later one goes on from there."
+        return f"paused after step {summary['step']} (train.stop_after); the same command with a later one resumes from there."
     if summary["status"] != "finished":
-        return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
-    if scores_in_words:
+        return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command resumes from there."
+    if task_scores:
         test = "".join(
             f"\ntest: {name.removeprefix('eval_')} {value:.4g}" for name, value in summary.get("test", {}).items()
         )
         return f"""
-finished: best after step {summary["best_step"]}, {scores_in_words}{test}
+finished: best after step {summary["best_step"]}, {task_scores}{test}
 next:
   use       lm_research.from_pretrained("{workdir}/model")
   read      {workdir}/predictions_validation.jsonl

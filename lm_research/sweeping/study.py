@@ -23,7 +23,7 @@ from typing import Any
 
 from lm_research.common.disk import as_disk_error, errno_of, write_atomically
 from lm_research.errors import ConfigError, UserError
-from lm_research.run.trackers.threads import redacted
+from lm_research.run.trackers.threads import redact
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
 
 try:
@@ -73,11 +73,11 @@ class Study:
                 refused = OSError(number, os.strerror(number), str(file))
                 raise as_disk_error(refused, "Trials that have ended are kept.") or refused from error
             raise ConfigError(
-                f"The study's storage {redacted(self.url)} cannot be used: {redacted(str(error))}."
+                f"The study's storage {redact(self.url)} cannot be used: {redact(str(error))}."
             ) from error
         if known not in (None, sweep.digest()):
             raise ConfigError(
-                f"{redacted(self.url)} holds the study of another sweep (digest {known}, this one has {sweep.digest()}): the sweep's file "
+                f"{redact(self.url)} holds the study of another sweep (digest {known}, this one has {sweep.digest()}): the sweep's file "
                 "has changed since. Restore it, or choose a new --workdir."
             )
 

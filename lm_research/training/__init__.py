@@ -1,1 +1,1 @@
-"""How a model learns: optimizer, schedule, state, step, evaluation, checkpoints, and what a run writes about itself."""
+"""Training: optimizer, schedule, parameter groups, state, training step and evaluation."""

@@ -1,4 +1,4 @@
-"""Evaluation on held-out documents: every example once, sums added exactly, then divided once."""
+"""Evaluation on held-out documents: every example once, with sums added exactly and divided once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def evaluate(
     mesh: Mesh,
     outputs: list[Outputs] | None = None,
 ) -> dict[str, float]:
-    """Means over all batches: `eval_loss_nats`, the objective's metrics, and perplexity and bits per byte or a task's scores.
+    """Average over all batches: `eval_loss_nats`, the objective's metrics, and perplexity and bits per byte or a task's scores.
 
-    `outputs`, if given, is filled with what the task keeps of each batch.
+    `outputs`, if given, is filled with the task's outputs of each batch.
 
     Returns:
       eval_loss_nats: sum of the loss terms; eval_perplexity: exp of the token term; eval_bits_per_byte: nats of all
@@ -57,7 +57,7 @@ def evaluate(
 
 
 def count_targets(batches: Iterable[dict[str, np.ndarray]], vocab_size: int) -> np.ndarray:
-    """How often each id is predicted in batches, int64 [V]."""
+    """Count how often each id is predicted in batches, int64 [V]."""
     counts_V = np.zeros(vocab_size, np.int64)
     for batch in batches:
         for name, targets in batch.items():
@@ -68,25 +68,28 @@ def count_targets(batches: Iterable[dict[str, np.ndarray]], vocab_size: int) -> 
 
 
 def training_frequencies(text_V: np.ndarray, sample_V: np.ndarray, special_ids: np.ndarray) -> np.ndarray:
-    """How often each id would be predicted while all of the training text is, float64 [V].
+    """Estimate how often each id is predicted in one pass over the training text, float64 [V].
+
+    Tokens of text count as often as they occur. Others (sentinels, ends of texts) only occur in `sample_V`, whose counts are scaled from
+    the sampled rows to the whole text. For example, if the sample has 10 tokens of text and 2 sentinels, and the text has 1,000 tokens,
+    the sentinels count as 200.
 
     Args:
-      text_V: how often it occurs in the text.
-      sample_V: how often it is predicted in some training rows. Tokens that stand for no text (sentinels, ends of texts), and others that
-        the text lacks, are in it alone: they come as often for a token of text as there.
-      special_ids: tokens that stand for no text.
+      text_V: how often each id occurs in the text.
+      sample_V: how often each id is predicted in some training rows.
+      special_ids: tokens that do not represent text.
     """
-    of_text_V = text_V > 0
-    of_text_V[special_ids] = False
-    scale = text_V[of_text_V].sum() / max(1, sample_V[of_text_V].sum())
-    return np.where(of_text_V, text_V, sample_V * scale)
+    is_text_V = text_V > 0
+    is_text_V[special_ids] = False
+    scale = text_V[is_text_V].sum() / max(1, sample_V[is_text_V].sum())
+    return np.where(is_text_V, text_V, sample_V * scale)
 
 
 def unigram_loss(frequencies_V: np.ndarray, targets_V: np.ndarray) -> float:
-    """Cross-entropy [nats] of frequencies on the very targets an evaluation predicts, of which each id has a count.
+    """Compute the cross-entropy [nats] of unigram frequencies on an evaluation's targets, given as a count per id.
 
-    The floor a model must pass to have learned anything from context. Frequencies start at one (Laplace), so that tokens that training
-    never predicts have a probability.
+    A model that uses the context must be below this baseline. One is added to each frequency (Laplace smoothing), so that tokens that
+    training never predicts have a probability above zero.
     """
     frequencies_V = frequencies_V + 1.0
     surprise_V = -np.log(frequencies_V / frequencies_V.sum())

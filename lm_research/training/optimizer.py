@@ -1,12 +1,12 @@
-"""What optimizers share.
+"""Functions that optimizers have in common, and their registry.
 
-Each is one function in optimizers/, from its settings to an optax chain, and registers itself:
+Each optimizer is a function in optimizers/ from its settings to an optax chain, and registers itself:
 
     @OPTIMIZERS.register("name", SettingsOfIt)
     def name(settings) -> optax.GradientTransformation: ...
 
-The chain goes from gradients to the direction of the update; the step multiplies it by minus the learning rate. Keeping the rate outside
-lets it depend on the budget and differ between parameters, whatever the optimizer.
+The chain turns gradients into the direction of the update; the step multiplies it by minus the learning rate. The rate is outside of the
+chain so that it can depend on the budget and differ between parameters with any optimizer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lm_research.config.variants import Variants
 
 @dataclasses.dataclass(frozen=True)
 class AdamConfig(OptimizerConfig):
-    """Of those that scale by Adam's moments."""
+    """Settings of optimizers that scale by Adam's moments."""
 
     beta1: float = key(0.9, "Decay rate of the first moment.", low=0.0, high=0.999999)
     beta2: float = key(0.999, "Decay rate of the second moment.", low=0.0, high=0.9999999)
@@ -35,17 +35,17 @@ OPTIMIZERS: Variants[Callable[[Any], optax.GradientTransformation]] = registries
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The optimizer of a run."""
+    """Make the optimizer of a run."""
     return OPTIMIZERS.get(config.name)(config)
 
 
 def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-    """Whether weight decay applies: on kernels and embedding tables, not on biases and norms."""
+    """Decide whether weight decay applies: to kernels and embedding tables, not to biases and norms."""
     return path[-1].key not in ("bias", "scale")
 
 
 def chain(config: OptimizerConfig, *scaled: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`scaled` of the gradient clipped to clip_norm, plus decoupled weight decay."""
+    """Chain clipping to clip_norm, the given transformations, and decoupled weight decay."""
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
 
     def mask(params: Any) -> Any:
@@ -56,7 +56,7 @@ def chain(config: OptimizerConfig, *scaled: optax.GradientTransformation) -> opt
 
 
 def per_layer(change: Callable[[jax.Array, jax.Array], jax.Array]) -> optax.GradientTransformation:
-    """`change(update, parameter)` of each array by itself; of stacked layers, of each layer by itself, as the papers mean it."""
+    """Apply `change(update, parameter)` to each array separately and, as in the papers, to each layer of a stack separately."""
 
     def one(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         stacked = any(key.key == "layers" for key in path)

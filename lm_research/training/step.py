@@ -1,6 +1,7 @@
-"""One optimizer step, and one evaluation step, as pure functions under jax.jit.
+"""The training step and the evaluation step, as pure functions under jax.jit.
 
-`jax.jit` over arrays with NamedShardings is today's pjit: the same program runs on one device or a pod.
+`jax.jit` over arrays with NamedShardings replaces pjit: the same program runs on one device or a pod.
+
 Legend: A accumulation steps, B batch.
 """
 
@@ -18,7 +19,7 @@ from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums, Trainable
 from lm_research.parallel.rules import RULES, replicated
-from lm_research.training.param_groups import ALL_LEARN, ParamGroups, make_groups
+from lm_research.training.param_groups import ALL_TRAINABLE, ParamGroups, make_groups
 from lm_research.training.schedules import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
@@ -31,37 +32,42 @@ def loss_and_gradient(
     params: Any,
     batch: Batch,
     key: jax.Array,
-    groups: ParamGroups = ALL_LEARN,
+    groups: ParamGroups = ALL_TRAINABLE,
     total_over: Callable[[Any], Any] = lambda parts: parts,
 ) -> Result:
-    """Loss, sums of metrics, totals and gradient of a batch [A, B, ...].
+    """Compute loss, sums of metrics, totals and gradient of a batch.
 
-    The totals of the whole batch are known before any forward pass, and each micro-batch divides its sums by them. So
-    the gradient is that of the whole batch's mean over real tokens, however they are spread over micro-batches.
+    The totals of the whole batch are computed before any forward pass, and each micro-batch divides its sums by them. So
+    the gradient is that of the whole batch's mean over its target tokens, however they are distributed over micro-batches.
 
     Args:
-      groups: what learns; the gradient is of that alone.
-      total_over: adds up what the parts of a batch have, where the batch is one of several parts.
+      objective: what the model learns.
+      definition: the model.
+      params: its parameters.
+      batch: [A, B, ...].
+      key: for dropout.
+      groups: the trainable parameters, to which the gradient is restricted.
+      total_over: sums a value over the devices that have a part of the batch each.
     """
-    totals, learning = total_over(objective.normalizers(batch)), groups.learning(params)
+    totals, trainable = total_over(objective.normalizers(batch)), groups.trainable(params)
 
-    def micro_loss(learning: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-        sums = objective.metric_sums(definition.bind(groups.used(params, learning, key)), batch, key)
+    def micro_loss(trainable: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        sums = objective.metric_sums(definition.bind(groups.combine(params, trainable, key)), batch, key)
         return objective.loss(sums, totals), sums
 
     gradient_of = jax.value_and_grad(micro_loss, has_aux=True)
     micro_batches = batch["tokens_BL"].shape[0]
     if micro_batches == 1:
-        (loss, sums), gradient = gradient_of(learning, jax.tree.map(lambda x: x[0], batch), key)
+        (loss, sums), gradient = gradient_of(trainable, jax.tree.map(lambda x: x[0], batch), key)
         loss, sums, gradient = total_over((loss, sums, gradient))
         return loss, sums, totals, gradient
 
     def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        (loss, sums), gradient = gradient_of(learning, *micro)
+        (loss, sums), gradient = gradient_of(trainable, *micro)
         return jax.tree.map(jnp.add, carry, (loss, sums, gradient)), None
 
     first = jax.tree.map(lambda x: x[0], batch)
-    (loss, sums), gradient = jax.eval_shape(gradient_of, learning, first, key)
+    (loss, sums), gradient = jax.eval_shape(gradient_of, trainable, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
     (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
     loss, sums, gradient = total_over((loss, sums, gradient))
@@ -74,11 +80,12 @@ def loss_and_gradient_per_device(
     params: Any,
     batch: Batch,
     key: jax.Array,
-    groups: ParamGroups = ALL_LEARN,
+    groups: ParamGroups = ALL_TRAINABLE,
 ) -> Result:
-    """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style).
+    """Compute `loss_and_gradient` by a program per device (`jax.shard_map`, in the style of jax.pmap).
 
-    Each device has the parameters and its rows, and its results are summed over devices explicitly. Equal to the above up to rounding.
+    Each device has the parameters and its rows, and results are summed over devices explicitly. The result equals `loss_and_gradient` up
+    to rounding.
     """
 
     def on_device(params: Any, batch: Batch, key: jax.Array) -> Result:
@@ -100,34 +107,35 @@ def make_train_step(
     schedule: Schedule,
     config: Config,
 ) -> Callable[[State, Batch], State]:
-    """The function (state, batch) -> state that a run repeats; not yet jitted.
+    """Make the function (state, batch) -> state that a run repeats; it is not jitted yet.
 
-    With a budget of time there is a third argument, which goes to `schedule`, as `peak` does, the learning rate in place of the config's.
+    With a budget of time the function has a third argument, which is passed to `schedule`, as is `peak`, the learning rate that replaces the
+    config's.
 
-    Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
-    learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
-    is not finite the update is left out: for this step only (train.on_nonfinite=skip), or from then on (stop).
+    The order is: gradient of the loss at the current parameters, its norm, the optimizer, the update scaled by the learning rate of this
+    step's number, the average, the window of metrics, the step counter. If loss or gradient is not finite, the update is skipped: for this
+    step only (train.on_nonfinite=skip), or from then on (stop).
     """
     groups = make_groups(config, definition.shapes, definition.layers_of)
-    template = jax.eval_shape(optimizer.init, groups.learning(definition.shapes))
+    template = jax.eval_shape(optimizer.init, groups.trainable(definition.shapes))
     stop, decay = config.train.on_nonfinite == "stop", config.train.ema_decay
-    pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
+    value_and_grad = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
 
     def train_step(state: State, batch: Batch, *position: jax.Array, peak: jax.Array | None = None) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
-        loss, sums, totals, gradient = pull(objective, definition, params, batch, key, groups)
-        gradient = groups.gradient(gradient)
+        loss, sums, totals, gradient = value_and_grad(objective, definition, params, batch, key, groups)
+        gradient = groups.mask_gradient(gradient)
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         running = state["halted"] < 0
         apply = finite & running if stop else finite
 
         direction, optimizer_state = optimizer.update(
-            gradient, optimizer_from_dict(template, state["optimizer"]), groups.learning(params)
+            gradient, optimizer_from_dict(template, state["optimizer"]), groups.trainable(params)
         )
         new = {
-            "params": groups.moved(params, direction, schedule(step, *position, peak=peak)),
+            "params": groups.apply_updates(params, direction, schedule(step, *position, peak=peak)),
             "optimizer": optimizer_to_dict(optimizer_state),
         }
         if decay:
@@ -135,7 +143,7 @@ def make_train_step(
         new = jax.tree.map(lambda a, b: jnp.where(apply, a, b), new, {name: state[name] for name in new})
 
         counters = {"steps": 1.0, "skipped": 1.0 - finite, "grad_norm": grad_norm}
-        if not stop:  # a skipped step counts as skipped and in nothing else
+        if not stop:  # a skipped step only counts as skipped
             counters["grad_norm"] = jnp.where(finite, grad_norm, 0.0)
             sums = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), sums)
             totals = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), totals)
@@ -153,14 +161,14 @@ def make_train_step(
 
 
 def jit_train_step(train_step: Callable[[State, Batch], State], shardings: State) -> jax.stages.Wrapped:
-    """Compiles the step with every buffer of the state donated, so that the update happens in place."""
+    """Jit the step with every buffer of the state donated, so that the update happens in place."""
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 
 
 def make_eval_step(
     trainable: Trainable[Any], definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
 ) -> Callable[[Any, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
-    """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs that are kept.
+    """Make the jitted function (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs to keep.
 
     "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte.
     """

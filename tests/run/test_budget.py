@@ -21,7 +21,7 @@ from lm_research.errors import ConfigError
 from lm_research.run import goodput, time_budget
 from lm_research.run.budget import StepBudget, resolve_budget
 from lm_research.run.goodput import RunHistory, TimeAccount
-from lm_research.run.time_budget import TimeBudget, position
+from lm_research.run.time_budget import TimeBudget, schedule_position
 from lm_research.training.schedules import make_schedule
 
 
@@ -91,9 +91,9 @@ def test_a_budget_of_tokens_is_the_run_of_as_many_steps(
 
 def test_positions() -> None:
     """From 50 of 100 on, 25 steps for the 50 places left are 2 each; from place 70, 40 for the 30 left are 0.75 each."""
-    assert position([(0, 100)]).tolist() == [0, 0, 1, 100]
-    assert position([(0, 100), (50, 75)]).tolist() == [50, 50, 2, 100]
-    assert position([(0, 100), (50, 75), (60, 100)]).tolist() == [60, 70, 0.75, 100]
+    assert schedule_position([(0, 100)]).tolist() == [0, 0, 1, 100]
+    assert schedule_position([(0, 100), (50, 75)]).tolist() == [50, 50, 2, 100]
+    assert schedule_position([(0, 100), (50, 75), (60, 100)]).tolist() == [60, 70, 0.75, 100]
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "wsd"])
@@ -102,9 +102,9 @@ def test_the_schedule_of_a_plan_is_that_of_as_many_steps(name: str, warmup: dict
     plain = make_schedule(resolve({"train": {"num_steps": 100}, "schedule": {"name": name, **warmup}}))
     planned = make_schedule(config_of("2h", schedule={"name": name, **warmup}))
     step = jnp.arange(100)
-    np.testing.assert_allclose(planned(step, position([(0, 100)])), plain(step), rtol=1e-6)
+    np.testing.assert_allclose(planned(step, schedule_position([(0, 100)])), plain(step), rtol=1e-6)
     # Twice as fast from step 40 on: step 60 is where step 80 would be, and there is no jump at 40.
-    faster = position([(0, 100), (40, 70)])
+    faster = schedule_position([(0, 100), (40, 70)])
     np.testing.assert_allclose(planned(jnp.array([40, 60]), faster), plain(jnp.array([40, 80])), rtol=1e-5)
 
 

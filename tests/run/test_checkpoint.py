@@ -232,7 +232,7 @@ def test_damage_to_any_file_is_harmless_or_told(tmp_path: pathlib.Path, kind: st
         except CheckpointError as error:
             told.append(file)
             assert str(workdir / "checkpoints/7") in str(error) and len(str(error)) < 700
-            assert str(error).endswith(f" Remove {workdir}/checkpoints/7 to go on from step 5.")
+            assert str(error).endswith(f" Remove {workdir}/checkpoints/7 to resume from step 5.")
     assert any("ocdbt.process_0/d/" in str(file) for file in told)  # the arrays themselves
     assert any(file.name == "manifest.json" for file in told)
     shutil.rmtree(workdir / "checkpoints/7")
@@ -263,7 +263,7 @@ def test_small_files_are_checked_when_read(tmp_path: pathlib.Path, name: str, ki
     save(tmp_path, 5, 7)
     DAMAGES[kind](tmp_path / "checkpoints/7/files" / name)
     store = open_(tmp_path)
-    with pytest.raises(CheckpointError, match=f"checkpoints/7 is damaged: files/{name} .*go on from step 5"):
+    with pytest.raises(CheckpointError, match=f"checkpoints/7 is damaged: files/{name} .*resume from step 5"):
         store.read_file(name)
     assert store.read_file(name, step=5) == FILES[name]
     store.close()
@@ -339,7 +339,7 @@ WRECKS = {
 def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> None:
     save(tmp_path, 5, 7)
     WRECKS[kind](tmp_path / "checkpoints/7")
-    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/7 .* Remove .* to go on from step 5"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/7 .* Remove .* to resume from step 5"):
         resume(tmp_path, on_damage="stop")
     told: list[str] = []
     assert_same(resume(tmp_path, told), state(5))
@@ -390,7 +390,7 @@ def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, mon
         return read(path)
 
     monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
-    with pytest.raises(CheckpointError, match="7 cannot be read .PermissionError.* no damage: give"):
+    with pytest.raises(CheckpointError, match="7 cannot be read .PermissionError.* not damaged: give"):
         resume(tmp_path)
     assert found(tmp_path) == [5, 7]
 

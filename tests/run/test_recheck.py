@@ -21,7 +21,7 @@ import pytest
 
 from helpers.train_helpers import Lab, checkpoints, metrics, summary
 from lm_research.run import learner, recheck
-from lm_research.run.recheck import park, suspects, unpark
+from lm_research.run.recheck import copy_to_devices, copy_to_host, find_suspects
 
 HERE = pathlib.Path(__file__).parent
 
@@ -56,15 +56,15 @@ def runs(shifts: list[int], says: Callable[[int, int, int], int], devices: int, 
 )
 def test_who_is_suspect(shifts: list[int], devices: int, same: int, wrong: Callable, named: list[int]) -> None:
     """By hand: the evidence of rows is 10 times their number, and 1 more where a device is wrong."""
-    assert suspects(runs(shifts, lambda *at: 10 * at[1] + int(wrong(*at)), devices, same), same) == named
+    assert find_suspects(runs(shifts, lambda *at: 10 * at[1] + int(wrong(*at)), devices, same), same) == named
 
 
 def test_a_parked_state_outlives_the_step() -> None:
     state = {"a": jax.numpy.arange(6.0).reshape(2, 3), "n": jax.numpy.int32(3)}
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
-    kept = park(state)
+    kept = copy_to_host(state)
     overwrite(state)
-    back = unpark(kept)
+    back = copy_to_devices(kept)
     assert np.array_equal(back["a"], np.arange(6.0).reshape(2, 3)) and int(back["n"]) == 3
     overwrite(back)
     assert np.array_equal(kept["a"], np.arange(6.0).reshape(2, 3))
@@ -134,11 +134,11 @@ def test_a_run_with_a_fault_stops_and_goes_on_from_what_is_sound(
     assert lab.train(tmp_path, *flags) == 4
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(
-        "error: Step 16: the update was made twice on the same devices, and the bits differ"
+        "error: Step 16: the update was computed twice on the same devices, and the bits differ"
     )
     assert "device 0 (cpu, process 0)" in said
     assert "Checkpoint 6 is the newest from before the last check that found nothing (step 8)" in said
-    assert f"{tmp_path}/checkpoints/12 may hold" in said and "goes on from step 6" in said
+    assert f"{tmp_path}/checkpoints/12 may hold" in said and "resumes from step 6" in said
     assert checkpoints(tmp_path) == [6, 12] and max(line["step"] for line in metrics(tmp_path)) == 14
     assert json.loads((tmp_path / "checked.json").read_text()) == {"step": 8}
 

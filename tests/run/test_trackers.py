@@ -18,7 +18,7 @@ from lm_research.config import resolve, tracker_names
 from lm_research.errors import ConfigError
 from lm_research.run.trackers import threads
 from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker
-from lm_research.run.trackers.threads import Trackers, check_installed, redacted
+from lm_research.run.trackers.threads import Trackers, check_installed, redact
 
 
 class Recorder:
@@ -190,7 +190,7 @@ def test_a_training_run_with_failing_trackers_is_the_run_without(
 ) -> None:
     recorder.broken = {"wandb.log", "mlflow.client"}
     assert lab.train(tmp_path, "--config.logging.trackers=wandb,mlflow,tensorboard") == 0
-    assert capsys.readouterr().out.count("; the run goes on, and metrics.jsonl has every line") == 2
+    assert capsys.readouterr().out.count("; the run continues, and metrics.jsonl has every line") == 2
     losses = [[line.get("loss_nats") for line in metrics(run)] for run in (tmp_path, bert_run)]
     assert losses[0] == losses[1] and list((tmp_path / "tensorboard").iterdir())
     assert recorder.told("wandb.finish") == [0]
@@ -261,4 +261,4 @@ def test_a_missing_package_is_refused_with_the_command(
 
 def test_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "abcdefgh")
-    assert redacted("x abcdefgh http://u:p@h/ user@host") == "x *** http://***@h/ user@host"
+    assert redact("x abcdefgh http://u:p@h/ user@host") == "x *** http://***@h/ user@host"

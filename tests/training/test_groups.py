@@ -170,9 +170,9 @@ def test_the_log_counts_what_learns() -> None:
 
 WRONG = {
     "(": r"'\(' is not a regular expression",
-    "encoder/layer/": "'encoder/layer/' fits no parameter. Parameters lie below classifier/kernel, encoder/embeddings, encoder/layers",
-    "layers/3/": "'layers/3/' fits no parameter",  # the last is 2
-    ".": "leaves no parameter to learn",
+    "encoder/layer/": "'encoder/layer/' matches no parameter. The paths of parameters begin with classifier/kernel, encoder/embeddings, encoder/layers",
+    "layers/3/": "'layers/3/' matches no parameter",  # the last is 2
+    ".": "leaves no trainable parameter",
 }
 
 
@@ -194,7 +194,7 @@ def test_adapters_and_the_new_head_learn() -> None:
     """Width 16, 2 layers: query and value of each have 2 x 2 x 16 numbers, the classifier 16 x 2 + 2."""
     definition, settings = adapted()
     groups, shapes = make_groups(settings, definition.shapes), flatten(definition.shapes)
-    learning = set(flatten(groups.learning(definition.shapes)))
+    learning = set(flatten(groups.trainable(definition.shapes)))
     assert learning == {path for path in shapes if "lora_" in path or "classifier" in path}
     assert groups.count(definition.shapes) == 2 * 2 * (2 * 2 * 16) + 34 == 290
     assert groups.describe(definition.shapes).startswith(f"trains 290 of {definition.num_params:,} parameters (")
@@ -210,7 +210,7 @@ def test_adapters_of_some_layers() -> None:
     groups = make_groups(settings, definition.shapes)
     assert groups.count(definition.shapes) == 128
     assert all(mask.reshape(-1).tolist() == [0, 1] for mask in groups.masks.values()) and len(groups.masks) == 4
-    with pytest.raises(ConfigError, match="config.lora.modules_to_save: 'clasifier' fits no parameter"):
+    with pytest.raises(ConfigError, match="config.lora.modules_to_save: 'clasifier' matches no parameter"):
         make_groups(adapted(full="clasifier")[1], definition.shapes)
 
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from lm_research.errors import MeshError
-from lm_research.training.state import check_room
+from lm_research.training.state import check_memory
 
 
 def test_a_state_that_no_device_has_room_for() -> None:
@@ -16,5 +16,5 @@ def test_a_state_that_no_device_has_room_for() -> None:
     place = SingleDeviceSharding(jax.devices()[0])
     shapes = {"params": jax.ShapeDtypeStruct((2**25, 2**25), np.float32), "step": jax.ShapeDtypeStruct((), np.int32)}
     with pytest.raises(MeshError, match="take 4,194,304.0 GiB on each device"):
-        check_room(shapes, dict.fromkeys(shapes, place))
-    check_room({"step": shapes["step"]}, {"step": place})
+        check_memory(shapes, dict.fromkeys(shapes, place))
+    check_memory({"step": shapes["step"]}, {"step": place})

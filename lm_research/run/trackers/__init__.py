@@ -1,1 +1,1 @@
-"""Trackers: TensorBoard, Weights & Biases, MLflow and those of other packages, next to metrics.jsonl, which needs none of them."""
+"""Trackers: TensorBoard, Weights & Biases, MLflow and those of other packages; metrics.jsonl works without any."""

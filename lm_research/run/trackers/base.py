@@ -1,4 +1,4 @@
-"""What a tracker is, and where it registers.
+"""The contract of trackers, and their registry.
 
 @TRACKERS.register("csv")
 class Csv(Tracker): ...
@@ -19,18 +19,18 @@ from lm_research.common.documents import read_json
 from lm_research.config import registries
 from lm_research.config.variants import Variants
 
-IDS = "trackers.json"  # in the run directory: the id of the run at each tracker, so that a resumed run goes on with it
-CLOSE_SECONDS = 20.0  # what the end of a run waits for its trackers, all together
+IDS = "trackers.json"  # in the run directory: the id of the run at each tracker, so that a resumed run continues there
+CLOSE_SECONDS = 20.0  # the longest time that the end of a run waits for all its trackers together
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is made for.
+    """The run that a tracker records.
 
     Attributes:
       workdir: the run directory.
-      resume_step: the step that the run goes on from; what was told of later ones is told again.
-      config: to be shown with the run, nested dicts of plain values.
+      resume_step: the step that the run resumes from; values of later steps are sent again.
+      config: shown with the run, nested dicts of plain values.
     """
 
     workdir: pathlib.Path
@@ -39,10 +39,10 @@ class TrackedRun:
 
 
 class Tracker(abc.ABC):
-    """Takes what a run measures. It is made, called and closed on a thread of its own, and may raise whatever it likes.
+    """Receives the metrics of a run. It is made, called and closed on a thread of its own, and may raise anything.
 
     Attributes:
-      package: that must be installed, and what pip calls it; "" where there is none.
+      package: the package that must be installed, by its pip name; "" if none is needed.
     """
 
     package: ClassVar[str] = ""
@@ -52,15 +52,15 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of one step, by names such as train/loss_nats."""
+        """Record the numbers of one step, by names such as train/loss_nats."""
 
     @abc.abstractmethod
     def write_text(self, step: int, name: str, text: str) -> None:
-        """A text, such as samples."""
+        """Record a text, such as samples."""
 
     @abc.abstractmethod
     def close(self, failed: bool) -> None:
-        """The run ends; `failed`: by an error."""
+        """Finish the record; `failed` if the run ended with an error."""
 
 
 TRACKERS: Variants[type[Tracker]] = registries.TRACKERS
@@ -69,21 +69,25 @@ TRACKERS: Variants[type[Tracker]] = registries.TRACKERS
 class TrackerIds:
     """WORKDIR/trackers.json: tracker -> id of this run there."""
 
-    _lock = threading.Lock()  # trackers start side by side
+    _lock = threading.Lock()  # trackers start concurrently
 
     def __init__(self, workdir: pathlib.Path) -> None:
         self._path = workdir / IDS
 
     def _read(self) -> dict[str, str]:
         return (
-            read_json(self._path, dict[str, str], fix="Delete it to begin anew there.") if self._path.exists() else {}
+            read_json(self._path, dict[str, str], fix="Delete it to start new runs there.")
+            if self._path.exists()
+            else {}
         )
 
     def get(self, tracker: str) -> str | None:
+        """Look up the run's id at a tracker; None if it has none yet."""
         with self._lock:
             return self._read().get(tracker)
 
     def put(self, tracker: str, run_id: str) -> str:
+        """Store the run's id at a tracker, and return it."""
         with self._lock:
             write_atomically(self._path, json.dumps(self._read() | {tracker: run_id}, indent=1) + "\n")
         return run_id

@@ -14,7 +14,7 @@ from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker, Tracker
 
 @TRACKERS.register("mlflow")
 class MLflow(Tracker):
-    """One run at MLFLOW_TRACKING_URI, or in WORKDIR/mlflow.db; MLFLOW_EXPERIMENT_NAME holds."""
+    """One run at MLFLOW_TRACKING_URI, or in WORKDIR/mlflow.db, in the experiment MLFLOW_EXPERIMENT_NAME."""
 
     package = "mlflow"
 
@@ -23,7 +23,7 @@ class MLflow(Tracker):
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
-        for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # each table it makes would be a line
+        for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they log a line per created table
             logging.getLogger(name).setLevel(logging.WARNING)
         address, folder = os.environ.get("MLFLOW_TRACKING_URI"), run.workdir.absolute()
         self._client, self._metric, ids = (
@@ -36,16 +36,16 @@ class MLflow(Tracker):
             self._client.update_run(self._id, status="RUNNING")
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lm_research"
-        known = self._client.get_experiment_by_name(experiment)
+        found = self._client.get_experiment_by_name(experiment)
         place = None if address else (folder / "mlflow").as_uri()
-        number = known.experiment_id if known else self._client.create_experiment(experiment, artifact_location=place)
+        number = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
         self._id = ids.put("mlflow", self._client.create_run(number, run_name=folder.name).info.run_id)
         params = [Param(name, str(value)[:500]) for name, value in by_key(run.config).items()]
-        for first in range(0, len(params), 100):  # as many as it takes at once
+        for first in range(0, len(params), 100):  # the most that one call accepts
             self._client.log_batch(self._id, params=params[first : first + 100])
 
     def _exists(self, run_id: str) -> bool:
-        """Whether the run is known here: another address may have been given since."""
+        """Check whether the server has the run, since the address may have changed."""
         try:
             self._client.get_run(run_id)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""TensorBoard, by the package tensorboardX."""
+"""TensorBoard, through the package tensorboardX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker
 class TensorBoard(Tracker):
     """Event files in WORKDIR/tensorboard; later steps than the one a run resumes from are purged.
 
-    Written on this thread: the package's SummaryWriter has one of its own, which dies of a full disk and then blocks who writes to it.
+    This writes on its own thread, because that of the package's SummaryWriter dies of a full disk and then blocks its callers.
     """
 
     package = "tensorboardX"

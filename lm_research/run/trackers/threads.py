@@ -1,7 +1,7 @@
-"""Trackers as guests of a run.
+"""Trackers on threads, isolated from the run.
 
-A tracker works on a thread of its own behind a queue that drops rather than waits, what goes wrong in it becomes
-one line of the log, and a run that ends waits for it only so long. metrics.jsonl has every line in any case.
+Each tracker has a thread behind a queue that drops lines rather than block the run. Its first error becomes one line of the log, and
+the end of a run waits for it only for a limited time. metrics.jsonl has every line in any case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Call = Callable[[Tracker], None]
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raises a ConfigError with the command to run if the package of a tracker is missing."""
+    """Raise a ConfigError with the command to install it if the package of a tracker is missing."""
     for name in names:
         package = TRACKERS.get(name).package
         if package and find_spec(package) is None:
@@ -40,17 +40,17 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """All trackers of a run; no method raises, or waits longer than `close` says."""
+    """All trackers of a run; no method raises, and only `close` waits."""
 
     def __init__(
         self, names: Sequence[str], workdir: pathlib.Path, resume_step: int, config: Mapping[str, Any], warn: Warn
     ) -> None:
-        """Args: `config` is shown with the run (nested dicts of plain values), `warn` gets one line a failing tracker."""
+        """Start the threads; `config` is shown with the run (nested dicts of plain values), `warn` receives one line per failing tracker."""
         run = TrackedRun(workdir, resume_step, config)
         self._threads = [_Thread(name, functools.partial(TRACKERS.get(name), run), warn) for name in names]
 
     def write(self, step: int, values: Values) -> None:
-        """The numbers among `values`."""
+        """Send the numbers among `values` to all trackers."""
         numbers = {
             ("eval/" if name.startswith("eval_") else "train/") + name.removeprefix("eval_"): float(value)
             for name, value in values.items()
@@ -60,44 +60,47 @@ class Trackers:
             thread.put(lambda tracker: tracker.write(step, numbers))
 
     def write_text(self, step: int, name: str, text: str) -> None:
+        """Send a text to all trackers."""
         for thread in self._threads:
             thread.put(lambda tracker: tracker.write_text(step, name, text))
 
     def close(self, failed: bool = False) -> None:
-        """Waits, for a bounded time, until everything has arrived. `failed`: the run ends by an error."""
+        """Wait for a limited time until everything has arrived; `failed` if the run ends with an error."""
         deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:  # first all, then the wait: they end side by side
+        for thread in self._threads:  # close all before waiting, so that they finish concurrently
             thread.put(lambda tracker: tracker.close(failed), last=True)
         for thread in self._threads:
             thread.finish(max(0.0, deadline - time.monotonic()))
 
 
 class _Thread(threading.Thread):
-    """One tracker, made and called on this thread, in order, until its `close`."""
+    """One tracker, which is made, called in order, and closed on this thread."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], warn: Warn) -> None:
-        super().__init__(name=f"tracker {name}", daemon=True)  # a daemon: one that hangs does not keep the process
+        super().__init__(
+            name=f"tracker {name}", daemon=True
+        )  # a daemon, so that a hanging one does not keep the process alive
         self._tracker, self._make, self._warn, self._warned = name, make, warn, False
         self._calls: queue.Queue[tuple[Call, bool]] = queue.Queue(_QUEUE)
         self.start()
 
     def put(self, call: Call, last: bool = False) -> None:
-        """Has the tracker called, after all before; `last`: and ends."""
+        """Queue a call of the tracker; `last` ends the thread after it."""
         try:
             self._calls.put_nowait((call, last))
         except queue.Full:
-            self._say(f"is slower than the run: {_QUEUE} lines wait for it, and it misses some")
+            self._warn_once(f"is slower than the run: {_QUEUE} lines wait for it, and it misses some")
 
     def finish(self, seconds: float) -> None:
         self.join(seconds)
         if self.is_alive():
-            self._say("had not taken everything as the run ended, and misses the rest")
-            self._warned = True  # nothing it does from here on is of interest
+            self._warn_once("had not received everything when the run ended, and misses the rest")
+            self._warned = True  # later errors do not matter
 
     def run(self) -> None:
         try:
             tracker = self._make()
-        except BaseException as error:  # libraries raise SystemExit and worse; none of it may end anything here
+        except BaseException as error:  # libraries even raise SystemExit, which must not end the run
             return self._fail("could not start", error)
         last = False
         while not last:
@@ -108,18 +111,18 @@ class _Thread(threading.Thread):
                 self._fail("missed a line", error)
 
     def _fail(self, what: str, error: BaseException) -> None:
-        self._say(f"{what} ({type(error).__name__}: {redacted(' '.join(str(error).split()))[:300]})")
+        self._warn_once(f"{what} ({type(error).__name__}: {redact(' '.join(str(error).split()))[:300]})")
 
-    def _say(self, what: str) -> None:
-        """One line a run, for the first thing that goes wrong."""
+    def _warn_once(self, what: str) -> None:
+        """Log one line per run, for the first problem."""
         if not self._warned:
             self._warned = True
-            with contextlib.suppress(OSError):  # of the log, on a disk that may be full: the run meets it too
-                self._warn(f"tracker {self._tracker} {what}; the run goes on, and metrics.jsonl has every line")
+            with contextlib.suppress(OSError):  # the log's disk may be full, which the run reports itself
+                self._warn(f"tracker {self._tracker} {what}; the run continues, and metrics.jsonl has every line")
 
 
-def redacted(text: str) -> str:
-    """`text` without what looks secret: user:password in addresses, and values of variables named KEY, TOKEN, PASSWORD, SECRET."""
+def redact(text: str) -> str:
+    """Redact user:password in addresses, and values of environment variables named KEY, TOKEN, PASSWORD or SECRET."""
     text = re.sub(r"//[^/@\s]+@", "//***@", text)
     for name, value in os.environ.items():
         if len(value) >= 6 and re.search("KEY|TOKEN|PASSWORD|SECRET", name):

@@ -15,7 +15,7 @@ from lm_research.run.trackers.base import CLOSE_SECONDS, TRACKERS, TrackedRun, T
 class WeightsAndBiases(Tracker):
     """One run at Weights & Biases, or, with WANDB_MODE=offline, in WORKDIR/wandb for `wandb sync`.
 
-    WANDB_API_KEY (or what `wandb login` wrote), WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME and the rest of its variables hold.
+    WANDB_API_KEY (or `wandb login`), WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME and its other variables apply.
     """
 
     package = "wandb"
@@ -24,9 +24,9 @@ class WeightsAndBiases(Tracker):
         import wandb
 
         ids = TrackerIds(run.workdir)
-        # Written before the run is made: whenever the process dies, the next one finds the same run.
+        # Stored before the run is made, so that after a crash at any point the next process finds the same run.
         run_id = ids.get("wandb") or ids.put("wandb", secrets.token_hex(8))
-        # `console`: the run's output is its own. `login_timeout`: nobody is there to answer a question for a key.
+        # `console`: do not capture the run's output. `login_timeout`: nobody can answer a prompt for a key.
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, login_timeout=1, finish_timeout=CLOSE_SECONDS / 2
         )
@@ -40,7 +40,7 @@ class WeightsAndBiases(Tracker):
             config=dict(run.config),
             settings=settings,
         )
-        # Its own counter only rises, and a run that was killed takes some steps again: "step" is a metric like others.
+        # Its own step counter cannot go back, but a killed run repeats steps, so "step" is an ordinary metric.
         self._run.define_metric("*", step_metric="step")
 
     @override

@@ -1,1 +1,1 @@
-"""One file an optimizer: its settings, and the optax chain that they make."""
+"""Optimizers, one file each: its settings, and the optax chain made from them."""

@@ -1,4 +1,4 @@
-"""Adafactor (Shazeer & Stern 2018), without its relative step sizes: the schedule's rate counts."""
+"""Adafactor (Shazeer & Stern 2018), without its relative step sizes: the schedule sets the rate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lm_research.training.optimizer import OPTIMIZERS, chain, per_layer
 
 @OPTIMIZERS.register("adafactor")
 def adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adafactor: rows and columns in place of the second moment, no momentum."""
+    """Adafactor: a factored second moment, no momentum."""
     clip = per_layer(lambda update, param: update / jnp.maximum(1.0, rms(update)))
     return chain(config, optax.scale_by_factored_rms(), clip)
 
 
 def rms(x: jax.Array) -> jax.Array:
+    """Compute the root mean square of an array."""
     return jnp.sqrt(jnp.mean(jnp.square(x)))

@@ -12,10 +12,12 @@ from lm_research.training.optimizer import OPTIMIZERS, AdamConfig, chain
 
 @dataclasses.dataclass(frozen=True)
 class AdamWConfig(AdamConfig):
+    """Settings of AdamW."""
+
     unit_updates: ClassVar[bool] = True
 
 
 @OPTIMIZERS.register("adamw", AdamWConfig)
 def adamw(config: AdamWConfig) -> optax.GradientTransformation:
-    """AdamW: moments and decoupled decay."""
+    """AdamW: Adam with decoupled weight decay."""
     return chain(config, optax.scale_by_adam(config.beta1, config.beta2, config.epsilon))

@@ -13,6 +13,8 @@ from lm_research.training.optimizer import OPTIMIZERS, chain
 
 @dataclasses.dataclass(frozen=True)
 class LionConfig(OptimizerConfig):
+    """Settings of Lion."""
+
     unit_updates: ClassVar[bool] = True
 
     beta1: float = key(0.9, "Weight of the momentum in the update.", low=0.0, high=0.999999)

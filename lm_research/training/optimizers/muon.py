@@ -1,10 +1,10 @@
-"""Muon (Jordan et al. 2024): the momentum of each hidden matrix, made nearly orthogonal, is its update.
+"""Muon (Jordan et al. 2024): the update of each hidden matrix is its momentum, made nearly orthogonal.
 
-Five steps of a Newton-Schulz iteration bring the singular values of the momentum near 1; the result counts sqrt(max(1, outputs / inputs)).
-Hidden matrices are the kernels of blocks, each layer of a stack by itself, an attention's heads flattened. All else, embeddings,
-heads, biases, norms and adapters, is AdamW's, at a rate of its own.
+Five steps of a Newton-Schulz iteration bring the singular values of the momentum near 1; the result is scaled by
+sqrt(max(1, outputs / inputs)). Hidden matrices are the kernels of blocks, each layer of a stack separately, with an attention's heads
+flattened. AdamW updates all other parameters (embeddings, heads, biases, norms and adapters), at its own rate.
 
-The iteration is optax.contrib's; the state is plain: a counter, one first moment of everything, second moments of what is AdamW's.
+The iteration is optax.contrib's. The state is a counter, a first moment of all parameters, and a second moment of those that AdamW updates.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from lm_research.trees import flatten, unflatten
 
 @dataclasses.dataclass(frozen=True)
 class MuonConfig(AdamConfig):
+    """Settings of Muon, and of AdamW for the other parameters."""
+
     adam_learning_rate: float = key(
         3e-4, "Peak learning rate of all parameters except the hidden matrices.", low=0.0, high=1e6
     )
@@ -34,23 +36,23 @@ class MuonConfig(AdamConfig):
 
 @OPTIMIZERS.register("muon", MuonConfig)
 def muon(config: MuonConfig) -> optax.GradientTransformation:
-    """Muon of hidden matrices, AdamW of the rest."""
-    return optax.chain(chain(config, scale_by_muon_and_adam(config)), adams_rate(config))
+    """Muon for hidden matrices, AdamW for the rest."""
+    return optax.chain(chain(config, scale_by_muon_and_adam(config)), scale_adam_rate(config))
 
 
 class MuonAdamState(NamedTuple):
-    """`mu` is of all parameters, `nu` of those that are AdamW's."""
+    """The moments: `mu` of all parameters, `nu` of those that AdamW updates."""
 
-    count: jax.Array  # type: ignore[assignment]  # as optax calls it, and checkpoints do
+    count: jax.Array  # type: ignore[assignment]  # the name in optax and in checkpoints
     mu: Params
     nu: Params
 
 
 def matrix_axes(path: str, ndim: int) -> MuonDimensionNumbers | None:
-    """Which axes of a hidden matrix are inputs and which outputs; None of all other parameters.
+    """Find the input and output axes of a hidden matrix; None for all other parameters.
 
-    Kernels of blocks are [N, *inputs, *outputs]. Of three axes after N the last of an attention is the output, [H, K, D]; the others' are
-    [D, H, K].
+    Kernels of blocks are [N, *inputs, *outputs]. Those with three axes after N are an attention's: [H, K, D] for the output projection,
+    [D, H, K] for the others.
     """
     *parents, last = path.split("/")
     if last != "kernel" or "layers" not in parents or ndim < 3:
@@ -62,7 +64,7 @@ def matrix_axes(path: str, ndim: int) -> MuonDimensionNumbers | None:
 
 
 def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
-    """From gradients to the direction before decay; Muon's of hidden matrices, Adam's of the rest."""
+    """Transform gradients to the direction before decay, by Muon for hidden matrices and Adam for the rest."""
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
 
     def axes_of(leaves: dict[str, Any]) -> dict[str, MuonDimensionNumbers]:
@@ -78,8 +80,8 @@ def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
         gradients, moments = flatten(gradient), flatten(state.mu)
         axes = axes_of(gradients)
 
-        def part(tree: Any, ours: bool) -> dict[str, Any]:
-            return {path: leaf for path, leaf in tree.items() if (path in axes) == ours}
+        def part(tree: Any, hidden: bool) -> dict[str, Any]:
+            return {path: leaf for path, leaf in tree.items() if (path in axes) == hidden}
 
         muons = scale_by_muon(beta=config.momentum, weight_dimension_numbers=axes)
         coefficients = muons.init({}).ns_coeffs
@@ -94,14 +96,14 @@ def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def adams_rate(config: MuonConfig) -> optax.GradientTransformation:
-    """Brings the direction of what AdamW trains, decay included, to its own learning rate: the step multiplies all by one."""
-    share = config.adam_learning_rate / config.learning_rate if config.learning_rate else 1.0
+def scale_adam_rate(config: MuonConfig) -> optax.GradientTransformation:
+    """Scale the direction of AdamW's parameters, decay included, to their own rate, as the step multiplies all by one rate."""
+    ratio = config.adam_learning_rate / config.learning_rate if config.learning_rate else 1.0
 
     def update(updates: Params, params: Params | None) -> Params:
         leaves = flatten(updates)
         return unflatten(
-            {path: leaf if matrix_axes(path, leaf.ndim) else share * leaf for path, leaf in leaves.items()}
+            {path: leaf if matrix_axes(path, leaf.ndim) else ratio * leaf for path, leaf in leaves.items()}
         )
 
     return optax.stateless(update)

@@ -12,6 +12,8 @@ from lm_research.training.optimizer import OPTIMIZERS, chain
 
 @dataclasses.dataclass(frozen=True)
 class SGDConfig(OptimizerConfig):
+    """Settings of stochastic gradient descent."""
+
     beta1: float = key(0.9, "Momentum.", low=0.0, high=0.999999)
 
 
