@@ -70,7 +70,7 @@ def test_tokens_and_flops_are_arithmetic() -> None:
     assert resolve_budget(config_of("2h"), 256, 1e6).train.num_steps == Config().train.num_steps
     with pytest.raises(ConfigError, match="less than one step, which takes 256 tokens"):
         steps("255tokens")
-    with pytest.raises(ConfigError, match="makes 10 steps here, fewer than schedule.warmup_steps=11"):
+    with pytest.raises(ConfigError, match="allows 10 steps here, fewer than schedule.warmup_steps=11"):
         steps("2600tokens", schedule={"warmup_steps": 11})
     assert steps("2600tokens", schedule={"warmup_steps": 10}) == 10
 

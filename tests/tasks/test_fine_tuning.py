@@ -237,7 +237,7 @@ def test_adapters_and_a_new_classifier(run: pathlib.Path, files: dict[str, Any],
     before, after = (flatten(model.params) for model in (lm, tuned))
     changed = {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()}
     assert changed == {f"encoder/layers/attention/{name}/kernel" for name in ("query", "value")}
-    assert json.loads((tmp_path / "run/config.json").read_text())["lora"]["full"] == ["^classifier/"]
+    assert json.loads((tmp_path / "run/config.json").read_text())["lora"]["modules_to_save"] == ["^classifier/"]
     assert summary(tmp_path / "run")["validation"]["eval_accuracy"] > 0.9
 
 

@@ -33,7 +33,7 @@ def opened(folder: pathlib.Path, **task: Any) -> tuple[Task, list[str]]:
     for name in ("a.jsonl", "b.jsonl"):
         (folder / name).write_text(text)
     (folder / "alphabet.jsonl").write_text(json.dumps({"words": [string.ascii_letters], "tags": ["O"]}) + "\n" + text)
-    keys = {"text_key": "words", "label_key": "tags", "validation": str(folder / "b.jsonl"), "stride": 4}
+    keys = {"text_key": "words", "label_key": "tags", "validation": str(folder / "b.jsonl"), "doc_stride": 4}
     config = resolve(
         {
             "task": {"name": "tagging", "train": str(folder / "alphabet.jsonl"), **keys, **task},
