@@ -159,7 +159,8 @@ def test_numbers_of_one_part_tell_those_of_another(tmp_path: pathlib.Path) -> No
 def test_a_file_that_mixes_ways_is_refused(answers: list[Any], tmp_path: pathlib.Path) -> None:
     rows = [{"question": "a", "choices": THREE, "label": answer} for answer in answers]
     with pytest.raises(
-        DataError, match=r"a.jsonl, line 2: .*but the answers before it, from .*a.jsonl, line 1 on, are .*must use one notation"
+        DataError,
+        match=r"a.jsonl, line 2: .*but the answers before it, from .*a.jsonl, line 1 on, are .*must use one notation",
     ):
         corpus_of(tmp_path, rows)
 
