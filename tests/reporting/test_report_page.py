@@ -13,7 +13,8 @@ from helpers.reporting_runs import LINES, data_of, final, lines_of, write_run, w
 from helpers.train_helpers import metrics
 from lm_research import report
 from lm_research.reporting import contents
-from lm_research.reporting.runs import named, read_run
+from lm_research.reporting.page import spaced
+from lm_research.reporting.runs import named, read_run, read_samples
 
 pytest.importorskip("plotly")
 
@@ -96,6 +97,29 @@ def test_spread_over_seeds(tmp_path: Path) -> None:
     (group,) = contents.spreads(named(paths))
     assert group["runs"] == ["s0", "s1", "s2"]
     assert group["metrics"]["eval_loss_nats"] == pytest.approx((4.5, 0.5))  # sqrt((0.25 + 0 + 0.25) / 2)
+    (pair,) = contents.spreads(named([paths[0], paths[2]]))
+    assert pair["metrics"]["eval_loss_nats"] == pytest.approx((4.5, 0.5**0.5))  # sqrt((0.25 + 0.25) / 1)
+    assert contents.spreads(named(paths[:1])) == []
+
+
+def test_items_are_evenly_spaced() -> None:
+    assert spaced(range(11), 6) == [0, 2, 4, 6, 8, 10] and spaced(range(10), 4) == [0, 3, 6, 9]
+    assert spaced(range(4), 4) == [0, 1, 2, 3] and spaced(range(100), 2) == [0, 99]
+
+
+def test_samples_stand_under_an_evaluation(tmp_path: Path) -> None:
+    """Lines before the first evaluation and after another line are no samples; of a step evaluated twice the last count."""
+    lines = [
+        "  | lost",
+        "held-out after step 5: x",
+        "  | old",
+        "step 6",
+        "  | lost",
+        "held-out after step 5: y",
+        "  | new",
+    ]
+    (tmp_path / "log.txt").write_text("".join(f"2026-01-31 12:00:00 {line}\n" for line in lines))
+    assert read_samples(tmp_path / "log.txt") == [(5, "new")]
 
 
 def test_final_values_and_time(tmp_path: Path) -> None:

@@ -56,6 +56,19 @@ def test_importance(tmp_path: Path) -> None:
     assert read_study(write_study(tmp_path, swapped)).importance() == pytest.approx({"name": math.sqrt(4 / 5)})
 
 
+def test_importance_of_several_names_in_order(tmp_path: Path) -> None:
+    """Names with the ranks 1 and 2, 3 and 4, 5 and 6: of the squares 17.5 around 3.5 lie 2 x 4 + 0 + 2 x 4 between them.
+
+    lr has the ranks 2, 1, 4, 3, 6, 5: Spearman's 1 - 6 x 6 / (6 x 35) = 29 / 35, which is less.
+    """
+    trials = [trial(n, float(n), lr=float(lr), name="abc"[n // 2]) for n, lr in enumerate((2, 1, 4, 3, 6, 5))]
+    found = read_study(write_study(tmp_path, trials)).importance()
+    assert (
+        read_study(write_study(tmp_path, [t | {"value": 2.0} for t in trials])).importance() == {}
+    )  # no order to follow
+    assert list(found.items()) == [("name", pytest.approx(math.sqrt(16 / 17.5))), ("lr", pytest.approx(29 / 35))]
+
+
 def test_page(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     again = trial(8, 5.0, lr=1e-3, name="a", same=1) | {"run": "trials/0"}  # two trials may share a run

@@ -23,7 +23,7 @@ def test_sizes() -> None:
     law = law_of([(n, 1e9, E + A / n**ALPHA) for n in SIZES])
     assert law.variables == ("N",)
     assert law.values == pytest.approx({"E": E, "A": A, "alpha": ALPHA}, rel=1e-4)
-    assert law.residual < 1e-6
+    assert law.residual < 1e-6 and law.notes == []
     loss, low, high = law.predict(N=1e12)
     assert low <= loss * (1 + 1e-6) and loss == pytest.approx(E + A / 1e12**ALPHA, rel=1e-4) and high < loss * 1.001
 
@@ -65,7 +65,12 @@ def test_intervals_hold_the_truth_and_grow_with_the_noise() -> None:
         ([(1e6, d, 3.0) for d in SIZES[:2]], "2 amounts of data"),
         ([(1e6, 1e9, 3.0)] * 5, "neither in parameters nor in tokens"),
         ([(n, 20 * n, 3.0) for n in SIZES], "grow together"),
-        ([(n, 1e9, float("nan")) for n in SIZES], "no finite, positive"),
+        ([(n, 1e9, 3.0) for n in SIZES] + [(1e6, 1e9, float("nan"))], "no finite, positive"),
+        ([(n, 1e9, 3.0) for n in SIZES] + [(0.0, 1e9, 3.0)], "no finite, positive"),
+        (
+            [(1e6, 1e9, 3.0), (1e7, 1e10, 3.0), (1e8, 1e8, 3.0), (1e9, 1e11, 3.0), (1e6, 1e11, 3.0)],
+            "fewer than six runs",
+        ),
     ],
 )
 def test_refusals(points: list[tuple[float, float, float]], words: str) -> None:
@@ -78,5 +83,10 @@ def test_what_the_runs_do_not_settle_is_said() -> None:
     law = law_of([(n, 1e9, 1000 / n**0.3) for n in SIZES], draws=2)
     assert "E, the loss of an infinite model, is not settled" in law.notes[0]
     assert law.values["alpha"] == pytest.approx(0.3, rel=1e-2)
+    steep = law_of(
+        [(n, 1e9, E + (1e6 / n) ** 4) for n in np.geomspace(1e6, 4e6, 6)], draws=2
+    )  # an exponent above those that are looked at
+    assert any(note.startswith("alpha is not settled") for note in steep.notes)
+    assert not any(note.startswith("alpha") for note in law.notes)
     few = fit([(n, 1e9, (2 + 1000 / n**0.3) * z) for n, z in zip(SIZES[:5], (1, 0.9, 1.1, 0.9, 1), strict=True)], 20)
     assert isinstance(few, Law) and few.notes and few.intervals["E"][0] < 1  # noise of a tenth: no floor can be told

@@ -14,15 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import tiny
-from helpers.dropout_keys import drawn_from
 from lm_research import prepare
 from lm_research.config import resolve
 from lm_research.errors import ConfigError, DataError
-from lm_research.models.families import define_model
 from lm_research.run.evaluator import Evaluator
 from lm_research.tasks import TASKS
-from lm_research.tasks.classification import Classification, ClassificationObjective, class_weights
+from lm_research.tasks.classification import Classification, class_weights
 from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.records import Record
 
@@ -57,21 +54,6 @@ def test_label_smoothing() -> None:
     spread = (2 * math.log(4) + math.log(2)) / 3
     rows = [0.7 * math.log(2) + 0.3 * spread, 0.7 * math.log(4) + 0.3 * spread, math.log(3)]
     assert loss(label_smoothing=0.3) == pytest.approx(sum(rows) / 3, rel=1e-6)
-
-
-def test_the_classifier_has_a_dropout_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embeddings, of each of two blocks the attention's probabilities and two branches, and the summary before the classifier."""
-    model = tiny.config("bert", model=dict(dropout_rate=0.1, attention_dropout_rate=0.1)).model
-    definition = define_model(model, tiny.VOCAB, "classification")
-    objective = ClassificationObjective("single_label", np.ones(2, np.float32), 0.0)
-    tokens_BL = np.full((4, 5), 7)
-    batch = ROWS | {"labels_B": jnp.array([0, 1, 1, 0]), "tokens_BL": tokens_BL, "types_BL": 0 * tokens_BL}
-
-    def sums(params: Any, key: Any) -> Any:
-        return objective.metric_sums(definition.bind(params), batch, key)
-
-    keys = drawn_from(monkeypatch, sums, definition.shapes)
-    assert len(np.unique(keys, axis=0)) == len(keys) == 1 + 2 * 3 + 1
 
 
 def test_balanced_classes() -> None:
