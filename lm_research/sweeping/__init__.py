@@ -1,4 +1,4 @@
-"""Sweeps: studies of many runs of one config, which are sampled, run, resumed and compared together."""
+"""Sweeps: many runs of one config, chosen, run, resumed and compared as one study."""
 
 from lm_research.sweeping.sweep import Choice, Sweep, Uniform
 
