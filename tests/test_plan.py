@@ -107,7 +107,7 @@ def test_a_task_from_a_model_directory(
     [
         ([BERT], "Give either --topology"),
         ([BERT, "--topology=v5e:4x4", "--hardware=h200:8"], "Give either --topology"),
-        ([BERT, "--topology=v9:4x4"], "there is no chip 'v9'"),
+        ([BERT, "--topology=v9:4x4"], "'v9' is not a supported chip"),
         ([BERT, "--topology=v5e:4x4", "--price=-1"], "--price: '-1' is not a number from 0"),
         (
             [BERT, "--topology=v5e:4x4", "--config.mesh.tensor=4", "--config.model.vocab_size=30592"],

@@ -1,4 +1,4 @@
-"""A plan by the compiler: the real training step, compiled ahead of time for TPUs that need not be there."""
+"""Plans by the compiler: the real training step, compiled ahead of time for TPUs that need not be present."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings
 from lm_research.training.step import jit_train_step, make_train_step
 
-# libtpu looks for a TPU's metadata when it starts; these keep it from doing so, and from claiming a chip.
+# These keep libtpu from querying a TPU's metadata at start, and from claiming a chip.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -40,15 +40,16 @@ _NO_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class CompiledPlan:
-    """What the compiler says of a step, per chip.
+    """The compiler's figures for a step, per chip.
 
     Attributes:
-      compile_seconds: how long it took here.
-      peak_bytes: memory at the worst moment: arguments, results that do not take their place, and temporaries.
-      argument_bytes: the state and the batch.
-      temporary_bytes: all else, at its peak.
-      donated: arrays of the state that the step was given to reuse; reused: those that it does.
-      transfers: the collectives of a step, by kind.
+      compile_seconds: compilation time on this machine.
+      peak_bytes: peak memory: arguments, results that do not reuse their memory, and temporaries.
+      argument_bytes: memory of the state and the batch.
+      temporary_bytes: memory of everything else, at its peak.
+      donated: number of arrays of the state that the step may reuse.
+      reused: number of arrays that it reuses.
+      transfers: collectives of a step, by kind.
     """
 
     compile_seconds: float
@@ -61,13 +62,15 @@ class CompiledPlan:
 
 
 def compile_step(config: Config, topology: Topology, effort: str = "full") -> CompiledPlan:
-    """Compiles the step of a run for a topology of TPUs.
+    """Compile the step of a run for a topology of TPUs.
 
     Args:
-      effort: "low" takes a tenth of the time and moves the peak by up to 15%.
+      config: config of the run.
+      topology: slices of TPUs.
+      effort: "low" takes a tenth of the time and changes the peak by up to 15%.
 
     Raises:
-      MeshError: libtpu is missing or does not know the topology, the chips are no TPUs, or the step does not fit.
+      MeshError: libtpu is missing or does not support the topology, the chips are not TPUs, or the step does not fit.
     """
     config = resolve_batch(config, topology.num_chips)
     abstract_mesh(config, topology)
@@ -90,7 +93,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
             raise _refused(error, topology) from error
     seconds = time.perf_counter() - begin
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None and text is not None, "every backend tells both of a program that it has compiled"
+    assert memory is not None and text is not None, "every backend provides both for a compiled program"
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return CompiledPlan(
         seconds,
@@ -104,9 +107,9 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
 
 
 def topology_mesh(config: Config, topology: Topology) -> Mesh:
-    """The run's mesh over the described chips; raises a MeshError where libtpu cannot describe them."""
+    """Make the run's mesh over described chips; raise a MeshError if libtpu cannot describe them."""
     if not topology.chip.torus:
-        raise MeshError(f"--compile compiles for TPUs, and {topology.name} are GPUs. Leave --compile out.")
+        raise MeshError(f"--compile compiles for TPUs, but {topology.name} are GPUs. Remove --compile.")
     if importlib.util.find_spec("libtpu") is None:
         raise MeshError(
             "--compile needs the TPU compiler, which the extra `plan` installs: pip install 'lm_research[plan]' (or pip install "
@@ -118,7 +121,7 @@ def topology_mesh(config: Config, topology: Topology) -> Mesh:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices
     except Exception as error:  # of many types, by version
-        raise MeshError(f"libtpu does not know the topology {topology.name}: {error}") from error
+        raise MeshError(f"libtpu does not support the topology {topology.name}: {error}") from error
     shape = tuple(abstract_mesh(config, topology).shape.values())
     return arrange_devices(shape, devices, topology.slices)
 
@@ -129,7 +132,7 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
 
 @contextlib.contextmanager
 def _precision(config: Config) -> Iterator[None]:
-    """As in training: float32 models get float32 products."""
+    """Set the precision of training: float32 models use float32 products."""
     with jax.default_matmul_precision("float32" if config.model.dtype == "float32" else "default"):
         yield
 
@@ -148,13 +151,13 @@ def _refused(error: Exception, topology: Topology) -> MeshError:
         amount = f"it needs {need[1]} of {need[2]} bytes" if need else "its memory is too small"
         return MeshError(
             f"The step does not fit a chip of {topology.name}: {amount}. Raise train.accumulation_steps or mesh.fsdp, or set "
-            "--config.model.remat=full; --search lists what fits."
+            "--config.model.remat=full; --search lists plans that fit."
         )
     return MeshError(f"The compiler refuses this step for {topology.name}: {text[:600]}")
 
 
 def reused_arguments(text: str) -> int:
-    """How many arguments the module's header says a result takes the place of."""
+    """Count the arguments whose memory results reuse, according to the module's header."""
     header = text.partition("\n")[0]
     _, _, alias = header.partition("input_output_alias={")
     return len(re.findall(r"\{[\d, ]*\}: \(\d+,", alias.partition("entry_computation_layout")[0]))

@@ -1,7 +1,7 @@
-"""A plan by arithmetic: memory by kind, traffic by mesh axis, and the step time they allow.
+"""Plans by arithmetic: memory by kind, communication by mesh axis, and a lower bound of the step time.
 
-Memory and traffic are those of one chip. Symbols: P parameters, c bytes of the compute type, b rows per chip and micro-batch,
-A micro-batches, n devices of an axis, t of the tensor axis, c of the context axis.
+Memory and communication are per chip. Symbols: P parameters, b sequences per chip and micro-batch, A micro-batches, n devices of an
+axis, t of the tensor axis, c of the context axis.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from lm_research.training.state import state_shardings
 from lm_research.trees import flatten
 
 FLOAT32 = 4
-# Products in float32 are six bfloat16 ones on a TPU (jax's precision "float32", which training asks for); NVIDIA's
-# data sheets give float32 without tensor cores a fifteenth to a sixteenth of the bfloat16 rate.
+# Cost of a float32 product in bfloat16 products, by whether the chip is a TPU. A TPU takes six (jax's precision "float32", which
+# training uses); by NVIDIA's data sheets, float32 without tensor cores has 1/15 to 1/16 of the bfloat16 rate.
 FLOAT32_PASSES = {True: 6.0, False: 16.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class ResourcePlan:
-    """What a run will need and do. Bytes are per chip; seconds are per step; `memory` maps a kind to bytes.
+    """Resources of a run. Bytes are per chip, seconds per step; `memory` maps a kind to bytes.
 
-    `seconds` holds the roofline's parts (compute, hbm, ici, dcn), each as if it were alone; `step_seconds` combines
-    them as `predict` says.
+    `seconds` has the terms of the roofline (compute, hbm, ici, dcn), each without the others; `step_seconds` combines them with
+    `predict`.
     """
 
     topology: str
@@ -69,11 +69,13 @@ class ResourcePlan:
 def plan_run(
     config: Config, topology: Topology, price: float | None = None, work: Workload | None = None
 ) -> ResourcePlan:
-    """The plan of a run's config on a topology.
+    """Plan a run on a topology.
 
     Args:
-      price: of one chip for an hour.
-      work: `make_workload(config)`, if at hand.
+      config: config of the run.
+      topology: chips and their connections.
+      price: price of one chip-hour; None leaves out the cost.
+      work: `make_workload(config)`, if already computed.
 
     Raises:
       MeshError: the mesh does not fit the topology, or cannot divide the batch or a parameter.
@@ -121,7 +123,7 @@ def plan_run(
 
 
 def _with_attention(config: Config, work: Workload, topology: Topology) -> Config:
-    """The config with the attention that those chips would choose, so that what it keeps can be traced without them."""
+    """Set the attention backend that `auto` would choose on the topology, so that its memory can be traced on any machine."""
     if config.model.attention_backend != "auto":
         return config
     lengths = (config.data.max_length, config.data.max_length)
@@ -132,7 +134,7 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
 
 
 def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
-    """The run's mesh over that many chips, without chips; raises a MeshError like `make_mesh` and `check_batch`."""
+    """Make the run's abstract mesh over the topology's chips; raise a MeshError like `make_mesh` and `check_batch`."""
     shape = mesh_shape(config.mesh, topology.num_chips)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
@@ -140,19 +142,19 @@ def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
 
 
 def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int, platform: str) -> dict[str, float]:
-    """Bytes per chip at the end of the forward pass, where a step needs most.
+    """Estimate the memory per chip at the end of the forward pass, where a step needs most, in bytes by kind.
 
-    parameters, optimizer, average: each array of the state as its sharding divides it, in float32. AdamW has two moments, so
-      parameters and optimizer are 12 bytes a parameter (Rajbhandari et al. 2019, section 3.1, whose 16-bit copies the step makes
-      only as it goes), over fsdp x tensor chips.
-    gradients: 4 bytes a parameter that learns, divided alike; twice with micro-batches, a sum and what is added to it.
-    adapted: the sums of kernels and adapters, and their gradients (models/adapters.py); none without adapters.
-    activations: b rows of `activation_bytes`.
-    logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
-      the table whole (compute type) and its gradient (float32), twice while it is transposed; see objectives/cross_entropy.py,
-      which takes a slice of positions at a time on one device and all at once on several.
-    working: what is alive of one block: with remat what its backward pass recomputes, and with fsdp its kernels
-      gathered in the compute type, those of the next one being fetched meanwhile.
+    parameters, optimizer, average: arrays of the state in float32, divided by their shardings. AdamW has two moments, so parameters and
+      optimizer take 12 bytes per parameter (Rajbhandari et al. 2019, section 3.1, without the 16-bit copies, which are temporary here),
+      over fsdp x tensor chips.
+    gradients: 4 bytes per trainable parameter, divided alike; twice with micro-batches: the sum and the next term.
+    adapted: sums of kernels and adapters, and their gradients (models/adapters.py); missing without adapters.
+    activations: b times `activation_bytes`.
+    logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus the full
+      token table (compute type) and its gradient (float32), twice while it is transposed. See objectives/cross_entropy.py, which takes
+      a slice of positions at a time on one device, and all positions at once on several.
+    working: live memory of one block: with remat, the arrays that its backward pass recomputes; with fsdp, its gathered kernels in the
+      compute type, and those of the next block, which are being fetched.
     """
     state = _state_bytes(config, work, mesh)
     learns = set(flatten(work.groups.trainable(work.definition.shapes)))
@@ -182,19 +184,19 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
 
 
 def adapted_kernels(work: Workload) -> set[str]:
-    """Paths of kernels with adapters."""
+    """Return the paths of kernels with adapters."""
     return {f"{path.rpartition('/')[0]}/kernel" for path in flatten(work.definition.shapes) if is_adapter(path)}
 
 
 def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) -> float:
-    """Bytes on one chip of float32 arrays like these parameters."""
+    """Return the bytes per chip of float32 arrays with the shapes of these parameters."""
     shapes, rules = flatten(work.definition.shapes), resolve_rules(config.mesh.rules)
     placed = flatten(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
     return float(FLOAT32 * sum(math.prod(placed[path].shard_shape(shapes[path].shape)) for path in paths))
 
 
 def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
-    """`activation_bytes` under a policy; traced once for all plans of a model."""
+    """Return `activation_bytes` for a remat policy; traced once for all plans of a model."""
     plain = dict(batch_size=2, accumulation_steps=1)
     alike = replace(config, model={"remat": remat}, train=plain, mesh=dataclasses.asdict(MeshConfig()))
     return activation_bytes(alike, shape["tensor"], shape["context"])
@@ -223,14 +225,15 @@ def roofline(
     memory: dict[str, float],
     moved: tuple[Collective, ...],
 ) -> dict[str, float]:
-    """Seconds a step would take if one resource alone bounded it (Williams et al. 2009).
+    """Compute the time of a step if a single resource limited it (Williams et al. 2009), in seconds by resource.
 
-    compute: the model's operations and those of recomputation (whole blocks: a third of the layers' and attention's; all but
-      products: a third of attention's, as rings and flash's kernels do under any policy), over the chip's peak; float32 by FLOAT32_PASSES.
-    hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter that learns); each
-      micro-batch reads the weights forward, backward and in recomputation, and writes and reads what a block's arrays are (with
-      or without remat they pass through memory once), and the logits three times.
-    ici, ici_tensor, dcn: each collective's bytes over the links of its axis; those of the tensor axis by themselves.
+    compute: operations of the model and of recomputation over the chip's peak; in float32 times FLOAT32_PASSES. Recomputing whole blocks
+      adds a third of the operations of layers and attention. Recomputing all but matrix products adds a third of attention's, and so do
+      rings and flash kernels under any policy.
+    hbm: the optimizer reads parameter, moments and gradient and writes all but the gradient (28 bytes per local trainable parameter).
+      Each micro-batch reads the weights in the forward pass, the backward pass and recomputation, writes and reads the arrays of each
+      block (which pass through memory once with or without remat), and accesses the logits three times.
+    ici, ici_tensor, dcn: bytes of the collectives over the bandwidth of their axis; those of the tensor axis separately.
     """
     train, chip, arch = config.train, topology.chip, work.definition.arch
     tensor = mesh.shape["tensor"]
@@ -262,10 +265,9 @@ def roofline(
 
 
 def predict(seconds: dict[str, float]) -> float:
-    """Step time: the slowest of what can overlap, plus what cannot.
+    """Predict the step time: the slowest resource that can overlap with others, plus those that cannot.
 
-    Gathering weights and reducing gradients overlaps with the computation of other layers; the tensor axis' sums lie between a
-    layer and the next. It is a bound from below for well-scheduled programs: matrix units rarely see more than
-    80% of their peak.
+    Gathering weights and reducing gradients overlap with the computation of other layers; the sums over the tensor axis separate
+    consecutive layers. The result is a lower bound for well-scheduled programs: matrix units rarely exceed 80% of their peak.
     """
     return max(seconds["compute"], seconds["hbm"], seconds["ici"], seconds["dcn"]) + seconds["ici_tensor"]

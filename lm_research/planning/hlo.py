@@ -1,8 +1,8 @@
 """Collectives in the text of an optimized HLO module.
 
-The compiled program names one transfer in several places (asynchronous starts and ends, fusions that overlap it with
-products), which share a channel; and what stands inside a loop happens once per turn. So transfers are counted by channel, times
-the trip counts of the loops around them.
+The compiled program mentions one transfer in several places (asynchronous starts and ends, fusions that overlap it with products),
+which have the same channel; and a transfer inside a loop happens once per iteration. So transfers are counted by channel, times the
+trip counts of the enclosing loops.
 """
 
 from __future__ import annotations
@@ -13,19 +13,7 @@ import re
 from collections.abc import Iterator
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {
-    "pred": 8,
-    "s4": 4,
-    "u4": 4,
-    "s8": 8,
-    "u8": 8,
-    "s16": 16,
-    "u16": 16,
-    "f16": 16,
-    "bf16": 16,
-    "s64": 64,
-    "u64": 64,
-}
+_BITS = dict(pred=8, s4=4, u4=4, s8=8, u8=8, s16=16, u16=16, f16=16, bf16=16, s64=64, u64=64)  # others have 32
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALL = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLS = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*)\}")
@@ -38,8 +26,12 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 class Transfers:
     """All transfers of one kind.
 
-    That is different ones in the program, times they happen in a step, bytes of the largest side of their arrays summed over those, and
-    how many of the different ones the compiler overlaps with other work.
+    Attributes:
+      kind: one of KINDS.
+      channels: number of distinct transfers in the program.
+      count: number of transfers in a step.
+      array_bytes: bytes of the larger of input and output, summed over the transfers of a step.
+      overlapped: number of distinct transfers that the compiler overlaps with other work.
     """
 
     kind: str
@@ -50,7 +42,7 @@ class Transfers:
 
 
 def transfers(text: str) -> tuple[Transfers, ...]:
-    """What `compiled.as_text()` says of communication, by kind."""
+    """Extract the communication from `compiled.as_text()`, by kind."""
     bodies = dict(_computations(text))
     turns = _turns(text, bodies)
     found: dict[str, dict[str, tuple[int, int, bool]]] = {kind: {} for kind in KINDS}
@@ -78,7 +70,7 @@ def transfers(text: str) -> tuple[Transfers, ...]:
 
 
 def _transfer(line: str) -> tuple[str, int, bool] | None:
-    """(kind, bytes of the largest array named, whether it is asynchronous) of an instruction, if it is a transfer."""
+    """Return (kind, bytes of the largest array, whether it is asynchronous) of an instruction, or None if it is not a transfer."""
     match = re.search(rf" ({'|'.join(KINDS)})(-start)?\(", line)
     if not match or "=" not in line[: match.start()]:
         return None
@@ -90,10 +82,10 @@ def _transfer(line: str) -> tuple[str, int, bool] | None:
 
 
 def _channel(kind: str, line: str) -> str:
-    """What distinguishes a transfer from others.
+    """Return the identity of a transfer.
 
-    Those of jax.shard_map all have channel 1: a permutation, which occurs in one place, is identified by its name, and others by the
-    operation they come from too.
+    Transfers of jax.shard_map all have channel 1. So a permutation, which occurs in one place, is identified by its name, and other
+    transfers also by the operation that they come from.
     """
     match = re.search(r"channel_id=(\d+)", line)
     if kind == "collective-permute" or not match:
@@ -119,16 +111,16 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int:
-    """Turns of a loop: as written, or the number its condition compares the counter with; 1 where neither is there."""
-    if written := _TRIPS.search(line):
-        return int(written[1])
+    """Return the trip count of a loop: as annotated, or the number that its condition compares the counter with, or else 1."""
+    if annotated := _TRIPS.search(line):
+        return int(annotated[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
     limits = [int(n) for text in bodies.get(condition[1] if condition else "", ()) for n in _LIMIT.findall(text)]
     return max(limits, default=1)
 
 
 def _turns(text: str, bodies: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs in a step; loops multiply."""
+    """Count how often each computation runs in a step; loops multiply."""
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     turns = {entry[1]: 1} if entry else {}
     waiting = list(turns)

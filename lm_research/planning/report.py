@@ -1,4 +1,4 @@
-"""Plans as text."""
+"""Formatting of plans as text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lm_research.planning.search import describe
 
 
 def table(plan: ResourcePlan) -> str:
-    """Everything a plan says, in aligned lines."""
+    """Format a plan as aligned lines."""
     trained = f"{plan.parameters:,} parameters"
     if plan.trained < plan.parameters:
-        trained = f"{plan.trained:,} of {trained} learn"
+        trained = f"{plan.trained:,} of {trained} trained"
     rows = [
         ("topology", f"{plan.topology}, {plan.chips:,} chips"),
         ("mesh", " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())),
-        ("batch", f"{plan.micro_batches} x {plan.rows_per_chip} rows per chip, {plan.tokens_per_step:,} tokens a step"),
         (
-            "model",
-            f"{trained}, {plan.flops_per_token / 1e9:.3g} GFLOP a token, remat {plan.remat}",
+            "batch",
+            f"{plan.micro_batches} x {plan.rows_per_chip} rows per chip, {plan.tokens_per_step:,} tokens per step",
         ),
+        ("model", f"{trained}, {plan.flops_per_token / 1e9:.3g} GFLOP per token, remat {plan.remat}"),
     ]
     lines = [*aligned(rows), "", "memory per chip"]
     lines += aligned([(f"  {kind}", gigabytes(size)) for kind, size in plan.memory.items()])
@@ -40,7 +40,7 @@ def table(plan: ResourcePlan) -> str:
         )
         for c in plan.collectives
     ]
-    lines += [*aligned(cells), "", "seconds per step, each as if alone"]
+    lines += [*aligned(cells), "", "seconds per step, each resource separately"]
     lines += aligned([(f"  {name}", f"{value:.4g}") for name, value in plan.seconds.items()])
     lines += ["", *aligned(_outcome(plan))]
     return "\n".join(lines)
@@ -51,7 +51,7 @@ def _outcome(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
     yield "MFU", f"{plan.mfu:.1%}"
     yield "tokens/s", f"{plan.tokens_per_second:,.0f}"
     if plan.chip_hours is None:
-        yield "run", "train.num_epochs is set: how many steps that is depends on the corpus"
+        yield "run", "unknown: the number of steps of train.num_epochs depends on the corpus"
     else:
         days = plan.chip_hours / plan.chips / 24
         yield "run", f"{plan.num_steps:,} steps, {days:.3g} days, {plan.chip_hours:,.0f} chip-hours"
@@ -60,7 +60,7 @@ def _outcome(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
 
 
 def ranking(plans: Sequence[ResourcePlan], limit: int = 10) -> str:
-    """The first plans of a search, one a line."""
+    """Format the best plans of a search, one per line."""
     rows = [("", "plan", "step s", "MFU", "memory", "chip-hours")]
     for number, plan in enumerate(plans[:limit], start=1):
         hours = "" if plan.chip_hours is None else f"{plan.chip_hours:,.0f}"
@@ -74,24 +74,24 @@ def ranking(plans: Sequence[ResourcePlan], limit: int = 10) -> str:
                 hours,
             )
         )
-    return "\n".join([f"{len(plans)} plans fit; the fastest of them:", *aligned(rows)])
+    return "\n".join([f"{len(plans)} plans fit; the fastest are:", *aligned(rows)])
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in GB, or in MB where that would be next to nothing."""
+    """Format bytes in GB, or small amounts in MB."""
     return f"{size / 1e9:,.2f} GB" if size >= 1e7 or not size else f"{size / 1e6:,.2f} MB"
 
 
 def aligned(rows: Sequence[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines with straight columns."""
+    """Format rows of cells as lines with aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def compiled_table(result: CompiledPlan, expected: float, chip_bytes: float, tolerance: float) -> str:
-    """What the compiler says, and whether it is far from the arithmetic's `expected` bytes."""
-    apart = result.peak_bytes / expected - 1
+    """Format the compiler's figures, and warn if its peak differs from the `expected` bytes by more than `tolerance`."""
+    difference = result.peak_bytes / expected - 1
     fits = "fits" if result.peak_bytes <= chip_bytes else "does NOT fit"
     reuse = f"{result.reused} of {result.donated} arrays of the state are updated in place"
     lines = [
@@ -112,10 +112,10 @@ def compiled_table(result: CompiledPlan, expected: float, chip_bytes: float, tol
         for t in result.transfers
     ]
     lines += aligned(cells) if result.transfers else ["  no collectives"]
-    if abs(apart) > tolerance:
+    if abs(difference) > tolerance:
         lines.append(
-            f"  DISAGREEMENT: the compiler's peak differs by {apart:+.0%} from the arithmetic's {gigabytes(expected)}; trust the compiler."
+            f"  DISAGREEMENT: the compiler's peak differs by {difference:+.0%} from the arithmetic's {gigabytes(expected)}; trust the compiler."
         )
     else:
-        lines.append(f"  the compiler's peak differs by {apart:+.0%} from the arithmetic's {gigabytes(expected)}")
+        lines.append(f"  the compiler's peak differs by {difference:+.0%} from the arithmetic's {gigabytes(expected)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Which mesh, micro-batch and remat policy fit, and which of those is fastest, by arithmetic."""
+"""Search for the mesh, micro-batch size and remat policy that fit, and rank them by estimated speed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lm_research.planning.workload import Workload, make_workload
 
 TENSOR = (1, 2, 4, 8, 16)
 CONTEXT = (1, 2, 4, 8, 16)
-LONG = 4096  # positions of a row from which dividing them is tried even where there are rows enough
+LONG = 4096  # sequence length from which context parallelism is tried even if the batch is large enough for all chips
 REMAT = ("none", "dots", "full")
 
 
 def search(config: Config, topology: Topology, price: float | None = None) -> list[ResourcePlan]:
-    """All plans that fit, the fastest first; among equals the one that needs least memory.
+    """Return all plans that fit, fastest first, and by memory among equally fast ones.
 
-    Tried are tensor axes of 1 to 16, context axes of 1 to 16 where rows are long or fewer than chips, the model divided (fsdp)
-    over 1, 2, 4, ... of the chips that leaves and copied (data) over the rest, each remat policy, and every number of micro-batches that leaves whole rows on each chip, from one on until it
+    The search tries tensor axes of 1 to 16; context axes of 1 to 16 if sequences are long or fewer than chips; for the remaining chips an
+    fsdp axis of 1, 2, 4, ... and a data axis of the rest; all remat policies; and increasing numbers of micro-batches until the plan
     fits (more would only be slower).
 
     Raises:
-      MeshError: nothing fits; says how far the nearest plan is.
+      MeshError: nothing fits; the message has the plan with the least memory.
     """
     config = resolve_batch(config, topology.num_chips)  # all plans keep one global batch
     fitting: list[ResourcePlan] = []
@@ -45,7 +45,7 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
 
 
 def _candidates(config: Config, chips: int) -> Iterator[Config]:
-    """The config with other meshes and remat policies: fsdp over 1, 2, 4, ... chips and whatever is left, data over the rest."""
+    """Yield the config with all candidate meshes and remat policies."""
     sizes = (config.model.num_heads, config.model.num_kv_heads or 0, config.model.intermediate_size)
     length = config.data.max_length
     for tensor, context in itertools.product(TENSOR, CONTEXT):
@@ -63,7 +63,7 @@ def _candidates(config: Config, chips: int) -> Iterator[Config]:
 
 
 def _micro_batches(config: Config, topology: Topology, price: float | None, work: Workload) -> Iterator[ResourcePlan]:
-    """Plans with one micro-batch, two, ..., as far as the batch can be divided; none if the mesh is impossible."""
+    """Yield plans with 1, 2, ... micro-batches as long as the batch can be divided; none if the mesh is impossible."""
     size = config.train.batch_size
     for count in (n for n in range(1, size + 1) if size % n == 0):
         try:
@@ -79,12 +79,12 @@ def _nothing(config: Config, topology: Topology, nearest: ResourcePlan | None) -
             f"{config.train.batch_size} rows and this model. Choose a train.batch_size that is a multiple of the chips, or fewer chips."
         )
     return (
-        f"Nothing fits {topology}: the nearest plan ({describe(nearest)}) needs {nearest.memory_bytes / 1e9:.1f} GB of the "
-        f"{nearest.chip_bytes / 1e9:.0f} GB of a chip. Use more chips or chips with more memory, or a smaller model."
+        f"Nothing fits {topology}: the plan with the least memory ({describe(nearest)}) needs {nearest.memory_bytes / 1e9:.1f} GB, but a "
+        f"chip has {nearest.chip_bytes / 1e9:.0f} GB. Use more chips, chips with more memory, or a smaller model."
     )
 
 
 def describe(plan: ResourcePlan) -> str:
-    """A plan's choices in one phrase."""
+    """Describe a plan's choices in one phrase."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     return f"{mesh}, {plan.micro_batches} micro-batches, remat {plan.remat}"

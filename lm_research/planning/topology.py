@@ -1,4 +1,4 @@
-"""The machine a plan is made for: chips, how they are joined, and which links each mesh axis can use."""
+"""Hardware of a plan: chips, their connections, and the links that each mesh axis can use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research.parallel.mesh import AXES
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`slices` equal groups of chips; inside one the chips' own links, between them the data-center network."""
+    """`slices` equal groups of chips, connected by the chips' links within a group and by the data-center network between groups."""
 
     name: str
     chip: Chip
@@ -23,15 +23,17 @@ class Topology:
 
     @property
     def chips_per_slice(self) -> int:
+        """Number of chips of one slice."""
         return math.prod(self.shape)
 
     @property
     def platform(self) -> str:
-        """What JAX calls chips of this kind."""
+        """JAX's name of the platform."""
         return "tpu" if self.chip.torus else "gpu"
 
     @property
     def num_chips(self) -> int:
+        """Number of chips of all slices."""
         return self.slices * self.chips_per_slice
 
     def __str__(self) -> str:
@@ -39,45 +41,45 @@ class Topology:
 
 
 def parse_topology(text: str, slices: int = 1) -> Topology:
-    """`v5e:16x16` (a TPU slice), `h200:8` (GPUs of one machine), as many times as there are slices or machines.
+    """Parse `v5e:16x16` (a TPU slice) or `h200:8` (GPUs of one machine), multiplied by a number of slices or machines.
 
     Raises:
-      MeshError: no such chip, a shape it cannot have, or no positive number of slices.
+      MeshError: the chip is unknown, the shape is invalid for it, or the number of slices is not positive.
     """
     name, _, sides = text.lower().partition(":")
     example = "Write for example v5e:16x16, v5p:4x4x4 or h200:8."
     if name not in CHIPS:
-        raise MeshError(f"topology {text!r}: there is no chip {name!r} here. {suggest(name, CHIPS)} {example}")
+        raise MeshError(f"topology {text!r}: {name!r} is not a supported chip. {suggest(name, CHIPS)} {example}")
     chip = CHIPS[name]
     if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})*", sides):
         raise MeshError(f"topology {text!r}: {sides!r} is not a number of chips along each side. {example}")
     shape = tuple(int(side) for side in sides.split("x"))
     if len(shape) != (chip.torus or 1):
-        wanted = f"a torus of {chip.torus} dimensions" if chip.torus else "counted, not arranged"
-        raise MeshError(f"topology {text!r}: {name} chips are {wanted}, but {sides} has {len(shape)}. {example}")
+        expected = f"a torus of {chip.torus} dimensions" if chip.torus else "counted in one dimension"
+        raise MeshError(f"topology {text!r}: {name} chips are {expected}, but {sides} has {len(shape)}. {example}")
     if slices < 1:
-        raise MeshError(f"--slices={slices} must be 1 or more: so many slices or machines work together.")
+        raise MeshError(f"--slices={slices} is not a number of slices or machines. Use 1 or more.")
     return Topology(f"{name}:{sides}", chip, shape, slices)
 
 
 def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
-    """Bytes/s that one chip can send along each mesh axis, within a slice.
+    """Return the bytes/s that one chip can send along each mesh axis within a slice.
 
-    Mesh axes take the torus' dimensions from the innermost on, which is how jax lays devices out; an axis that spans a
-    dimension uses its two links where the dimension is a ring, and one where it is a line or shared with another
-    axis. On GPUs every axis has the whole of NVLink (a switch joins all of them).
+    Mesh axes take the dimensions of the torus from the innermost one, as jax arranges devices. An axis that spans a dimension uses two
+    links if the dimension is a ring, and one link if it is a line or shared with another axis. On GPUs every axis has the full NVLink
+    bandwidth (all GPUs are connected by a switch).
     """
     chip = topology.chip
     if not chip.torus:
         return {axis: chip.link_bandwidth for axis in mesh}
     rest, result = list(topology.shape), {}
     for axis in reversed(AXES):
-        wanted, used = mesh[axis], 0
-        for place in reversed(range(len(rest))):
-            share = math.gcd(wanted, rest[place])
-            if share > 1:
-                whole = share == topology.shape[place] and share % chip.wraps_at == 0
-                used += 2 if whole else 1
-                wanted, rest[place] = wanted // share, rest[place] // share
+        remaining, used = mesh[axis], 0
+        for dimension in reversed(range(len(rest))):
+            size = math.gcd(remaining, rest[dimension])
+            if size > 1:
+                is_ring = size == topology.shape[dimension] and size % chip.wraps_at == 0
+                used += 2 if is_ring else 1
+                remaining, rest[dimension] = remaining // size, rest[dimension] // size
         result[axis] = chip.link_bandwidth * max(1, used)
     return result

@@ -1,7 +1,7 @@
-"""The collectives of a training step: what each mesh axis makes the chips send.
+"""Collectives of a training step: the bytes that chips send along each mesh axis.
 
-A ring over n devices sends (n - 1) / n of an array for an all-gather or reduce-scatter, twice that for an all-reduce, which is
-one after the other (Patarasuk and Yuan 2009).
+With a ring over n devices, each device sends (n - 1) / n of an array for an all-gather or reduce-scatter, and twice that for an
+all-reduce, which is a reduce-scatter followed by an all-gather (Patarasuk and Yuan 2009).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-per
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Bytes one chip sends per step for one purpose: over the links within a slice, and over the network.
+    """Bytes that one chip sends per step for one purpose: over the links within a slice, and over the network.
 
-    `count` is how often a step does it for the whole model; the compiled program does it per array or per layer.
+    `count` is the number of times per step for the whole model; the compiled program communicates per array or per layer.
     """
 
     kind: str
@@ -38,31 +38,37 @@ class Collective:
 def collectives(
     config: Config, work: Workload, mesh: AbstractMesh, rows: int, slices: int, crossing: str | None
 ) -> tuple[Collective, ...]:
-    """Those of one step.
+    """List the collectives of one step.
 
-    fsdp: each micro-batch gathers the weights in the compute type twice, forward and backward (a recomputing block uses the
-      backward's), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P where data
+    fsdp: each micro-batch gathers the weights in the compute type twice, in the forward and the backward pass (recomputation uses those
+      of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
       parallelism has 2 P).
-    data: each micro-batch all-reduces the gradients of what a chip holds and learns.
-    context: gradients as on data, since its chips hold the same parameters; and each attention passes keys and values round
-      the ring forward, and their gradients backward (Liu et al. 2023, section 3); recomputed blocks pass once more.
-    tensor: each sub-layer sums its output over the axis forward and its input's gradient backward (Shoeybi et al. 2019,
-      section 3): [b, L, D] each; recomputed blocks sum forward once more. So do the token table and the vocabulary projection.
+    data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
+    context: gradients as on data, because its chips have the same parameters. Each attention layer also passes keys and values around
+      the ring in the forward pass, and their gradients in the backward pass (Liu et al. 2023, section 3); recomputation adds one pass.
+    tensor: each sub-layer sums its output over the axis in the forward pass and the gradient of its input in the backward pass (Shoeybi
+      et al. 2019, section 3), [b, L, D] each; recomputation adds one forward sum. The token table and the vocabulary projection do the
+      same.
 
     Args:
-      rows: b; slices: how many the axis `crossing` (None: no axis) goes over.
+      config: config of the run.
+      work: its workload.
+      mesh: its mesh.
+      rows: sequences per chip and micro-batch, b.
+      slices: number of slices that the axis `crossing` spans.
+      crossing: mesh axis that spans slices, or None.
     """
     micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
     divided, whole = _parameters_per_chip(config, work, mesh)
     learn_divided, learn_whole = _parameters_per_chip(config, work, mesh, learning=True)
-    ways = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
+    parts = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
     found = []
 
     def add(kind: str, axis: str, purpose: str, count: int, array_bytes: float) -> None:
         if mesh.shape[axis] > 1 and array_bytes:
-            inside = mesh.shape[axis] // ways[axis]
+            inside = mesh.shape[axis] // parts[axis]
             sent = PASSES[kind] * count * array_bytes
-            network = sent * (ways[axis] - 1) / ways[axis] / inside
+            network = sent * (parts[axis] - 1) / parts[axis] / inside
             found.append(Collective(kind, axis, purpose, count, array_bytes, sent * (inside - 1) / inside, network))
 
     fsdp = mesh.shape["fsdp"]
@@ -77,7 +83,7 @@ def collectives(
 
 
 def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False) -> tuple[int, int]:
-    """Elements on one chip of parameters (those that learn) that fsdp divides, and of those it does not."""
+    """Count the elements per chip of (trainable) parameters that fsdp divides, and of those that it does not."""
     rules = resolve_rules(config.mesh.rules)
     placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
     shapes = work.definition.shapes
@@ -93,9 +99,10 @@ def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, lea
 
 
 def _rings(work: Workload, mesh: AbstractMesh, rows: int, micro: int, item: int) -> tuple[int, float]:
-    """How many attentions pass keys and values round, forward and backward, and the size of those of all chips together.
+    """Return the number of ring passes of keys and values in a step, and the mean bytes per pass of all chips together.
 
-    Every head's, also where several share them: they are copied before. A stack whose positions cannot be divided has no ring.
+    Keys and values count once per query head, because shared ones are copied first. A stack whose positions cannot be divided has no
+    ring.
     """
     arch, parts = work.definition.arch, mesh.shape["context"]
     rounds = 3 if arch.remat == "full" else 2
@@ -120,7 +127,7 @@ def _names(spec: Any) -> set[str]:
 
 
 def _activation_sums(work: Workload, rows: int, micro: int, item: int) -> tuple[int, float]:
-    """How many sums over the tensor axis a step makes, and the mean size of what is summed."""
+    """Return the number of sums over the tensor axis in a step, and the mean bytes of their arrays."""
     arch = work.definition.arch
     rounds = 3 if arch.remat == "full" else 2
     stacks = (

@@ -1,6 +1,6 @@
-"""What one example costs: its arrays, its floating-point operations, and what the backward pass keeps of it.
+"""Cost of one example: its arrays, its floating-point operations, and the memory of its activations.
 
-Legend: B rows, L target (or only) length, S source length, M predicted positions, D width, H heads.
+Legend: B batch, L target (or only) length, S source length, M predicted positions, D width, H heads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
+from typing_extensions import override
 
 from lm_research import tasks
 from lm_research.common.rounding import ceil_div
@@ -39,7 +40,7 @@ from lm_research.training.state import init_state
 
 
 class Vocabulary(Tokenizer):
-    """A tokenizer's roles and size without its words, enough to know the shapes of batches."""
+    """Tokenizer with special tokens and a size but no words, which is enough to determine the shapes of batches."""
 
     roles = {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask", "bos", "eos"))}
 
@@ -47,20 +48,22 @@ class Vocabulary(Tokenizer):
         self.size = size
         self.starts_word = np.ones(size, bool)
 
+    @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self.unk_id] for _ in texts]
 
+    @override
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         return ""
 
     def token_id(self, token: str) -> int:
-        """Any token, a sentinel say, is taken to exist."""
+        """Return an id for any token, such as a sentinel: all are assumed to exist."""
         return self.unk_id
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A run's model and objective, and the arrays of one example (name -> shape without B, and dtype)."""
+    """Model and objective of a run, and the arrays of one example (name -> shape without B, and dtype)."""
 
     config: Config
     definition: ModelDefinition
@@ -69,12 +72,12 @@ class Workload:
 
     @property
     def groups(self) -> ParamGroups:
-        """What learns."""
+        """The trainable parameters."""
         return make_groups(self.config, self.definition.shapes, self.definition.layers_of)
 
     @functools.cached_property
     def state_shapes(self) -> Any:
-        """Of the training state; kept, since a search asks again and again."""
+        """Shapes of the training state; cached, because a search needs them many times."""
         make = functools.partial(
             init_state, self.definition, make_optimizer(self.config.optimizer), self.config, self.objective
         )
@@ -87,7 +90,7 @@ class Workload:
 
     @property
     def texts_per_row(self) -> int:
-        """C, the texts of an example that are read each by itself, such as the choices of a question."""
+        """C, the number of texts of an example that are encoded separately, such as the choices of a question."""
         return math.prod(self.row["tokens_BL"].shape[:-1])
 
     @property
@@ -102,48 +105,48 @@ class Workload:
 
     @property
     def predicted_per_row(self) -> int:
-        """M: positions the vocabulary projection is made for; 0 where labels are predicted."""
+        """M: positions for which logits over the vocabulary are computed; 0 if labels are predicted."""
         return next((leaf.shape[0] for name, leaf in self.row.items() if name.startswith("targets_")), 0)
 
     def batch(self, rows: int, micro_batches: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch [B, ...], or [A, B, ...] with micro-batches."""
+        """Return the shapes of a batch [B, ...], or [A, B, ...] with micro-batches."""
         leading = (micro_batches, rows) if micro_batches else (rows,)
         return {name: jax.ShapeDtypeStruct(leading + x.shape, x.dtype) for name, x in self.row.items()}
 
 
 def vocab_size(config: Config) -> int:
-    """Rows of the token table, as training will choose them (a trained tokenizer gets the size it is asked for).
+    """Return the rows of the token table as in training (a trained tokenizer has tokenizer.vocab_size tokens).
 
     Raises:
-      ConfigError: only the tokenizer's file would tell.
+      ConfigError: the number depends on the tokenizer's file.
     """
     if not config.model.vocab_size and config.tokenizer.path:
         raise ConfigError(
-            f"plan does not open tokenizer.path={config.tokenizer.path}, so it does not know how many rows the token table "
-            "has. Give them: --config.model.vocab_size=N."
+            f"plan does not read tokenizer.path={config.tokenizer.path}, so the number of rows of the token table is unknown. "
+            "Set --config.model.vocab_size=N."
         )
     return table_rows(config.model, config.tokenizer.vocab_size)
 
 
 def make_workload(config: Config, whole: Config | None = None) -> Workload:
-    """Describes a run without allocating it.
+    """Describe a run without allocating it.
 
-    The shapes of a row come from the objective itself, on a few made-up tokens; or from the task, on the records that the config names,
-    which alone tell how many labels there are and how long the longest is.
+    The shapes of an example come from the objective, applied to a few made-up tokens, or from the task, applied to the data of the
+    config, which determine the number of labels and the maximum length.
 
     Args:
-      config: of the run; the shape of a model directory that it starts from stands in its model section (init_checkpoint.apply_init_checkpoint).
-      whole: the run's own config, where `config` is of a part of its model.
+      config: config of the run; its model section has the architecture of train.init_from (init_checkpoint.apply_init_checkpoint).
+      whole: config of the whole run, if `config` describes a part of its model.
 
     Raises:
-      ConfigError: what training would refuse too.
+      ConfigError: training would refuse the config too.
     """
     if config.task:
         return _of_task(config, whole or config)
     size = vocab_size(config)
     definition = adapt(define(config, size), config.lora)
     objective = build_objective(config, Vocabulary(size), definition.arch)
-    documents = [[[7] * config.data.max_length] * 2] * 4  # two sentences each: seq2seq takes them for pairs
+    documents = [[[7] * config.data.max_length] * 2] * 4  # two sentences each, which seq2seq reads as pairs
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(pathlib.Path(folder) / "store", iter(documents), "plan", size)
         batch = objective.examples(store, "train").batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
@@ -152,14 +155,12 @@ def make_workload(config: Config, whole: Config | None = None) -> Workload:
 
 def _of_task(config: Config, whole: Config) -> Workload:
     tasks.validate(config, define_model(config.model, VOCAB_MULTIPLE).arch)
-    start = TrainConfig(init_from=whole.train.init_from)  # of the other sections the reading of records knows nothing
+    start = TrainConfig(init_from=whole.train.init_from)  # reading examples does not depend on the rest
     corpus = _read_records(dataclasses.replace(whole, model=ModelConfig(), mesh=MeshConfig(), train=start))
     definition = adapt(tasks.define(config, table_rows(config.model, corpus.tokenizer.size), corpus), config.lora)
     task = tasks.build(config, corpus, definition.arch)
     examples = task.examples(corpus.train, "train")
-    if isinstance(
-        examples, PackedExamples
-    ):  # each planned as if a record had a row of its own, which is the most that there can be
+    if isinstance(examples, PackedExamples):  # planned with one example per row, the maximum number of rows
         row_1K = np.full((1, examples.slots), -1)
         row_1K[0, 0] = 0
         batch = examples.shared(row_1K)
@@ -170,7 +171,7 @@ def _of_task(config: Config, whole: Config) -> Workload:
 
 @functools.lru_cache(maxsize=4)
 def _read_records(config: Config) -> LabeledCorpus:
-    """A task's data set; its files are in memory, or stay open, when their folder is gone."""
+    """Read a task's data set; its files remain in memory or open after their directory is deleted."""
     assert config.task is not None and config.task.name is not None
     with tempfile.TemporaryDirectory() as folder:
         return TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
@@ -181,14 +182,14 @@ def _row(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def flops_per_row(work: Workload) -> Flops:
-    """Of forward and backward pass over one example; training's MFU counts by the same function."""
+    """Count the operations of the forward and backward pass of one example; the MFU of training uses the same function."""
     one = train_flops(work.definition, work.length, work.predicted_per_row, work.source_length)
     texts = work.texts_per_row
     return Flops(one.layers * texts, one.attention * texts, one.head)
 
 
 def local_config(config: Config, tensor: int) -> Config:
-    """The model that one chip computes under tensor parallelism: 1/tensor of heads, feed-forward and vocabulary."""
+    """Return the config of one chip's part of the model under tensor parallelism: 1/tensor of heads, feed-forward and vocabulary."""
     model = config.model
     head_size = model.head_size or model.hidden_size // model.num_heads
     rows = make_workload(config).definition.arch.vocab_size if config.task else vocab_size(config)
@@ -200,17 +201,19 @@ def local_config(config: Config, tensor: int) -> Config:
         num_kv_heads=(model.num_kv_heads or 0) // tensor or None,
         vocab_size=size,
     )
-    return replace(config, model=changes, tokenizer={"path": "whole"})  # which has more tokens than a part's rows
+    return replace(
+        config, model=changes, tokenizer={"path": "whole"}
+    )  # a path, because the tokenizer exceeds the part's rows
 
 
 @functools.lru_cache(maxsize=64)
 def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float:
-    """Bytes that the backward pass needs of one example's forward pass, on one chip of a tensor and a context axis.
+    """Return the bytes that one example's forward pass stores for the backward pass, per chip of a tensor and a context axis.
 
-    Not a formula per family but the arrays themselves: jax.vjp of the loss is traced on shapes for one row and for
-    two, and the difference of what the two keep is what a row adds, under the model's remat policy. For GPT-like blocks in
-    16 bits it comes near the S B D (34 + 5 H S / D) bytes a layer of Korthikanti et al. 2022 (equation 1), plus what
-    softmax in float32 adds. With a context axis the rings are traced (they keep no scores), and its chips share what is kept.
+    They are measured instead of computed by a formula for each family: jax.vjp of the loss is traced on shapes for one example and for
+    two, and the difference of the stored bytes is what an example adds, under the model's remat policy. For GPT-like blocks in 16 bits
+    the result is close to the S B D (34 + 5 H S / D) bytes per layer of Korthikanti et al. 2022 (equation 1), plus those of the float32
+    softmax. With a context axis the rings are traced (they store no scores), and its chips divide the stored arrays.
     """
     work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
     groups = work.groups
@@ -224,7 +227,7 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
 
             return jax.vjp(loss, groups.trainable(params))[1]
 
-        nothing = AbstractMesh((), ())  # a mesh of another size, set around us, could not be replaced directly
+        nothing = AbstractMesh((), ())  # resets an enclosing mesh, which cannot be replaced by one of another size
         with jax.sharding.use_abstract_mesh(nothing), jax.sharding.use_abstract_mesh(mesh):
             leaves = jax.tree.leaves(jax.eval_shape(pull_back, work.definition.shapes, work.batch(rows)))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

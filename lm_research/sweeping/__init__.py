@@ -1,4 +1,4 @@
-"""Sweeps: many runs of one config, chosen, run, resumed and compared as one study."""
+"""Sweeps: studies of many runs of one config, which are sampled, run, resumed and compared together."""
 
 from lm_research.sweeping.sweep import Choice, Sweep, Uniform
 

@@ -1,4 +1,4 @@
-"""Running trials on this machine: one training process a worker, until the study has nothing left."""
+"""Runner of trials on this machine: one training process per worker, until the study is finished."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from lm_research.run.metrics_log import read_metrics
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
 
-# A process that dies without a word of its own (out of memory, pre-empted) is started again, but not after so many deaths at one step.
+# A process that dies without an error (out of memory, pre-empted) is restarted, up to this many deaths at one step.
 DEATHS = 3
 _POLL = 0.2
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Stopped(Exception):
-    """The whole sweep is to stop: what runs has saved."""
+    """The whole sweep has to stop; running trials have saved."""
 
 
 class Workers:
-    """Threads that run trials of one study side by side.
+    """Threads that run trials of one study in parallel.
 
     Attributes:
-      stop: set to end them; each trial under way saves first.
+      stop: event that ends them; each running trial saves first.
     """
 
     def __init__(
@@ -51,31 +51,33 @@ class Workers:
         launch: Callable[[list[str], int], list[str]] | None = None,
         cache: pathlib.Path | None = None,
     ) -> None:
-        """Gets ready.
+        """Prepare the workers.
 
         Args:
-          sweep, workdir, storage: see Study.
-          log: told what happens, a line each.
-          environment: variables of a trial's process; "{worker}" in a value is the worker's number.
-          launch: from the arguments of training and the worker's number to a command that runs it somewhere, waits, and ends
-            with its exit code; None runs it here.
-          cache: folder of corpora and tokenizers, which studies may share; None is WORKDIR/cache.
+          sweep: the sweep to run.
+          workdir: see Study.
+          storage: see Study.
+          log: function that logs a line.
+          environment: environment variables of a trial's process; "{worker}" in a value is the worker's number.
+          launch: function from the arguments of training and the worker's number to a command that runs them elsewhere, waits, and
+            returns their exit code; None runs them on this machine.
+          cache: directory of corpora and tokenizers, which studies may share; None is WORKDIR/cache.
         """
         self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
         self.environment, self.stop = environment, threading.Event()
         self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
         own_cache = loading.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
-        # One folder for corpora and tokenizers, so that trials that read the same build it once.
+        # All trials share corpora and tokenizers, so that each is built only once.
         self.shared = [] if own_cache else [f"--config.data.cache_dir={cache or workdir / 'cache'}"]
         self._errors: list[BaseException] = []
 
     def run(self, count: int) -> bool:
-        """Runs until the study is finished (True) or `stop` is set (False)."""
+        """Run until the study is finished (True) or `stop` is set (False)."""
         threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(count)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            time.sleep(_POLL)  # and not join: signals are handled between two sleeps
+            time.sleep(_POLL)  # instead of join, so that signals are handled
         if self._errors:
             raise self._errors[0]
         return not self.stop.is_set()
@@ -94,19 +96,19 @@ class Workers:
                     self.stop.wait(1.0)
         except Stopped:
             return
-        except BaseException as error:  # told by `run`, in the thread that people see
+        except BaseException as error:  # raised by `run` in the main thread
             self._errors.append(error)
             self.stop.set()
 
     def _trial(self, study: Study, trial: Any, worker: int) -> None:
-        """From where the trial is to its goal; what comes of it goes into the study."""
+        """Run a trial from its current step to its goal, and store the result in the study."""
         number, goal = trial.number, study.goal(trial)
         where = self.workdir / "trials" / f"{number:04d}"
         where.parent.mkdir(parents=True, exist_ok=True)
         output = where.with_suffix(".txt")
         self._until_free(study, trial, where)
-        told = ", ".join(f"{key}={value}" for key, value in trial.params.items())
-        self.log(f"trial {number}: {told}" + (f", to step {goal}" if goal else ""))
+        params = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+        self.log(f"trial {number}: {params}" + (f", to step {goal}" if goal else ""))
         arguments = [*self.sweep.flags(trial.params), *self.shared, f"--workdir={where}"]
         if self.sweep.rungs:
             arguments.append(f"--config.train.stop_after={goal}")
@@ -118,7 +120,7 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **extra},
                 preexec_fn=functools.partial(_die_with_parent, os.getpid()),
-                start_new_session=True,  # a terminal's Ctrl-C is for the driver, which tells each trial once: twice would end it at once
+                start_new_session=True,  # Ctrl-C goes only to the driver, which signals each trial once: a second signal would kill it
             )
             try:
                 code = self._watch(study, trial, process, where)
@@ -139,40 +141,40 @@ class Workers:
                 self.log(f"trial {number}: {self.sweep.metric} {value:.6g}" + (f" at step {goal}" if goal else ""))
         elif code == STOPPED_BY_SIGNAL or code < 0:
             self._again(study, trial, code, where)
-        elif _in_use(where):  # by a job that waited in a queue
+        elif _in_use(where):  # by a queued job that has started
             study.release(trial)
         else:
             reason = _last_words(output) or f"exit code {code}"
             if code == USER_ERROR and _refused(reason, self.workdir):
-                study.release(trial)  # nothing is wrong with it
+                study.release(trial)  # the trial itself is fine
                 raise disk.DiskError(
-                    f"Trial {number} could not go on, nor can others: {reason} Trials that have ended are kept."
+                    f"Trial {number} cannot continue, nor can other trials: {reason} Finished trials are kept."
                 )
             study.fail(number, reason)
             self.log(f"trial {number}: failed: {reason}")
 
     def _until_free(self, study: Study, trial: Any, where: pathlib.Path) -> None:
-        """Waits while a process that outlived its driver, such as a job of Slurm, still runs the trial."""
-        said = False
+        """Wait while a process that outlived its driver, such as a Slurm job, still runs the trial."""
+        logged = False
         while _in_use(where):
-            if not said:
-                self.log(f"trial {trial.number}: {where} is in use by another process; waits for it")
-                said = True
+            if not logged:
+                self.log(f"trial {trial.number}: waiting for another process that uses {where}")
+                logged = True
             study.renew(trial, this_worker())
             if self.stop.wait(5.0):
                 study.release(trial)
                 raise Stopped
 
     def _watch(self, study: Study, trial: Any, process: subprocess.Popen[bytes], where: pathlib.Path) -> int | None:
-        """The exit code, or None of a trial that was stopped because others are better."""
+        """Wait for a trial's process; return its exit code, or None if the trial was pruned."""
         lease = this_worker(process.pid)
         study.renew(trial, lease)
-        beat, seen, weak, told = time.monotonic(), 0, False, False
+        beat, seen, weak, signaled = time.monotonic(), 0, False, False
         while process.poll() is None:
             time.sleep(_POLL)
-            if self.stop.is_set() and not told:
+            if self.stop.is_set() and not signaled:
                 process.send_signal(signal.SIGTERM)
-                told = True
+                signaled = True
             if time.monotonic() - beat > PATIENCE / 6:
                 study.renew(trial, lease)
                 beat = time.monotonic()
@@ -186,7 +188,7 @@ class Workers:
         return None if weak and process.returncode != DONE else process.returncode
 
     def _again(self, study: Study, trial: Any, code: int, where: pathlib.Path) -> None:
-        """A trial whose process was ended from outside: left for whoever comes next, but not for ever."""
+        """Release a trial whose process was ended from outside, so that a worker resumes it, or fail it after DEATHS deaths."""
         if self.stop.is_set():
             study.release(trial)
             raise Stopped
@@ -199,23 +201,23 @@ class Workers:
             study.fail(trial.number, f"ended by {how} {deaths} times after step {step}; see {where}.txt")
         else:
             study.release(trial)
-        self.log(f"trial {trial.number}: ended by {how}" + (", goes on" if deaths < DEATHS else ", given up"))
+        self.log(f"trial {trial.number}: ended by {how}" + (", will resume" if deaths < DEATHS else ", given up"))
 
 
 def _die_with_parent(driver: int) -> None:
-    """A training process whose driver is killed saves and ends, so that the next driver finds its directory free."""
+    """Make a training process save and end if its driver is killed, so that the next driver can use its directory."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
-    if os.getppid() != driver:  # it was killed before this was known
+    if os.getppid() != driver:  # the driver was killed before the call
         os._exit(STOPPED_BY_SIGNAL)
 
 
 def _refused(reason: str, workdir: pathlib.Path) -> bool:
-    """Whether a trial ended because the system let it write no more; on a full disk its last words may be missing."""
+    """Return whether a trial ended because it could not write; on a full disk its error message may be missing."""
     return disk.errno_of(RuntimeError(reason)) is not None or shutil.disk_usage(workdir).free < 2**16
 
 
 def _in_use(where: pathlib.Path) -> bool:
-    """Whether a process holds the run's directory."""
+    """Return whether a process has locked the run's directory."""
     if not (where / ".lock").exists():
         return False
     try:
@@ -238,7 +240,7 @@ def _evaluations(where: pathlib.Path, metric: str) -> list[tuple[int, float]]:
 
 
 def _weaker(study: Study, number: int, step: int, value: float) -> bool:
-    """Whether a value is worse than the median of what other trials had at that step; of four at least."""
+    """Return whether a value is worse than the median of at least four other trials at that step."""
     others = sorted(
         trial.intermediate_values[step]
         for trial in study.trials()
@@ -251,7 +253,7 @@ def _weaker(study: Study, number: int, step: int, value: float) -> bool:
 
 
 def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
-    """The metric of a run's summary, or why there is none."""
+    """Return the metric of a run's summary, or None and the reason."""
     try:
         summary = run_files.read_summary(where)
     except CheckpointError as error:
@@ -267,5 +269,5 @@ def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
 
 def _last_words(output: pathlib.Path) -> str:
     lines = [line for line in output.read_bytes()[-65536:].decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] or lines
-    return told[-1].removeprefix("error: ").strip() if told else ""
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    return errors[-1].removeprefix("error: ").strip() if errors else ""

@@ -1,8 +1,8 @@
-"""Who runs which trial: an Optuna study that many workers, on many machines, share.
+"""Assignment of trials to workers: an Optuna study that many workers, on many machines, share.
 
-A trial of the study is a run directory WORKDIR/trials/NUMBER. A worker takes one by a lease (its host and process), which lapses
-with the process, so that another, or the same command started again, goes on from the trial's newest checkpoint. What a
-trial is depends on its number and the seed alone (on the trials before it too where a model chooses), not on who takes it.
+Each trial of the study has a run directory WORKDIR/trials/NUMBER. A worker claims a trial with a lease (its host and process), which
+expires with the process, so that another worker, or the same command started again, resumes from the trial's newest checkpoint. The
+values of a trial depend only on its number and the seed (for method "tpe", also on earlier trials), not on the worker.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.disk import as_disk_error, errno_of, write_atomically
 from lm_research.errors import ConfigError, UserError
 from lm_research.run.trackers.threads import redact
@@ -32,23 +34,28 @@ try:
 except ImportError as missing:
     raise UserError("Sweeps need Optuna: pip install 'lm_research[sweep]' (or pip install optuna).") from missing
 
-# Seconds without a sign of life after which a worker of another host counts as dead; it gives one six times as often.
+# Seconds after which a worker of another host counts as dead unless it renews its lease, which it does six times as often.
 PATIENCE = 300.0
-_WRITING = threading.Lock()  # the table: workers are threads of one process, which has one temporary name for it
+_WRITING = threading.Lock()  # for the table: workers are threads of one process, and share its temporary file
 
 
 class Study:
-    """One study, as one worker sees it. Every worker (thread) makes its own."""
+    """A worker's access to a study. Every worker (thread) makes its own."""
 
     def __init__(self, sweep: Sweep, workdir: pathlib.Path, storage: str = "") -> None:
-        """`storage`: of Optuna, as a URL; "" is the file WORKDIR/study.db.
+        """Open or create the study.
+
+        Args:
+          sweep: the sweep to run.
+          workdir: directory of the study and its trials.
+          storage: URL of Optuna's storage; "" is the file WORKDIR/study.db.
 
         Raises:
-          ConfigError: the storage holds another sweep, or cannot be reached.
+          ConfigError: the storage contains another sweep, or cannot be reached.
         """
         self.sweep, self.workdir = sweep, workdir
         workdir.mkdir(parents=True, exist_ok=True)
-        # The name of a directory may have signs that mean something in an address.
+        # Directory names may contain characters with a meaning in URLs.
         self.url = storage or f"sqlite:///{urllib.parse.quote(str((workdir / 'study.db').absolute()))}"
         local = self.url.startswith("sqlite")
         file = pathlib.Path(urllib.parse.unquote(self.url.partition(":///")[2]))
@@ -65,25 +72,25 @@ class Study:
                     sampler=_Planned(sweep),
                     load_if_exists=True,
                 )
-                known = self.study.user_attrs.get("digest")
-                if known is None:
+                digest = self.study.user_attrs.get("digest")
+                if digest is None:
                     self.study.set_user_attr("digest", sweep.digest())
-        except Exception as error:  # of many kinds, by database
+        except Exception as error:  # of many types, depending on the database
             if local and (number := errno_of(error)) is not None:
                 refused = OSError(number, os.strerror(number), str(file))
                 raise as_disk_error(refused, "Trials that have ended are kept.") or refused from error
             raise ConfigError(
                 f"The study's storage {redact(self.url)} cannot be used: {redact(str(error))}."
             ) from error
-        if known not in (None, sweep.digest()):
+        if digest not in (None, sweep.digest()):
             raise ConfigError(
-                f"{redact(self.url)} holds the study of another sweep (digest {known}, this one has {sweep.digest()}): the sweep's file "
+                f"{redact(self.url)} contains the study of another sweep (digest {digest}, this one has {sweep.digest()}): the sweep's file "
                 "has changed since. Restore it, or choose a new --workdir."
             )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else chooses meanwhile. Other databases than SQLite lock rows themselves."""
+        """Exclude other workers while a trial is chosen. Databases other than SQLite lock rows themselves."""
         if self._lock is None:
             yield
             return
@@ -92,12 +99,12 @@ class Study:
             yield
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials of the sweep, by number."""
+        """Return all trials of the sweep, by number."""
         found = self.study.get_trials(deepcopy=False)
         return [trial for trial in found if trial.number < self.sweep.num_trials]
 
     def claim(self, worker: dict[str, Any]) -> optuna.Trial | None:
-        """A trial to run or go on with, now under the worker's lease; None if there is none at the moment (see `finished`)."""
+        """Return a trial to start or resume, with the worker's lease; None if there is none at the moment (see `finished`)."""
         with self._alone():
             self._settle()
             trials = self.trials()
@@ -109,7 +116,7 @@ class Study:
             while len(trials) < self.sweep.num_trials:
                 self.study.sampler = self._sampler(len(trials))
                 trial = self.study.ask()
-                if trial.number >= self.sweep.num_trials:  # another worker was quicker
+                if trial.number >= self.sweep.num_trials:  # another worker was faster
                     self.study.tell(trial, state=TrialState.FAIL)
                     return None
                 if self._take(trial, worker):
@@ -123,9 +130,9 @@ class Study:
         return optuna.samplers.TPESampler(seed=(self.sweep.seed * 1_000_003 + number) % 2**32, multivariate=True)
 
     def _take(self, trial: optuna.Trial, worker: dict[str, Any]) -> bool:
-        """Gives a trial its values, if it has none yet, and the worker its lease; False if there is nothing to run."""
+        """Assign a trial to a worker, and its values if it has none yet; return False if there is nothing to run."""
         self.renew(trial, worker)
-        if self._lock is None:  # two workers may have seen the same lapsed lease: the later one has it
+        if self._lock is None:  # two workers may have seen the same expired lease: the later one gets the trial
             time.sleep(random.uniform(0.5, 1.5))
             if self._get(trial.number).user_attrs["lease"] != worker:
                 return False
@@ -144,30 +151,30 @@ class Study:
         )
         if twin is not None:
             trial.set_user_attr("same_as", twin.user_attrs.get("same_as", twin.number))
-        trial.set_user_attr("digest", digest)  # after it: whoever dies in between asks for a twin again
+        trial.set_user_attr("digest", digest)  # last, so that a worker that dies in between looks for a twin again
         self._settle()
         return twin is None
 
     def renew(self, trial: optuna.Trial, worker: dict[str, Any]) -> None:
-        """Says that the worker lives."""
+        """Renew the worker's lease of a trial."""
         worker["time"] = time.time()
         trial.set_user_attr("lease", worker)
 
     def release(self, trial: optuna.Trial) -> None:
-        """Leaves a trial to whoever comes next."""
+        """Release a trial, so that any worker can claim it."""
         trial.set_user_attr("lease", None)
 
     def _get(self, number: int) -> FrozenTrial:
         return next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == number)
 
     def _open(self, trial: FrozenTrial) -> bool:
-        """Whether it is to be run from where it is."""
+        """Return whether a trial has steps left to run."""
         if trial.state.is_finished() or "same_as" in trial.user_attrs:
             return False
         return len(trial.user_attrs.get("rungs", ())) <= trial.user_attrs.get("promoted", 0)
 
     def _settle(self) -> None:
-        """What follows from what is known: results of equal trials, and who is promoted."""
+        """Update trials from the results so far: copy those of equal trials, and promote or prune."""
         trials = self.trials()
         for trial in trials:
             if trial.state.is_finished():
@@ -186,18 +193,18 @@ class Study:
         if not self.sweep.rungs or len(trials) < self.sweep.num_trials:
             return
         for rung in range(len(self.sweep.rungs) - 1):
-            there = [t for t in self.trials() if len(t.user_attrs.get("rungs", ())) > rung]
-            coming = [
+            reached = [t for t in self.trials() if len(t.user_attrs.get("rungs", ())) > rung]
+            pending = [
                 t
                 for t in self.trials()
                 if not t.state.is_finished()
                 and len(t.user_attrs.get("rungs", ())) <= rung
                 and "same_as" not in t.user_attrs
             ]
-            if coming:
+            if pending:
                 return
             sign = 1 if self.sweep.direction == "minimize" else -1
-            order = sorted(there, key=lambda t: (sign * t.user_attrs["rungs"][rung], t.number))
+            order = sorted(reached, key=lambda t: (sign * t.user_attrs["rungs"][rung], t.number))
             for place, trial in enumerate(order):
                 if trial.state.is_finished():
                     continue
@@ -211,12 +218,12 @@ class Study:
         self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
     def goal(self, trial: optuna.Trial) -> int:
-        """The step a trial is to be run to; 0 is its end."""
+        """Return the step to run a trial to; 0 is its end."""
         done = len(trial.user_attrs.get("rungs", ()))
         return self.sweep.rungs[done] if done + 1 < len(self.sweep.rungs) else 0
 
     def reached(self, trial: optuna.Trial, value: float) -> None:
-        """A trial has got to its goal with this value of the metric."""
+        """Store the value of the metric of a trial that has reached its goal."""
         with self._alone():
             rungs = [*trial.user_attrs.get("rungs", ()), value]
             if self.sweep.rungs:
@@ -229,29 +236,30 @@ class Study:
             self._settle()
 
     def prune(self, number: int) -> None:
+        """Mark a trial as pruned."""
         with self._alone():
             self.study.tell(number, state=TrialState.PRUNED)
             self._settle()
 
     def fail(self, number: int, reason: str) -> None:
-        """A trial that cannot be run; the reason is shown in the table."""
+        """Mark a trial as failed; the reason is shown in the table."""
         self._set(self._get(number), "reason", reason)
         self.study.tell(number, state=TrialState.FAIL)
 
     def finished(self) -> bool:
-        """Whether nothing is left, nor being done."""
+        """Return whether all trials have ended."""
         trials = self.trials()
         return len(trials) == self.sweep.num_trials and all(trial.state.is_finished() for trial in trials)
 
     def all_failed(self) -> str:
-        """Why the first trial failed, if all did; "" otherwise."""
+        """Return the reason why the first trial failed if all did, else ""."""
         trials = self.trials()
         if not trials or any(trial.state != TrialState.FAIL for trial in trials):
             return ""
-        return trials[0].user_attrs.get("reason", "no reason is known")
+        return trials[0].user_attrs.get("reason", "unknown reason")
 
     def table(self) -> dict[str, Any]:
-        """The study as data: what each trial was and what came out."""
+        """Return the study as data: settings, and values and result of each trial."""
         names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
         rows = []
         for trial in self.trials():
@@ -278,23 +286,26 @@ class Study:
 
 
 class _Planned(optuna.samplers.BaseSampler):
-    """Tells Optuna the values that a grid or a random sweep has planned for a trial's number."""
+    """Sampler that returns the values that a grid or a random sweep has planned for a trial's number."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
 
+    @override
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, Any]:
         return {}
 
+    @override
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
         return {}
 
+    @override
     def sample_independent(self, study: Any, trial: FrozenTrial, name: str, distribution: Any) -> Any:
         return self.sweep.planned(trial.number)[name]
 
 
 def suggest(trial: optuna.Trial, key: str, kind: Any) -> Any:
-    """The trial's value for a key: what it has, or what the study's sampler says."""
+    """Return the trial's value for a key, sampled by the study's sampler if it has none."""
     if isinstance(kind, Choice):
         return trial.suggest_categorical(key, kind.values)
     if kind.integer:
@@ -303,22 +314,22 @@ def suggest(trial: optuna.Trial, key: str, kind: Any) -> Any:
 
 
 def this_worker(child: int = 0) -> dict[str, Any]:
-    """What a lease says about who holds it; `child`: the process that trains."""
-    processes = {str(pid): born for pid in (os.getpid(), child) if pid and (born := _born(pid))}
+    """Return a lease of this process and its training process `child`: their host, process ids and start times."""
+    processes = {str(pid): start for pid in (os.getpid(), child) if pid and (start := _start_time(pid))}
     return {"host": socket.gethostname(), "processes": processes, "time": time.time()}
 
 
 def alive(lease: dict[str, Any] | None) -> bool:
-    """Whether the holder of a lease may still be at work."""
+    """Return whether the holder of a lease may still be running."""
     if not lease:
         return False
     if lease["host"] != socket.gethostname():
         return time.time() - lease["time"] < PATIENCE
-    return any(_born(int(pid)) == born for pid, born in lease["processes"].items())
+    return any(_start_time(int(pid)) == start for pid, start in lease["processes"].items())
 
 
-def _born(pid: int) -> str:
-    """When a process of this machine started, in the kernel's ticks; "" if it is none, or has ended."""
+def _start_time(pid: int) -> str:
+    """Return when a process of this machine started, in the kernel's ticks; "" if it does not exist or has ended."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -327,7 +338,7 @@ def _born(pid: int) -> str:
 
 
 def write_table(study: Study) -> str:
-    """Writes WORKDIR/study.json and table.md; returns the table."""
+    """Write WORKDIR/study.json and table.md, and return the table."""
     table = study.table()
     keys = list(study.sweep.space)
     sign = 1 if table["direction"] == "minimize" else -1

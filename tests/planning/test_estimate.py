@@ -82,7 +82,7 @@ def test_adapters_need_little_beside_the_model() -> None:
     assert plan.memory["optimizer"] == 8 * learn + 4 and plan.memory["gradients"] == 4 * learn
     assert plan.memory["adapted"] == 2 * 4 * (2 * 24 * 1024**2) and "adapted" not in whole.memory
     assert plan.memory_bytes < whole.memory_bytes - 10 * whole.parameters
-    assert f"{learn:,} of {plan.parameters:,} parameters learn" in table(plan)
+    assert f"{learn:,} of {plan.parameters:,} parameters trained" in table(plan)
     moved = plan_run(config, parse_topology("h100:8")).collectives
     gradients = sum(c.array_bytes for c in moved if "gradients" in c.purpose)
     assert gradients == 2 * learn  # in bfloat16, as the model computes
@@ -184,5 +184,7 @@ def test_the_search_ranks_by_time_and_says_when_nothing_fits() -> None:
     assert {plan.mesh["context"] for plan in plans} == {1}  # as many rows as chips, and short ones
     few = search(tiny.config("gpt2", train=dict(batch_size=2)), parse_topology("h100:8"))
     assert {plan.mesh["context"] for plan in few} == {2, 4, 8}
-    with pytest.raises(MeshError, match="Nothing fits v5e:1x1: the nearest plan .* needs .* GB of the 16 GB"):
+    with pytest.raises(
+        MeshError, match="Nothing fits v5e:1x1: the plan with the least memory .* needs .* GB, but a chip has 16 GB"
+    ):
         search(replace(shipped("gpt2_xl"), train=dict(batch_size=1, accumulation_steps=1)), parse_topology("v5e:1x1"))

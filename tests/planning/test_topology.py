@@ -22,12 +22,12 @@ def test_a_slice_and_a_machine() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v5:4x4", "no chip 'v5'"),
+        ("v5:4x4", "'v5' is not a supported chip"),
         ("v5ee:4x4", "Did you mean 'v5e'"),
         ("v5e", "not a number of chips"),
         ("v5e:4x0", "not a number of chips"),
         ("v5e:4x4x4", "torus of 2 dimensions"),
-        ("h100:2x4", "counted, not arranged"),
+        ("h100:2x4", "counted in one dimension"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:

@@ -224,7 +224,7 @@ def test_a_sweep_that_changed_is_refused(tmp_path: pathlib.Path) -> None:
     space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
     finish(start(write_sweep(tmp_path, space, steps=3), tmp_path / "study"))
     output = finish(start(write_sweep(tmp_path, space, steps=4), tmp_path / "study"), code=2)
-    assert "holds the study of another sweep" in output and "Traceback" not in output
+    assert "contains the study of another sweep" in output and "Traceback" not in output
 
 
 def test_halving_promotes_the_better_half_from_their_checkpoints(tmp_path: pathlib.Path) -> None:
