@@ -63,7 +63,7 @@ def launcher(kind: str, flags: Sequence[str], module: str) -> Callable[[list[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0 all trials are done, 75 it was stopped and goes on, 2 a mistake, or all trials failed."""
+    """Run the command; return 0 if all trials are done, 75 if it was stopped and can be resumed, 2 for an error or if all trials failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = flags.Parser(
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, lambda args: run(args, argv[cut + 1 :]), argv[:cut])
 
 

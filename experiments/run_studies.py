@@ -49,7 +49,7 @@ GRACE = 60.0  # seconds for a study that was told to stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0 all studies are done, 1 one failed or ran out of time, 2 a mistake, 75 it was stopped."""
+    """Run the command; return 0 if all studies are done, 1 if one failed or ran out of time, 2 for an error, 75 if it was stopped."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run_studies",
         description=__doc__,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="trials at a time (1)")
     parser.add_argument("--minutes", type=float, default=60.0, help="time of each study (60)")
     parser.add_argument("--only", default="", help="names, with commas between (all)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     options = parser.parse_args(argv)
     # As Ctrl-C by itself: the study that runs is told.
     before = {number: signal.signal(number, signal.default_int_handler) for number in interrupts.SIGNALS}

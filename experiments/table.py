@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=flags.path, help="folder with study.json")
     parser.add_argument("--metrics", default="", help="of summary.json, with commas between (the study's own)")
     parser.add_argument("--across", default="", help="key whose values become columns")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
     def show(options: argparse.Namespace) -> int:
         study = read_study(options.study)

@@ -1,14 +1,14 @@
-"""How a run gets onto machines: a simulated pod here, TPU VMs, GKE, Slurm."""
+"""Launchers of runs: a simulated pod on this machine, TPU VMs, GKE and Slurm."""
 
 import os
 import signal
 import sys
 
-STOPPED = 75  # as lm_research.errors has it; nothing here needs the library
+STOPPED = 75  # lm_research.errors.STOPPED_BY_SIGNAL, without importing the library
 
 
-def _told(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """SIGTERM and Ctrl-C in words, once what must be put away is."""
+def _report_signal(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Report SIGTERM and Ctrl-C in one line instead of a traceback, after cleanup."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
@@ -18,4 +18,4 @@ def _told(kind: type[BaseException], error: BaseException, trace: object) -> Non
 
 if any(argument.startswith("launch.") for argument in sys.orig_argv[1:3]):  # python -m launch.NAME
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.excepthook = _told
+    sys.excepthook = _report_signal

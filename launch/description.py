@@ -1,4 +1,4 @@
-"""A run to be launched: what all launchers need to know, once, as flags or as the values of a JSON file."""
+"""Description of a run to launch, shared by all launchers, from flags or a JSON file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MOST, _LONGEST = 10_000, 4096  # machines or chips of a kind; characters of a v
 
 
 class LaunchError(UserError):
-    """Something that stops a launch, said in one paragraph: what, where, the fix."""
+    """Error that stops a launch, with a message of one paragraph: what, where, the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A run and the machines it is to run on.
+    """A run and the machines to run it on.
 
     Attributes:
       name: of the run and of all that is made for it.
@@ -79,11 +79,11 @@ class Description:
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the TPU VMs, one a slice."""
+        """Names of the TPU VMs, one per slice."""
         return [self.name] if self.slices == 1 else [f"{self.name}-{number}" for number in range(self.slices)]
 
     def command(self, python: str = "python3") -> str:
-        """The training command as a shell reads it."""
+        """Return the training command, quoted for a shell."""
         return shlex.join([python, "-m", "lm_research.train", *self.train])
 
 
@@ -94,7 +94,7 @@ _KINDS = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of a description; --run=FILE.json gives any of them by their names, and flags win over it."""
+    """Add the flags of a description; --run=FILE.json sets any of them by name, and flags override the file."""
     parser.add_argument("--run", metavar="FILE.json", help="a description in a file")
     for field in dataclasses.fields(Description):
         if field.name == "train":
@@ -109,7 +109,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
-    """The description that flags and file give; `train` is what stood after --.
+    """Make the description from flags and file; `train` has the arguments after --.
 
     Raises:
       LaunchError: the file or a value cannot be used.
@@ -137,7 +137,7 @@ def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
 
 
 def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after --."""
+    """Split a command line at --; return the arguments before and after it."""
     argv = list(argv)
     return (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
 
@@ -145,9 +145,9 @@ def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def print_made(
     argv: Sequence[str], parser: argparse.ArgumentParser, make: Callable[[Description, argparse.Namespace], str]
 ) -> int:
-    """Prints what `make` makes of the run that a command line describes, and returns the exit code.
+    """Print the output of `make` for the run that a command line describes, and return the exit code.
 
-    `parser` has the launcher's own flags already; those of every launcher are added to them.
+    `parser` has the launcher's own flags; those of all launchers are added.
     """
     own, train = split_train(argv)
     add_flags(parser)
@@ -161,10 +161,10 @@ def print_made(
 
 
 def build_wheel(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Builds the package from this checkout in an empty folder; returns the wheel and its SHA-256.
+    """Build the package from this checkout in an empty directory; return the wheel and its SHA-256.
 
     Raises:
-      LaunchError: with the end of pip's output.
+      LaunchError: the build failed; the message has the end of pip's output.
     """
     source = folder / "source"  # a copy: in the checkout setuptools would find again what it built there earlier
     shutil.copytree(ROOT / "lm_research", source / "lm_research", ignore=shutil.ignore_patterns("__pycache__"))

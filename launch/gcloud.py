@@ -1,4 +1,4 @@
-"""The gcloud command line: printed, tried again with back-off, and never given a secret."""
+"""The gcloud command line: commands are printed, retried with back-off, and never contain a secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from launch.description import LaunchError
 
-# Parts of gcloud's messages after which another try can succeed.
+# Parts of gcloud's messages for transient errors.
 PASSING = (
     "RESOURCE_EXHAUSTED",
     "no more capacity",
@@ -28,17 +28,18 @@ PASSING = (
 
 
 def say(text: str) -> None:
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass
 class Gcloud:
-    """Runs gcloud.
+    """Runner of gcloud commands.
 
     Attributes:
-      dry_run: print the commands and run none; each counts as done and says nothing.
-      tries: how often a command is tried that fails with one of PASSING.
-      wait: seconds before the second try; each further wait is twice as long, up to five minutes.
+      dry_run: print the commands without running them; each counts as successful, without output.
+      tries: number of attempts for a command that fails with one of PASSING.
+      wait: seconds before the second attempt; each further wait is twice as long, up to five minutes.
     """
 
     dry_run: bool = False
@@ -46,10 +47,10 @@ class Gcloud:
     wait: float = 5.0
 
     def __call__(self, *arguments: str, quiet: bool = False) -> str:
-        """Standard output of one command; `quiet` leaves out the line that shows it (for polling).
+        """Run a command and return its standard output; `quiet` does not print the command (for polling).
 
         Raises:
-          LaunchError: it failed for good, with the end of its message.
+          LaunchError: it failed permanently; the message has the end of gcloud's message.
         """
         command = ["gcloud", *arguments]
         if self.dry_run or not quiet:
@@ -74,7 +75,7 @@ class Gcloud:
         raise AssertionError("unreachable")
 
     def run_through(self, arguments: Sequence[str]) -> int:
-        """Runs one command on this terminal (ssh, logs); returns its exit code."""
+        """Run a command on this terminal (ssh, logs) and return its exit code."""
         command = ["gcloud", *arguments]
         print(shlex.join(command), flush=True)
         return 0 if self.dry_run else subprocess.call(command)

@@ -22,7 +22,7 @@ GRACE = 120  # seconds from SIGTERM until a pod is killed: for saving
 
 
 def manifest(run: Description, restarts: int = 100) -> dict[str, Any]:
-    """The JobSet as a dict.
+    """Return the JobSet as a dict.
 
     Raises:
       LaunchError: there is no image.
@@ -81,6 +81,7 @@ def manifest(run: Description, restarts: int = 100) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -39,13 +39,14 @@ def environment(process_id: int, processes: int, devices: int, port: int) -> dic
 
 
 def free_port() -> int:
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
 
 
 def watch(pod: Sequence[subprocess.Popen], grace: float) -> int:
-    """Waits for all; the first that fails has `grace` seconds until the others are killed. Returns its code, or 0.
+    """Wait for all processes and return the exit code of the first that fails, or 0; the others are killed `grace` seconds later.
 
     A process ended by signal N has code 128 + N, as in a shell.
     """
@@ -66,12 +67,14 @@ def watch(pod: Sequence[subprocess.Popen], grace: float) -> int:
 
 
 def kill(pod: Sequence[subprocess.Popen]) -> None:
+    """Kill all running processes."""
     for process in pod:
         if process.poll() is None:
             process.kill()
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run the command and return the exit code."""
     own, rest = (list(argv[: argv.index("--")]), list(argv[argv.index("--") + 1 :])) if "--" in argv else (argv, [])
     parser = argparse.ArgumentParser(
         prog="local_pod.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter

@@ -48,6 +48,7 @@ exit "$code"
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="launch.slurm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

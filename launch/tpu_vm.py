@@ -1,9 +1,9 @@
 """`python -m launch.tpu_vm {create,run,logs,stop,delete,ssh} --name=... --project=... --zone=... [-- TRAIN ARGS]`.
 
-Cloud TPU VMs through queued resources and the gcloud command line. `run` does everything: it creates the slices if there
-are none, sends the code as a wheel, starts training on every worker, watches, makes a spot slice that was taken away
-anew, and goes on with the run, whose working directory must lie on storage that all workers see. --dry_run prints the
-commands. Whatever happens, the last lines say which machines still exist and cost money.
+Run on Cloud TPU VMs through queued resources and the gcloud command line. `run` does everything: it creates the slices if
+they do not exist, sends the code as a wheel, starts training on every worker, watches it, recreates pre-empted spot slices,
+and resumes the run, whose working directory must be on storage that all workers can access. --dry_run prints the commands.
+The last lines always list the machines that still exist and cost money.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Slices:
         return self.gcloud("compute", "tpus", "queued-resources", verb, *flags, *self.where, quiet=quiet)
 
     def existing(self) -> list[str]:
-        """Queued resources and TPU VMs of this name that exist: "KIND NAME STATE"."""
+        """List the existing queued resources and TPU VMs of this name as "KIND NAME STATE"."""
         found = []
         for kind, state in (("queued-resources", "state.state"), ("tpu-vm", "state")):
             flags = (f"--format=value(name.basename(),{state})", *self.where)
@@ -53,7 +53,7 @@ class Slices:
         return found
 
     def state(self) -> str:
-        """State of the queued resource; of its worst TPU VM once that is active; ABSENT if there is none."""
+        """Return the state of the queued resource, or of its worst TPU VM once it is active; ABSENT if there is none."""
         found = [line.split() for line in self.existing()]
         queued = [(words[2:] or ["UNKNOWN"])[0] for words in found if words[0] == "queued-resources"]
         if not queued or queued[0] != "ACTIVE":
@@ -62,7 +62,7 @@ class Slices:
         return "ACTIVE" if set(ready) == set(self.run.nodes) else "SUSPENDED"
 
     def create(self) -> None:
-        """Asks for the slices and waits until they are there; what failed or was taken away is removed before."""
+        """Request the slices and wait for them; failed or pre-empted ones are deleted first."""
         run = self.run
         failures, deadline = 0, time.monotonic() + self.patience
         if self.gcloud.dry_run:
@@ -98,11 +98,11 @@ class Slices:
                 raise
 
     def delete(self) -> None:
-        """Deletes the queued resource with its machines."""
+        """Delete the queued resource with its machines."""
         self._queued("delete", self.run.name, "--force", "--quiet")
 
     def everywhere(self, command: str, quiet: bool = False) -> str:
-        """Runs a shell command on every worker of every slice; their output."""
+        """Run a shell command on every worker of every slice, and return their output."""
         parts = [self._ssh(node, "all", command, quiet) for node in self.run.nodes]
         return "".join(parts)
 
@@ -116,7 +116,7 @@ class Slices:
             self.gcloud("compute", "tpus", "tpu-vm", "scp", str(path), target, "--worker=all", *self.where)
 
     def set_up(self, wheel: pathlib.Path, digest: str) -> None:
-        """Installs the wheel, checked against its digest, on every worker; and the values of the secrets."""
+        """Install the wheel, checked against its digest, and the values of the secrets on every worker."""
         self.everywhere(f"mkdir -p -m 700 {HOME}")
         self._send(wheel, wheel.name)
         config = wheel.with_name("config.json")
@@ -140,7 +140,7 @@ class Slices:
         self.everywhere(f"chmod 600 {HOME}/secrets.sh")
 
     def start(self) -> None:
-        """Starts training on every worker, in the background, unless it runs there already."""
+        """Start training on every worker in the background, unless it is already running."""
         running = "test -e pid && kill -0 $(cat pid) 2>/dev/null"
         train = ("--config=config.json", *resolve(self.run.train)[1])
         command = shlex.join(["env/bin/python", "-m", "lm_research.train", *train])
@@ -149,9 +149,9 @@ class Slices:
         self.everywhere(f"cd {HOME} && {{ {running} || {{ {begin}; }}; }}")
 
     def exit_code(self) -> int | None:
-        """The highest exit code of the workers of the first slice once all have one; None while any runs.
+        """Return the highest exit code of the workers of the first slice; None while any of them runs.
 
-        A worker that has neither a running process nor a code was rebooted: that counts as stopped.
+        A worker with neither a running process nor an exit code was rebooted, which counts as stopped.
         """
         look = f"cd {HOME} && cat code 2>/dev/null || {{ kill -0 $(cat pid) 2>/dev/null && echo running; }} || echo {STOPPED}"
         words = self._ssh(self.run.nodes[0], "all", look, quiet=True).split()
@@ -161,11 +161,11 @@ class Slices:
         return STOPPED if STOPPED in codes else max(codes, default=STOPPED)
 
     def stop(self) -> None:
-        """Asks every worker to save and end."""
+        """Make every worker save and end."""
         self.everywhere(f"cd {HOME} && test -e pid && pkill -TERM --session $(cat pid) python || true")
 
     def report(self) -> None:
-        """Says which machines still exist, and how to be rid of them."""
+        """Report which machines still exist, and how to delete them."""
         if self.gcloud.dry_run:
             return
         try:
@@ -185,7 +185,7 @@ class Slices:
 
 
 def resolve(train: Sequence[str]) -> tuple[str, list[str]]:
-    """The run's config as JSON, checked here and now, and the rest of the training flags: the working directory.
+    """Check the run's config; return it as JSON, and the rest of the training flags: the working directory.
 
     Raises:
       LaunchError: training would refuse these arguments.
@@ -206,10 +206,10 @@ def resolve(train: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def run_to_the_end(slices: Slices, restarts: int) -> int:
-    """Creates, sets up, starts and watches; begins anew what is taken away or stops with 75. Returns the exit code.
+    """Create and set up the slices, run training and return its exit code; restart it when it is pre-empted or stops with 75.
 
     Raises:
-      LaunchError: more restarts than allowed, or something that another try does not fix.
+      LaunchError: too many restarts, or a permanent error.
     """
     missing = [name for name in slices.run.secrets if name not in os.environ]
     if missing:
@@ -236,7 +236,7 @@ def run_to_the_end(slices: Slices, restarts: int) -> int:
 
 
 def _watch(slices: Slices) -> int | None:
-    """The exit code of training, or None once a slice was taken away."""
+    """Wait for training; return its exit code, or None if a slice was pre-empted."""
     while slices.state() == "ACTIVE":
         code = slices.exit_code()
         if code in (*FINAL, STOPPED):
@@ -248,6 +248,7 @@ def _watch(slices: Slices) -> int | None:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line into flags and the arguments of training."""
     own, train = split_train(argv)
     parser = argparse.ArgumentParser(
         prog="launch.tpu_vm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -278,7 +279,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def act(flags: argparse.Namespace, slices: Slices) -> int:
-    """Does what the verb says; returns the exit code."""
+    """Run the command `flags.verb` and return the exit code."""
     run, gcloud = slices.run, slices.gcloud
     if flags.verb == "create":
         slices.create()
@@ -302,6 +303,7 @@ def act(flags: argparse.Namespace, slices: Slices) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run the command and return the exit code."""
     flags, train = parse(argv)
     slices = None
     try:
