@@ -174,7 +174,7 @@ def test_a_family_without_the_other_format_is_saved_as_native(
     lm.save_native(tmp_path)
     expected, found = (np.asarray(one(**rows())["logits"]) for one in (lm, from_pretrained(tmp_path)))
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(PretrainedError, match="no models of family their_own. Save it as native"):
+    with pytest.raises(PretrainedError, match="no models of family their_own. Save the model as native"):
         lm.save_pretrained(tmp_path / "other")
 
 
