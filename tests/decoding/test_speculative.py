@@ -17,8 +17,6 @@ from lm_research.decoding import speculative
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[LanguageModel, LanguageModel]:
@@ -30,7 +28,11 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "options"), [(1, {}), (4, {"eos_token_id": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3})]
+    ("ahead", "options"),
+    [
+        pytest.param(1, {}, marks=pytest.mark.slow),
+        (4, {"eos_token_id": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}),
+    ],
 )
 def test_the_best_tokens_are_the_models(pair: tuple, ahead: int, options: dict) -> None:
     lm, draft = pair
@@ -68,6 +70,7 @@ def test_draws_are_distributed_as_the_models(pair: tuple) -> None:
     assert chi_square(np.bincount(pairs[:, 0], minlength=VOCAB), other)[0] > CRITICAL[7]
 
 
+@pytest.mark.slow
 def test_filters_hold_for_both(pair: tuple) -> None:
     lm, draft = pair
     prompt, rows = [3, 1, 4], 8000

@@ -49,9 +49,11 @@ def definition(vocab: int = VOCAB, **changes: Any) -> ModelDefinition:
     return define(plain.arch.replace(vocab_size=vocab, **{"max_length": 32, **changes}), plain.head)
 
 
-def language_model(vocab: int = VOCAB, seed: int = 0, scale: float = 0.5, **options: Any) -> LanguageModel:
+def language_model(
+    vocab: int = VOCAB, seed: int = 0, scale: float = 0.5, positions: str = "learned", **options: Any
+) -> LanguageModel:
     """A causal model; options are those of LanguageModel, `tokenizer` or `config`."""
-    model = definition(vocab)
+    model = definition(vocab, positions=positions)
     config = options.pop("config", {})
     return LanguageModel(model, tiny.random_params(model, seed, scale), "gpt2", config, **options)
 

@@ -17,6 +17,7 @@ def test_ten_words_by_hand() -> None:
         WordWindow(4, 8, 5, 7),
         WordWindow(6, 10, 7, 10),
     ]
+    assert word_windows([1] * 5, 3, 1) == [WordWindow(0, 3, 0, 3), WordWindow(2, 5, 3, 5)]  # as much in both: the first
     assert word_windows([1] * 5, 3, 0) == [WordWindow(0, 3, 0, 3), WordWindow(3, 5, 3, 5)]
     assert word_windows([2, 2], 4, 2) == [WordWindow(0, 2, 0, 2)]
     assert word_windows([3, 3, 3], 3, 99) == [WordWindow(n, n + 1, n, n + 1) for n in range(3)]
