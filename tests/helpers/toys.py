@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,11 @@ def definition(vocab: int = VOCAB, **changes: Any) -> ModelDefinition:
 
 
 def language_model(
-    vocab: int = VOCAB, seed: int = 0, scale: float = 0.5, positions: str = "learned", **options: Any
+    vocab: int = VOCAB, seed: int = 0, scale: float = 0.5, layers: Mapping[str, Any] = {}, **options: Any
 ) -> LanguageModel:
-    """A causal model; options are those of LanguageModel, `tokenizer` or `config`."""
-    model = definition(vocab, positions=positions)
+    """A causal model; `layers` changes its LayerSpecs, and options are those of LanguageModel, `tokenizer` or `config`."""
+    model = definition(vocab)
+    model = define(model.arch.with_layers(**layers), model.head) if layers else model
     config = options.pop("config", {})
     return LanguageModel(model, tiny.random_params(model, seed, scale), "gpt2", config, **options)
 

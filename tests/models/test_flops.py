@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import tiny
+from helpers import few, tiny
 from lm_research.config import ModelConfig, resolve
+from lm_research.models.definition import define as define_architecture
 from lm_research.models.families import define_model
 from lm_research.models.flops import train_flops, train_flops_per_token
 from lm_research.objectives import define
@@ -64,3 +65,10 @@ def test_a_generator_counts_beside_its_discriminator() -> None:
     alone = define_model(config.model, 100)
     more = train_flops(definition, 16, 2).layers - train_flops(alone, 16, 2).layers
     assert more == 6 * (4 * 16 * 16 + 2 * 16 * 64) * 16
+
+
+def test_a_position_uses_some_of_the_experts() -> None:
+    """Two layers of width 16: four projections, a router of four, and of its experts' three matrices [16, 32] one of four."""
+    plain = define_model(few.setting("causal_lm", "llama").model, few.VOCAB)
+    definition = define_architecture(plain.arch.with_layers(num_experts=4, experts_per_token=1), plain.head)
+    assert train_flops(definition, length=5, predicted=0).layers == 6 * 2 * (4 * 16 * 16 + 16 * 4 + 3 * 16 * 32) * 5

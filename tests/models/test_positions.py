@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from lm_research.models.positions import rotary_frequencies
 
 LLAMA3 = {

@@ -17,8 +17,6 @@ from lm_research.pretrained import LanguageModel
 from lm_research.serving.app import Limits, make_app
 from lm_research.serving.batcher import Batcher, Event, RequestStream
 
-pytestmark = pytest.mark.slow
-
 SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_length": 32}
 
 
@@ -29,6 +27,7 @@ def lm() -> LanguageModel:
     return LanguageModel(definition, params, "transformer", config, tokenizer=toys.ByteTokenizer())
 
 
+@pytest.mark.slow
 def test_beams_read_their_own_sources(lm: LanguageModel) -> None:
     running = Running(make_app(lm, "toy", Limits(slots=2, length=24, max_tokens=8)))
     try:
@@ -63,6 +62,7 @@ def test_sources_are_not_mixed_up(lm: LanguageModel) -> None:
     assert len(set(texts.values())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["MBart", "MBart50"])
 def test_texts_are_in_the_languages_of_the_files_or_the_request(family: str, tmp_path: pathlib.Path) -> None:
     """In slots and alone, as `generate` writes them."""
