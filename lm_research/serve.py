@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     _check_address(args.host, args.port)
     with interrupts.watching("before it served"):
         config, server = _application(args, token)
-    from lm_research.serving.connections import Listener, leave
+    from lm_research.serving.connections import Listener, exit_now
 
     listener = Listener(config, server, args.drain_seconds)
     try:
@@ -111,9 +111,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"The server cannot listen at --host={args.host} --port={args.port}. Choose another address."
         ) from failed
-    code = STOPPED_BY_SIGNAL if listener.cut else DONE
+    code = STOPPED_BY_SIGNAL if listener.interrupted else DONE
     if not server.close(0.0):
-        leave(code)
+        exit_now(code)
     return code
 
 

@@ -1,1 +1,1 @@
-"""A model behind HTTP: continuous batching over fixed slots, in OpenAI's format. The verb is serve.py."""
+"""HTTP server of a model: continuous batching over fixed slots, in OpenAI's format. The command is serve.py."""

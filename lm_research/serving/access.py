@@ -1,7 +1,7 @@
-"""Who may ask: the names that a server without a token answers to, and what browsers are told of its answers.
+"""Access control: the host names that a server without a token accepts, and the security headers of its responses.
 
-A page that anyone wrote can let its own name point to this machine (DNS rebinding), and would then read a local server's answers as
-its own. It can't choose what the browser sends as Host and Origin.
+Any web page can let its own name point to this machine (DNS rebinding), and could then read a local server's responses. It
+cannot choose the Host and Origin headers that the browser sends.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lm_research.serving.responses import problem
+from lm_research.serving.responses import error_body
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-HEADERS = {  # of all answers, those to what is no request too
+HEADERS = {  # of all responses, including those to invalid requests
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "SAMEORIGIN",
@@ -28,60 +28,61 @@ HEADERS = {  # of all answers, those to what is no request too
 
 
 class Access:
-    """An application behind a check of names, whose answers bear headers for browsers."""
+    """ASGI middleware that checks host names and adds security headers to responses."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        """`hosts`: names, beside this machine's own, that requests may ask by; None or "*" let all names in."""
+        """Wrap `app`; `hosts` are accepted names in addition to this machine's own; None or "*" accepts all names."""
         self.app = app
-        # Other servers of this machine have its names too, at other ports: their pages are those of others.
+        # The local names are not trusted as origins, because other servers of this machine have them at other ports.
         self.extra = {name_of(host) for host in hosts or ()} - {"", *LOCAL}
         self.hosts = None if hosts is None or "*" in hosts else {*LOCAL, *self.extra}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request as the ASGI specification describes."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        async def tell(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
-                more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in given)]
+                present = {name.lower() for name, _ in message["headers"]}
+                defaults = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(pair for pair in defaults if pair[0] not in present)]
             await send(message)
 
         reason = self.refusal(Headers(scope=scope))
-        app = self.app if reason is None else JSONResponse({"error": problem(403, reason)}, 403)
-        return await app(scope, receive, tell)
+        app = self.app if reason is None else JSONResponse({"error": error_body(403, reason)}, 403)
+        return await app(scope, receive, send_with_headers)
 
     def refusal(self, headers: Headers) -> str | None:
-        """Why a request is not answered; None if it is."""
+        """Return why a request is refused, or None if it is accepted."""
         if self.hosts is None:
             return None
-        for host in headers.getlist("host"):  # HTTP/1.0, which browsers don't speak, may have none
+        for host in headers.getlist("host"):  # HTTP/1.0, which browsers do not use, may have none
             if name_of(host) not in self.hosts:
                 return (
-                    f"This server does not answer to the name {host[:80]!r}. Ask it by its address, or start it with "
+                    f"This server does not accept the host name {host[:80]!r}. Use its address, or start it with "
                     "--allowed_hosts=NAME."
                 )
         for origin in headers.getlist("origin"):
-            place = origin.partition("://")[2].lower()
-            if not place or (place != headers.get("host", "").lower() and name_of(place) not in self.extra):
+            netloc = origin.partition("://")[2].lower()
+            if not netloc or (netloc != headers.get("host", "").lower() and name_of(netloc) not in self.extra):
                 return (
-                    f"Pages of {origin[:80]!r} may not ask this server. If that is a proxy's name for it, start it with "
+                    f"Pages of {origin[:80]!r} may not send requests to this server. If that is a proxy's name for it, start it with "
                     "--allowed_hosts=NAME."
                 )
         return None
 
 
-def name_of(place: str) -> str:
-    """The name or address in HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT, "" if it is none."""
-    if place.count(":") > 1 and not place.startswith("["):
-        return place.lower()
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d*)?", place)
-    return (found[1] or found[2]).lower().rstrip(".") if found else ""
+def name_of(netloc: str) -> str:
+    """Return the name or address in HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT; "" if it has another form."""
+    if netloc.count(":") > 1 and not netloc.startswith("["):
+        return netloc.lower()
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d*)?", netloc)
+    return (match[1] or match[2]).lower().rstrip(".") if match else ""
 
 
 def page_policy(page: str) -> str:
-    """The content security policy of a page: its own scripts and styles, told by their digests, and this server's answers."""
+    """Return the content security policy of a page: its inline scripts and styles, by digest, and requests to this server."""
     scripts, styles = _digests(page, "script"), _digests(page, "style")
     return (
         f"default-src 'none'; script-src {scripts}; style-src {styles}; connect-src 'self'; img-src data:; base-uri 'none'; "

@@ -1,4 +1,4 @@
-"""The thread that owns the model: it lets requests join, says tokens, and hands them out until each text ends."""
+"""The thread that owns the model: it admits requests to slots, generates tokens and delivers them until each text ends."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.special_tokens import text_ids
 
 LOG = logging.getLogger("lm_research")
-SAMPLE = 16  # characters for each token that there is room for, which are read first of a longer text
-SURE = 2  # times as many tokens as there is room for: what comes behind them can't make them fit
+SAMPLE_CHARACTERS = 16  # per available token; of a longer text, only this prefix is tokenized first
+EXCESS_FACTOR = 2  # a prefix with this many times the available tokens is refused without tokenizing the rest
 
 
 class Conversation(str):
-    """A prompt that has all its special tokens."""
+    """A prompt that contains all its special tokens."""
 
 
 class Busy(Exception):
@@ -37,9 +37,16 @@ class Busy(Exception):
 
 @dataclasses.dataclass
 class Event:
-    """What a step added to a text, which had `offset` characters before.
+    """What a step adds to a text.
 
-    `finish` is "stop", "length", "timeout", "closing", "error" or "refused" (`text` says why) in the last one.
+    Attributes:
+      text: new characters.
+      offset: number of characters before them.
+      token: the generated token, if any.
+      logprob: its log-probability [nats], if requested.
+      best: (token, log-probability) of the most likely tokens, if requested.
+      finish: "" except in the last event: "stop", "length", "timeout", "closing", "error" or "refused" (with the reason in
+        `text`).
     """
 
     text: str = ""
@@ -51,17 +58,22 @@ class Event:
 
 
 class RequestStream:
-    """The text of one request, on its way.
+    """One text of a request while it is generated.
 
     Attributes:
-      options: how it is to be said.
-      tokens, source: the prompt, and what an encoder reads.
-      said: new tokens; most: how many there may be.
-      before: tokens that its text is read behind, see streaming.continuation.
-      bias: of tokens, added to their scores.
-      total: sum of their log-probabilities [nats], where those are wanted.
-      ended: its last event is delivered.
-      canceled: set when nobody waits any more; the row is free before the next step.
+      options: options of generation.
+      tokens: the prompt of the decoder.
+      source: the input of the encoder, if any.
+      number: index of the text among those of its prompt.
+      logprobs: whether log-probabilities are requested.
+      deadline: when its time is over [s], as of time.monotonic.
+      num_generated: number of new tokens so far.
+      max_new_tokens: maximum of that.
+      before: tokens that precede the text when it is decoded, see streaming.continuation.
+      bias: values added to the logits of tokens.
+      total: sum of the log-probabilities [nats] of new tokens, if requested.
+      ended: whether the last event is delivered.
+      canceled: set when the client no longer waits; the slot is freed before the next step.
     """
 
     def __init__(
@@ -79,46 +91,48 @@ class RequestStream:
         before: Sequence[int] = (),
     ) -> None:
         self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
-        self.deadline, self._deliver, self.said, self.canceled, self.ended = deadline, deliver, 0, False, False
+        self.deadline, self._deliver, self.num_generated, self.canceled, self.ended = deadline, deliver, 0, False, False
         self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
         self.total, self.bias, self.before = 0.0, bias, before
-        assert options.max_new_tokens is not None and isinstance(options.seed, int), "a request settles both"
-        self.most, self._seed = options.max_new_tokens, options.seed
+        assert options.max_new_tokens is not None and isinstance(options.seed, int), "a request sets both"
+        self.max_new_tokens, self._seed = options.max_new_tokens, options.seed
 
     @property
-    def dead(self) -> bool:
-        """Whether nobody waits any more, or only for being told that it is too late."""
+    def expired(self) -> bool:
+        """Whether the client no longer waits or the deadline is over."""
         return self.canceled or time.monotonic() > self.deadline
 
     def deliver(self, event: Event) -> None:
+        """Pass an event to the request's handler."""
         self.ended = bool(event.finish)
         self._deliver(event)
 
     def control(self) -> dict[str, Any]:
-        """What its row is told, see Slots.join."""
+        """Return the settings of its row, see Slots.join."""
         options, width = self.options, len(self.tokens)
         ((digest, _),) = row_digests([(*self.tokens, -1, *(self.source or ()))])
-        least = options.min_new_tokens
-        least = max(0, (options.min_length or 0) - width) if least is None else least
+        min_new_tokens = options.min_new_tokens
+        if min_new_tokens is None:
+            min_new_tokens = max(0, (options.min_length or 0) - width)
         return {name: getattr(options, name) or 0 for name in (*NEUTRAL, *PENALTIES)} | {
             "temperature": options.temperature if options.do_sample else 0.0,
             "bias": self.bias,
-            "least": least,
-            "most": self.most,
+            "min_new_tokens": min_new_tokens,
+            "max_new_tokens": self.max_new_tokens,
             "seed": self._seed % 2**32,
             "digest": digest,
             "number": self.number,
         }
 
     def push(self, event: Event) -> bool:
-        """Takes a token and hands out what it settles; whether the text is at its end."""
+        """Add a token, deliver the text that is final, and return whether the text has ended."""
         assert event.token is not None
-        self.said += 1
+        self.num_generated += 1
         self.total += event.logprob or 0.0
         event.offset = len(self._text)
         self._text += self._stream.push(event.token)
         ended = event.token in self.options.ends
-        event.finish = "stop" if ended else "length" if self.said >= self.most else ""
+        event.finish = "stop" if ended else "length" if self.num_generated >= self.max_new_tokens else ""
         if event.finish:
             self._text += self._stream.end()
         cuts = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
@@ -132,35 +146,36 @@ class RequestStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of a text that a stop string may begin with."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     return next((count for count in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:count])), 0)
 
 
 class Batcher:
-    """Requests of a model, in its slots.
+    """Runs requests in the slots of a model, with continuous batching.
 
     Attributes:
-      active: texts in slots; waiting: texts before them.
-      failed: the thread has ended by a bug.
+      failed: whether the thread has ended with an exception.
     """
 
     def __init__(self, lm: Any, slots: int, length: int, max_queue: int, max_seconds: float, max_tokens: int) -> None:
-        """Prepare the slots.
+        """Allocate the slots and start the thread.
 
         Args:
-          lm: a model that writes.
-          slots: texts at a time.
-          length: tokens of a prompt and its text; not above the model's positions.
-          max_queue: texts that wait.
-          max_seconds: a text may take, waiting included.
-          max_tokens: a request may ask for.
+          lm: a model that generates text.
+          slots: maximum number of texts generated at a time.
+          length: maximum number of tokens of a prompt and its text; limited to the model's positions.
+          max_queue: maximum number of texts that wait.
+          max_seconds: maximum time of a text, including the time in the queue.
+          max_tokens: maximum number of new tokens that a request may specify.
 
         Raises:
-          UserError: the model can't write, or has no tokenizer.
+          UserError: the model cannot generate text, has no tokenizer, or the slots do not fit into memory.
         """
         engine, arch = engine_of(lm), lm.definition.arch
         if lm.tokenizer is None:
-            raise UserError("The model's directory has no tokenizer, so it can't be served. Put its files there.")
+            raise UserError(
+                "The model's directory has no tokenizer, so it cannot be served. Put the tokenizer's files there."
+            )
         if arch.positions == "learned":
             length = min(length, arch.max_length)
         self.lm, self.max_queue, self.max_seconds, self.max_tokens = lm, max_queue, max_seconds, max_tokens
@@ -180,106 +195,120 @@ class Batcher:
 
     @property
     def active(self) -> int:
+        """Number of texts in slots."""
         return len(self._rows)
 
     @property
     def waiting(self) -> int:
+        """Number of texts in the queue."""
         return len(self._queue)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate` for a request: its own, and those whose defaults mean something else in OpenAI's format."""
-        plain = {"num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1, "do_sample": False}
-        plain["top_k"] = self.lm.generation_config.get("top_k", 0)  # not transformers' 50
-        return plain | dict(given)
+        """Return a request's arguments of `generate`, with OpenAI's defaults where they differ from `generate`'s."""
+        defaults = {"num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1, "do_sample": False}
+        defaults["top_k"] = self.lm.generation_config.get("top_k", 0)  # not transformers' 50
+        return defaults | dict(given)
 
     def options(self, given: Mapping[str, Any]) -> GenerationConfig:
-        """Options of a request over the model's own; raises a UserError for values that can't be."""
+        """Return a request's options over the model's defaults; raise a UserError for invalid values."""
         return resolve_options(self.lm, self.arguments(given), texts=True)
 
     def prompt(self, text: str | list[int], options: GenerationConfig) -> tuple[list[int], list[int] | None]:
-        """(tokens, source) of a prompt; raises a UserError if the model can't read it."""
+        """Return (decoder's tokens, encoder's tokens) of a prompt; raise a UserError if the model cannot read it."""
         arch = self.lm.definition.arch
-        ids = self._read(text, options) if isinstance(text, str) else text
-        begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
-        ids = ids or ([] if begin is None else [begin])
+        ids = self._tokenize(text, options) if isinstance(text, str) else text
+        start = next((token for token in (options.bos_token_id, *options.ends) if token is not None), None)
+        ids = ids or ([] if start is None else [start])
         size = (arch.encoder or arch).vocab_size
         if not ids or min(ids) < 0 or max(ids) >= size:
             raise UserError(f"A prompt needs at least one token, and ids from 0 to {size - 1}.")
         source = None
         if arch.encoder is not None:
-            if len(ids) > self.slots.places:
-                raise UserError(f"The text has {len(ids)} tokens; this server reads at most {self.slots.places}.")
+            if len(ids) > self.slots.max_source_length:
+                raise UserError(
+                    f"The text has {len(ids)} tokens; this server accepts at most {self.slots.max_source_length}."
+                )
             start = options.decoder_start_token_id
             start = options.bos_token_id if start is None else start
             if start is None:
-                raise UserError("The model's files name no decoder_start_token_id, so it can't begin to write.")
+                raise UserError(
+                    "The model cannot start to generate, because its files have no decoder_start_token_id. Set it in "
+                    "generation_config.json."
+                )
             ids, source = [start], ids
         return ids, source
 
-    def _read(self, text: str, options: GenerationConfig) -> list[int]:
-        """Token ids of a text; of one that is far too long only its beginning is looked at."""
+    def _tokenize(self, text: str, options: GenerationConfig) -> list[int]:
+        """Tokenize a text; refuse one that is far too long after tokenizing its beginning only."""
         arch = self.lm.definition.arch
 
-        def reads(part: str) -> list[int]:
+        def tokenize(part: str) -> list[int]:
             if isinstance(text, Conversation):
                 return text_ids(self.lm.tokenizer, part)
             return encode(self.lm.tokenizer, [part], arch.encoder is not None, options.src_lang)[0]
 
-        room = self.slots.places or self.slots.length
-        if len(text) > SAMPLE * room and (begun := len(reads(text[: SAMPLE * room]))) > SURE * room:
+        limit = self.slots.max_source_length or self.slots.length
+        sample = SAMPLE_CHARACTERS * limit
+        if len(text) > sample and (count := len(tokenize(text[:sample]))) > EXCESS_FACTOR * limit:
             raise UserError(
-                f"The prompt has {len(text)} characters, of which the first {SAMPLE * room} alone are {begun} tokens; this server "
-                f"reads at most {room}."
+                f"The prompt has {len(text)} characters, of which the first {sample} are {count} tokens; this server accepts at most "
+                f"{limit}."
             )
-        return reads(text)
+        return tokenize(text)
 
-    def most(self, tokens: Sequence[int], wanted: int, sized: bool) -> int:
-        """New tokens for a prompt: those wanted, or, unless the request is sized, as many of them as there is room for.
+    def num_new_tokens(self, tokens: Sequence[int], requested: int, exact: bool) -> int:
+        """Return the number of new tokens for a prompt.
 
-        Raises a UserError if it does not fit.
+        Args:
+          tokens: the prompt.
+          requested: the requested or default number.
+          exact: whether the request specifies it; a default is lowered to what fits.
+
+        Raises:
+          UserError: it does not fit.
         """
-        room = self.slots.length - len(tokens)
-        most = wanted if sized else max(1, min(wanted, self.max_tokens, room))
-        if most > self.max_tokens:
-            raise UserError(f"max_tokens is {most}; this server gives at most {self.max_tokens}.")
-        if most > room:
+        available = self.slots.length - len(tokens)
+        count = requested if exact else max(1, min(requested, self.max_tokens, available))
+        if count > self.max_tokens:
+            raise UserError(f"max_tokens is {count}; this server generates at most {self.max_tokens}.")
+        if count > available:
             raise UserError(
-                f"The prompt has {len(tokens)} tokens and max_tokens is {most}; together they may be {self.slots.length}."
+                f"The prompt has {len(tokens)} tokens and max_tokens is {count}; their sum must be at most {self.slots.length}."
             )
-        return most
+        return count
 
-    def submit(self, writers: Sequence[RequestStream]) -> None:
-        """Lets texts wait for slots, all or none; raises Busy."""
+    def submit(self, streams: Sequence[RequestStream]) -> None:
+        """Queue texts, all or none; raise Busy if the queue is full."""
         with self._wake:
-            self._forget()
-            if self.failed or self._closed or len(self._queue) + len(writers) > self.max_queue + self._free():
+            self._purge_queue()
+            if self.failed or self._closed or len(self._queue) + len(streams) > self.max_queue + self._free():
                 raise Busy
-            self._queue.extend(writers)
+            self._queue.extend(streams)
             self._wake.notify()
 
     def _free(self) -> int:
         return self.slots.count - len(self._rows)
 
-    def cancel(self, writers: Sequence[RequestStream]) -> None:
-        """Gives up texts that nobody waits for."""
+    def cancel(self, streams: Sequence[RequestStream]) -> None:
+        """Stop texts whose client no longer waits."""
         with self._wake:
-            for writer in writers:
-                writer.canceled = True
+            for stream in streams:
+                stream.canceled = True
             self._wake.notify()
 
     def abandon(self) -> list[RequestStream]:
-        """Tells all whose texts are under way that the server ends, and whose they were. The step under way may still go on."""
+        """End all texts because the server stops, and return them; the current step may still finish."""
         with self._wake:
             self._closed, left = True, [*self._rows.values(), *self._queue]
             self._queue.clear()
             self._wake.notify()
-        for writer in left:
-            writer.canceled = True
-            writer.deliver(Event(finish="closing"))
+        for stream in left:
+            stream.canceled = True
+            stream.deliver(Event(finish="closing"))
         return left
 
     def close(self, seconds: float | None = None) -> bool:
-        """Ends the thread after the step that it is at; whether that was within some seconds."""
+        """End the thread after the current step, and return whether it ended within `seconds`."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -290,7 +319,7 @@ class Batcher:
         try:
             while self._turn():
                 pass
-        except BaseException:  # libraries of other languages have such of their own
+        except BaseException:  # bindings of other languages raise such exceptions
             LOG.exception("the server's model failed")
             self.failed = True
         finally:
@@ -298,68 +327,69 @@ class Batcher:
                 self._closed, left = True, [*self._rows.values(), *self._queue]
                 self._rows.clear()
                 self._queue.clear()
-            for writer in left:
-                writer.deliver(Event(finish="error"))
+            for stream in left:
+                stream.deliver(Event(finish="error"))
 
     def _turn(self) -> bool:
-        """One step, and who joins and leaves before it; False at the end."""
+        """Admit and remove texts, then run one step; return False when the batcher is closed."""
         with self._wake:
             while not self._queue and not self._rows and not self._closed:
                 self._wake.wait()
             if self._closed:
                 return False
-            self._drop()
+            self._remove_expired()
             rows = [row for row in range(self.slots.count) if row not in self._rows]
             joining = [(row, self._queue.popleft()) for row in rows[: len(self._queue)]]
             self._rows.update(joining)
-        for row, writer in joining:
-            self.slots.join(row, writer.tokens, writer.source, writer.logprobs, **writer.control())
+        for row, stream in joining:
+            self.slots.join(row, stream.tokens, stream.source, stream.logprobs, **stream.control())
         if self._rows:
-            self._say()
+            self._step()
         return True
 
-    def _drop(self) -> None:
-        """Frees the rows of those that are gone or late; called with the lock."""
-        leaving = [row for row, writer in self._rows.items() if writer.dead]
+    def _remove_expired(self) -> None:
+        """Free the rows of expired texts; called with the lock."""
+        leaving = [row for row, stream in self._rows.items() if stream.expired]
         for row in leaving:
-            writer = self._rows.pop(row)
-            if not writer.canceled:
-                writer.deliver(Event(finish="timeout"))
+            stream = self._rows.pop(row)
+            if not stream.canceled:
+                stream.deliver(Event(finish="timeout"))
         self.slots.free(leaving)
-        self._forget()
+        self._purge_queue()
 
-    def _forget(self) -> None:
-        """Takes those that are gone or late out of the queue; called with the lock."""
-        for writer in self._queue:
-            if writer.dead and not writer.canceled:
-                writer.deliver(Event(finish="timeout"))
-        self._queue = collections.deque(writer for writer in self._queue if not writer.dead)
+    def _purge_queue(self) -> None:
+        """Remove expired texts from the queue; called with the lock."""
+        for stream in self._queue:
+            if stream.expired and not stream.canceled:
+                stream.deliver(Event(finish="timeout"))
+        self._queue = collections.deque(stream for stream in self._queue if not stream.expired)
 
-    def _say(self) -> None:
+    def _step(self) -> None:
         found = self.slots.step(list(self._rows))
         ended = []
-        for row, writer in self._rows.items():
+        for row, stream in self._rows.items():
             event = Event(token=int(found["token"][row]))
-            if writer.logprobs:
+            if stream.logprobs:
                 event.logprob = float(found["logprob"][row])
                 pairs = zip(found["best"][row].tolist(), found["best_logprobs"][row].tolist(), strict=True)
                 event.best = [(token, value) for token, value in pairs if np.isfinite(value)]
-            if self._pushed(writer, event):
+            if self._push(stream, event):
                 ended.append(row)
         with self._wake:
             for row in ended:
                 del self._rows[row]
             self.slots.free(ended)
 
-    def _pushed(self, writer: RequestStream, event: Event) -> bool:
-        """Whether a text is at its end, as it is where its tokenizer fails, which is no reason for others to end."""
+    def _push(self, stream: RequestStream, event: Event) -> bool:
+        """Add a token to a text, and return whether the text has ended; if its tokenizer fails, only this text ends."""
         try:
-            return writer.push(event)
+            return stream.push(event)
         except Exception:
-            LOG.exception("a text could not be read from its tokens")
-            writer.deliver(Event(finish="error"))
+            LOG.exception("a text could not be decoded from its tokens")
+            stream.deliver(Event(finish="error"))
             return True
 
 
 def draw_seed() -> int:
+    """Return a random 32-bit seed."""
     return int.from_bytes(os.urandom(4), "little")

@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in size and time, and read by one rule at every route."""
+"""Reading of request bodies, with limits of size and time, by the same rules for every route."""
 
 from __future__ import annotations
 
@@ -12,55 +12,62 @@ from starlette.requests import Request
 from lm_research.common.documents import json_value
 
 
-async def receive(request: Request, most: int, seconds: float) -> bytes:
-    """The bytes of a body of at most `most`, which come within some seconds.
+async def receive(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """Receive a body.
+
+    Args:
+      request: the request.
+      max_bytes: maximum size of the body.
+      seconds: maximum time until it is complete.
 
     Raises:
-      HTTPException: they are more, come too slowly, or are not said to be JSON.
-      ClientDisconnect: the client goes before they are there.
+      HTTPException: the body is too large, arrives too slowly, or is not declared as JSON.
+      ClientDisconnect: the client disconnects before the body is complete.
     """
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "Send JSON, with content-type: application/json.")
-    large = HTTPException(413, f"The body is larger than {most:,} bytes.", {"Connection": "close"})
-    said = request.headers.get("content-length", "").lstrip("0")
-    if said.isdecimal() and (len(said) > 18 or int(said) > most):
-        raise large
+    too_large = HTTPException(413, f"The body is larger than {max_bytes:,} bytes.", {"Connection": "close"})
+    declared = request.headers.get("content-length", "").lstrip("0")
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+        raise too_large
 
     async def read() -> bytes:
-        found = bytearray()
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most:
-                raise large
-        return bytes(found)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise too_large
+        return bytes(body)
 
     try:
         return await asyncio.wait_for(read(), seconds)
-    except TimeoutError as late:
-        message = f"The body did not come within {seconds:g} seconds."
-        raise HTTPException(408, message, {"Connection": "close"}) from late
+    except TimeoutError as error:
+        message = f"The body did not arrive within {seconds:g} seconds."
+        raise HTTPException(408, message, {"Connection": "close"}) from error
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value of a body.
+    """Parse a JSON body.
 
-    Raises HTTPException for what is none or too deep, keys that occur twice, halves of characters, and numbers that are not finite.
+    Raises:
+      HTTPException: the body is not JSON or is nested too deeply, or it contains a repeated key, an unpaired surrogate or a
+        number that is not finite.
     """
     try:
-        value = json_value(data.decode("utf-8-sig"), unique=True, on_surrogates=_refuse_halves)
+        value = json_value(data.decode("utf-8-sig"), unique=True, on_surrogates=_refuse_surrogates)
         _check_numbers(value)
-    except ValueError as problem:
-        raise HTTPException(400, f"The body is no JSON: {problem}.") from problem
+    except ValueError as error:
+        raise HTTPException(400, f"The body is not valid JSON: {error}.") from error
     return value
 
 
-def _refuse_halves() -> None:
-    raise ValueError("a text has half of a surrogate pair, which is no character")
+def _refuse_surrogates() -> None:
+    raise ValueError("a text has an unpaired surrogate, which is not a character")
 
 
 def _check_numbers(value: Any) -> None:
-    """Raises ValueError for NaN and infinities, which JSON has not, but Python's reader takes."""
+    """Raise ValueError for NaN and infinities, which Python's parser accepts although they are not JSON."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("it holds a number that is not finite")
+        raise ValueError("it contains a number that is not finite")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_numbers(inner)

@@ -1,4 +1,4 @@
-"""Requests for texts: into the slots, and back as one answer or as server-sent events."""
+"""Completion requests: run them in the slots or sequentially, and respond with one object or with server-sent events."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
+from typing_extensions import override
 
 from lm_research.decoding.generation_request import engine_of
 from lm_research.decoding.scoring import score_prompt
@@ -21,267 +22,283 @@ from lm_research.errors import UserError
 from lm_research.serving.batcher import Batcher, Busy, Event, RequestStream, draw_seed
 from lm_research.serving.memory import check_search
 from lm_research.serving.metrics import Metrics
-from lm_research.serving.responses import Response, problem, usage
-from lm_research.serving.schemas import CompletionRequest, about
+from lm_research.serving.responses import Response, error_body, usage
+from lm_research.serving.schemas import CompletionRequest, prefix_errors
 from lm_research.serving.sequential_worker import SequentialJob, SequentialWorker
-from lm_research.serving.slots import BEST
+from lm_research.serving.slots import MAX_TOP_LOGPROBS
 
-Reading = Callable[[Callable[[], Any]], Awaitable[Any]]
-_BROKEN = {
-    "timeout": (504, "The time for this request is over."),
+RunInThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+_FAILURES = {
+    "timeout": (504, "The request did not finish in time."),
     "error": (500, "The server's model failed."),
-    "closing": (503, "The server is being stopped. Ask again later."),
+    "closing": (503, "The server is stopping. Try again later."),
 }
 
 
 class CompletionService:
-    """Answers orders of texts, in the slots of a batcher or alone."""
+    """Responds to completion requests, in the slots of a batcher or with a sequential worker."""
 
     def __init__(
-        self, batcher: Batcher, alone: SequentialWorker, metrics: Metrics, name: str, read: Reading, digest: Reading
+        self,
+        batcher: Batcher,
+        sequential: SequentialWorker,
+        metrics: Metrics,
+        name: str,
+        run_model: RunInThread,
+        run_in_thread: RunInThread,
     ) -> None:
-        """`read` runs the model on a text in a thread, `digest` all else that takes time, see app.Server."""
-        self.batcher, self.alone, self.metrics, self.name = batcher, alone, metrics, name
-        self.read, self.digest = read, digest
+        """Build a service; for `run_model` and `run_in_thread` see app.Server."""
+        self.batcher, self.sequential, self.metrics, self.name = batcher, sequential, metrics, name
+        self.run_model, self.run_in_thread = run_model, run_in_thread
 
     async def answer(self, make: Callable[[], CompletionRequest], chat: bool, deadline: float) -> Any:
-        """A JSON object, or a response if it is to be streamed.
+        """Return a JSON object, or a response if the request is streamed.
 
         Args:
-          make: gives the order.
-          chat: it is of messages.
-          deadline: when the time for it is over [s], as of time.monotonic.
+          make: returns the parsed request.
+          chat: whether it is a chat completion.
+          deadline: when its time is over [s], as of time.monotonic.
 
         Raises:
-          UserError: it can't be done as asked.
-          HTTPException: no place or no time.
+          UserError: the request is not valid.
+          HTTPException: the queue is full or the time is over.
         """
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def tell(number: int, event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody waits then
+        def deliver(number: int, event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # a closed loop has no waiting client
                 loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
-        def plan() -> tuple[CompletionRequest, list[RequestStream], dict[str, Any], Response]:
-            order = make()
+        def prepare() -> tuple[CompletionRequest, list[RequestStream], dict[str, Any], Response]:
+            request = make()
+            streams, arguments = self._streams(request, deadline, deliver)
             return (
-                order,
-                *self._writers(order, deadline, tell),
-                Response(self.name, self.batcher.lm.tokenizer, chat, order.best),
+                request,
+                streams,
+                arguments,
+                Response(self.name, self.batcher.lm.tokenizer, chat, request.top_logprobs),
             )
 
-        order, writers, arguments, reply = await self.digest(plan)
-        echoes = await self._echoes(order, writers)
+        request, streams, arguments, response = await self.run_in_thread(prepare)
+        echoes = await self._echoes(request, streams)
         try:
-            if order.silent:
-                for writer in writers:
-                    writer.deliver(Event(finish="length"))
-            elif order.alone:
-                self.alone.submit(SequentialJob(writers, arguments, order.count, order.stops))
+            if request.echo_only:
+                for stream in streams:
+                    stream.deliver(Event(finish="length"))
+            elif request.sequential:
+                self.sequential.submit(SequentialJob(streams, arguments, request.count, request.stops))
             else:
-                self.batcher.submit(writers)
+                self.batcher.submit(streams)
         except Busy as busy:
             if self.batcher.failed:
-                raise HTTPException(500, _BROKEN["error"][1]) from busy
+                raise HTTPException(500, _FAILURES["error"][1]) from busy
             raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"}) from busy
-        if order.stream:
-            return EventStream(self, writers, self._stream(order, writers, events, reply, deadline))
-        return await self._whole(order, writers, events, reply, echoes)
+        if request.stream:
+            return EventStream(self, streams, self._stream(request, streams, events, response, deadline))
+        return await self._whole(request, streams, events, response, echoes)
 
-    def _writers(
-        self, order: CompletionRequest, deadline: float, tell: Callable[[int, Event], None]
+    def _streams(
+        self, request: CompletionRequest, deadline: float, deliver: Callable[[int, Event], None]
     ) -> tuple[list[RequestStream], dict[str, Any]]:
-        """The texts of an order, and the arguments with which `generate` makes them; `tell` hears of each with its number."""
+        """Return the texts of a request, and the arguments of `generate`.
+
+        Args:
+          request: the request.
+          deadline: when its time is over [s].
+          deliver: receives the number of a text and each of its events.
+        """
         batcher = self.batcher
-        arguments = batcher.arguments({"seed": draw_seed()} | order.arguments)
-        judged = order.best >= 0 or order.count > order.kept
-        if order.alone:
-            drawn = arguments["do_sample"] or arguments["num_beams"] > 1
-            arguments |= {"num_return_sequences": order.count if drawn else 1, "top_logprobs": 0}
-            if order.best > 0:  # as many for all, which is one program
-                arguments["top_logprobs"] = min(BEST, batcher.slots.vocab)
-            arguments |= {"output_logprobs": judged, "return_dict_in_generate": True}
-            if order.bias:
-                arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
-        self._check_tokens(order)
-        language = "src_lang" if "src_lang" in order.arguments else "tgt_lang"
-        with about(language, order.arguments) if language in order.arguments else contextlib.nullcontext():
+        arguments = batcher.arguments({"seed": draw_seed()} | request.arguments)
+        logprobs = request.top_logprobs >= 0 or request.count > request.num_returned
+        if request.sequential:
+            differ = arguments["do_sample"] or arguments["num_beams"] > 1
+            arguments |= {"num_return_sequences": request.count if differ else 1, "top_logprobs": 0}
+            if request.top_logprobs > 0:  # the maximum for all requests, so that they share one program
+                arguments["top_logprobs"] = min(MAX_TOP_LOGPROBS, batcher.slots.vocab_size)
+            arguments |= {"output_logprobs": logprobs, "return_dict_in_generate": True}
+            if request.bias:
+                arguments["sequence_bias"] = {(token,): value for token, value in request.bias.items()}
+        self._check_tokens(request)
+        language = "src_lang" if "src_lang" in request.arguments else "tgt_lang"
+        with prefix_errors(language, request.arguments) if language in request.arguments else contextlib.nullcontext():
             options = batcher.options(arguments)
-        # A language's tokens, which `generate` would not find out for token ids.
+        # The tokens of a language, which `generate` could not infer from token ids.
         arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
-        writers: list[RequestStream] = []
-        field = "messages" if order.answers else "prompt"
-        for prompt in order.prompts:
-            with about(field):
+        streams: list[RequestStream] = []
+        field = "messages" if request.is_chat else "prompt"
+        for prompt in request.prompts:
+            with prefix_errors(field):
                 tokens, source = batcher.prompt(prompt, options)
-                most = batcher.most(tokens, arguments["max_new_tokens"], order.sized)
-            own = dataclasses.replace(options, max_new_tokens=most)
-            before = tokens if source is None and not order.answers else []
-            for copy in range(order.count):
-                deliver = functools.partial(tell, len(writers))
-                writers.append(
+                max_new_tokens = batcher.num_new_tokens(tokens, arguments["max_new_tokens"], request.has_max_tokens)
+            prompt_options = dataclasses.replace(options, max_new_tokens=max_new_tokens)
+            before = tokens if source is None and not request.is_chat else []
+            for copy in range(request.count):
+                streams.append(
                     RequestStream(
                         batcher.lm.tokenizer,
                         tokens,
                         source,
-                        own,
+                        prompt_options,
                         copy,
-                        order.stops,
-                        judged,
+                        request.stops,
+                        logprobs,
                         deadline,
-                        deliver,
-                        order.bias,
+                        functools.partial(deliver, len(streams)),
+                        request.bias,
                         before,
                     )
                 )
-        # `generate` writes as much behind each of its prompts.
-        most = min(writer.most for writer in writers)
-        if order.alone:
-            lengths = [len(writer.source or writer.tokens) for writer in writers[:: order.count]]
-            texts = len(lengths) * max(order.count, arguments["num_beams"])
-            check_search(field, batcher.lm.definition.arch, lengths, texts, most)
-        return writers, arguments | {"max_new_tokens": most}
+        # `generate` has one limit for all prompts.
+        max_new_tokens = min(stream.max_new_tokens for stream in streams)
+        if request.sequential:
+            lengths = [len(stream.source or stream.tokens) for stream in streams[:: request.count]]
+            texts = len(lengths) * max(request.count, arguments["num_beams"])
+            check_search(field, batcher.lm.definition.arch, lengths, texts, max_new_tokens)
+        return streams, arguments | {"max_new_tokens": max_new_tokens}
 
-    async def _echoes(self, order: CompletionRequest, writers: list[RequestStream]) -> list[tuple[str, list[Event]]]:
-        """The text of each prompt that is to be given back, and its tokens where their log-probabilities are wanted."""
+    async def _echoes(self, request: CompletionRequest, streams: list[RequestStream]) -> list[tuple[str, list[Event]]]:
+        """Return each prompt's text if it is echoed, and its tokens if their log-probabilities are requested."""
         tokenizer, found = self.batcher.lm.tokenizer, []
-        if order.echo and order.best >= 0 and writers[0].source is not None:
-            raise UserError("echo with logprobs is of models that go on from their prompt, not of encoder-decoders.")
-        for prompt, writer in zip(order.prompts, writers[:: order.count], strict=True):
-            text = (prompt if isinstance(prompt, str) else tokenizer.decode(prompt)) if order.echo else ""
+        if request.echo and request.top_logprobs >= 0 and streams[0].source is not None:
+            raise UserError("echo with logprobs requires a decoder; this model is an encoder-decoder.")
+        for prompt, stream in zip(request.prompts, streams[:: request.count], strict=True):
+            text = (prompt if isinstance(prompt, str) else tokenizer.decode(prompt)) if request.echo else ""
             events = []
-            if order.echo and order.best >= 0:
-                judge = functools.partial(_judged, self.batcher.lm, writer.tokens, order.best)
-                events = await self.read(judge)
+            if request.echo and request.top_logprobs >= 0:
+                score = functools.partial(_score_prompt, self.batcher.lm, stream.tokens, request.top_logprobs)
+                events = await self.run_model(score)
             found.append((text, events))
         return found
 
-    def _check_tokens(self, order: CompletionRequest) -> None:
-        """Raises a UserError for ids that the model has not."""
+    def _check_tokens(self, request: CompletionRequest) -> None:
+        """Raise a UserError for token ids outside of the vocabulary."""
         for name in ("logit_bias", "bad_words_ids", "force_words_ids"):
-            words = [order.bias] if name == "logit_bias" else order.arguments.get(name, ())
+            words = [request.bias] if name == "logit_bias" else request.arguments.get(name, ())
             for token in (token for word in words for token in word):
-                if not 0 <= token < self.batcher.slots.vocab:
+                if not 0 <= token < self.batcher.slots.vocab_size:
                     raise UserError(
-                        f"{name}: there is no token {str(token)[:80]}; ids are from 0 to {self.batcher.slots.vocab - 1}."
+                        f"{name}: there is no token {str(token)[:80]}; ids are from 0 to {self.batcher.slots.vocab_size - 1}."
                     )
 
-    def _usage(self, writers: list[RequestStream], count: int) -> dict[str, int]:
-        """Numbers of tokens; a prompt with several texts counts once."""
-        read = sum(len(writer.source or writer.tokens) for writer in writers[::count])
-        said = sum(writer.said for writer in writers)
-        self.metrics.tokens.labels("prompt").inc(read)
-        self.metrics.tokens.labels("completion").inc(said)
-        return usage(read, said)
+    def _usage(self, streams: list[RequestStream], count: int) -> dict[str, int]:
+        """Return numbers of tokens; a prompt with several texts counts once."""
+        prompt = sum(len(stream.source or stream.tokens) for stream in streams[::count])
+        completion = sum(stream.num_generated for stream in streams)
+        self.metrics.tokens.labels("prompt").inc(prompt)
+        self.metrics.tokens.labels("completion").inc(completion)
+        return usage(prompt, completion)
 
     async def _whole(
         self,
-        order: CompletionRequest,
-        writers: list[RequestStream],
+        request: CompletionRequest,
+        streams: list[RequestStream],
         events: asyncio.Queue[tuple[int, Event]],
-        reply: Response,
+        response: Response,
         echoes: list[tuple[str, list[Event]]],
     ) -> dict[str, Any]:
-        found: list[list[Event]] = [[] for _ in writers]
+        found: list[list[Event]] = [[] for _ in streams]
         try:
             while not all(row and row[-1].finish for row in found):
                 number, event = await events.get()
                 found[number].append(event)
                 if event.finish == "refused":
                     raise UserError(event.text)
-                if event.finish in _BROKEN:
-                    raise HTTPException(*_BROKEN[event.finish])
+                if event.finish in _FAILURES:
+                    raise HTTPException(*_FAILURES[event.finish])
         finally:
-            self.batcher.cancel(writers)
-        usage = self._usage(writers, order.count)
-        return await self.digest(lambda: reply.whole(_choices(order, writers, found, echoes), usage))
+            self.batcher.cancel(streams)
+        usage = self._usage(streams, request.count)
+        return await self.run_in_thread(lambda: response.whole(_choices(request, streams, found, echoes), usage))
 
     async def _stream(
         self,
-        order: CompletionRequest,
-        writers: list[RequestStream],
+        request: CompletionRequest,
+        streams: list[RequestStream],
         events: asyncio.Queue[tuple[int, Event]],
-        reply: Response,
+        response: Response,
         deadline: float,
     ) -> AsyncGenerator[str, None]:
-        """Server-sent events. At the deadline comes the last, even if a program is being compiled then."""
-        open_rows, begun = set(range(len(writers))), set()
-        while open_rows:
+        """Yield server-sent events; the last comes at the deadline at the latest, even while a program is compiled."""
+        unfinished, begun = set(range(len(streams))), set()
+        while unfinished:
             try:
                 number, event = await asyncio.wait_for(events.get(), deadline - time.monotonic())
             except TimeoutError:
                 number, event = 0, Event(finish="timeout")
-            if event.finish == "refused" or event.finish in _BROKEN:
-                yield _sse({"error": problem(*_BROKEN.get(event.finish, (400, event.text)))})
+            if event.finish == "refused" or event.finish in _FAILURES:
+                yield _sse({"error": error_body(*_FAILURES.get(event.finish, (400, event.text)))})
                 return
             if event.finish:
-                open_rows.discard(number)
+                unfinished.discard(number)
             first = number not in begun
             begun.add(number)
-            if first and order.echo:
-                given = order.prompts[number // order.count]
-                event.text = (given if isinstance(given, str) else reply.tokenizer.decode(given)) + event.text
-            if event.text or event.finish or order.best >= 0:
-                yield _sse(reply.piece(number, event, first))
+            if first and request.echo:
+                prompt = request.prompts[number // request.count]
+                event.text = (prompt if isinstance(prompt, str) else response.tokenizer.decode(prompt)) + event.text
+            if event.text or event.finish or request.top_logprobs >= 0:
+                yield _sse(response.chunk(number, event, first))
             elif first:
                 begun.discard(number)
-        numbers = self._usage(writers, order.count)
-        if order.usage:
-            yield _sse(reply.last(numbers))
+        token_counts = self._usage(streams, request.count)
+        if request.include_usage:
+            yield _sse(response.last_chunk(token_counts))
         yield "data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. Slots are free again when the client goes, even before the first event."""
+    """Response of server-sent events, which frees the slots when the client disconnects, even before the first event."""
 
     def __init__(
-        self, writing: CompletionService, writers: list[RequestStream], events: AsyncGenerator[str, None]
+        self, service: CompletionService, streams: list[RequestStream], events: AsyncGenerator[str, None]
     ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._writing, self._writers, self._events = writing, writers, events
+        self._service, self._streams, self._events = service, streams, events
 
+    @override
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if not all(writer.ended for writer in self._writers):
-                self._writing.metrics.disconnects.inc()
-            self._writing.batcher.cancel(self._writers)
+            if not all(stream.ended for stream in self._streams):
+                self._service.metrics.disconnects.inc()
+            self._service.batcher.cancel(self._streams)
             await self._events.aclose()
 
 
 def _choices(
-    order: CompletionRequest,
-    writers: list[RequestStream],
+    request: CompletionRequest,
+    streams: list[RequestStream],
     found: list[list[Event]],
     echoes: list[tuple[str, list[Event]]],
 ) -> list[tuple[str, list[Event]]]:
-    """Texts and events of an order's answer."""
+    """Return (text, events) of each choice of the response."""
     choices = []
-    for first in range(0, len(writers), order.count):
-        given, before = echoes[first // order.count]
-        for number in _likeliest(writers, range(first, first + order.count), order.kept):
-            own = [dataclasses.replace(event, offset=event.offset + len(given)) for event in found[number]]
-            choices.append((given + "".join(event.text for event in own), [*before, *own]))
+    for first in range(0, len(streams), request.count):
+        prompt, prompt_events = echoes[first // request.count]
+        for number in _most_likely(streams, range(first, first + request.count), request.num_returned):
+            events = [dataclasses.replace(event, offset=event.offset + len(prompt)) for event in found[number]]
+            choices.append((prompt + "".join(event.text for event in events), [*prompt_events, *events]))
     return choices
 
 
-def _judged(lm: Any, tokens: list[int], best: int) -> list[Event]:
-    """The tokens of a prompt with their log-probabilities; the first has none, because nothing stands before it."""
-    places = offsets(lm.tokenizer, tokens)
-    events = [Event(token=token, offset=place) for token, place in zip(tokens, places, strict=True)]
+def _score_prompt(lm: Any, tokens: list[int], best: int) -> list[Event]:
+    """Return the tokens of a prompt with their log-probabilities; the first has none, because nothing precedes it."""
+    starts = offsets(lm.tokenizer, tokens)
+    events = [Event(token=token, offset=start) for token, start in zip(tokens, starts, strict=True)]
     if len(tokens) > 1:
         for event, log, ids_T, logs_T in zip(events[1:], *score_prompt(engine_of(lm), tokens, best), strict=True):
             event.logprob, event.best = float(log), list(zip(ids_T.tolist(), logs_T.tolist(), strict=True))
     return events
 
 
-def _likeliest(writers: list[RequestStream], numbers: range, kept: int) -> list[int]:
-    """The `kept` texts with the highest log-probability a token, best first; all as they are where none is left out."""
-    if kept == len(numbers):
+def _most_likely(streams: list[RequestStream], numbers: range, num_returned: int) -> list[int]:
+    """Return the `kept` texts with the highest mean log-probability, best first; if all are kept, their order is unchanged."""
+    if num_returned == len(numbers):
         return list(numbers)
-    return sorted(numbers, key=lambda number: -writers[number].total / max(1, writers[number].said))[:kept]
+    return sorted(numbers, key=lambda number: -streams[number].total / max(1, streams[number].num_generated))[
+        :num_returned
+    ]
 
 
 def _sse(value: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""Connections that can't be held for nothing: how many are open, how long a request may take to come and an answer to go.
+"""Limits of connections: how many are open, and how long a request may take to arrive and a response to be sent.
 
-And the end of a server: what is under way may end in the time that it is given, then the process does.
+Also the shutdown of a server: active requests may finish within a limited time, then the process ends.
 """
 
 from __future__ import annotations
@@ -17,146 +17,167 @@ from typing import Any
 
 import h11
 import uvicorn
+from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.serving.access import HEADERS
-from lm_research.serving.responses import problem
+from lm_research.serving.responses import error_body
 
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 
 
 class Connection(H11Protocol):
-    """A connection that is watched.
+    """A connection with limits.
 
     Attributes:
-      since: when it last came further [s]: a whole head or body of a request, or a part of an answer.
+      since: time of its last progress [s]: a complete head or body of a request, or a part of a response.
     """
 
-    def __init__(self, *given: Any, most: int, read_seconds: float, longest: float, **named: Any) -> None:
-        """Take the limits of connections.
+    def __init__(
+        self, *args: Any, max_connections: int, read_seconds: float, max_request_seconds: float, **kwargs: Any
+    ) -> None:
+        """Build a connection.
 
         Args:
-          given, named: of uvicorn's.
-          most: open connections.
-          read_seconds: that a request's head, then its body, or a part of the answer may take to be sent.
-          longest: seconds from a request to the end of its answer.
+          *args: arguments of uvicorn's protocol.
+          max_connections: maximum number of open connections.
+          read_seconds: maximum time without progress.
+          max_request_seconds: maximum time from a request to the end of its response.
+          **kwargs: arguments of uvicorn's protocol.
         """
-        super().__init__(*given, **named)
-        self.most, self.read_seconds, self.longest = most, read_seconds, longest
-        self.since = self._begun = self.loop.time()
-        self._place: Any = None
+        super().__init__(*args, **kwargs)
+        self.max_connections, self.read_seconds = max_connections, read_seconds
+        self.max_request_seconds = max_request_seconds
+        self.since = self._request_start = self.loop.time()
+        self._progress: Any = None
         self._refused = False
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        if len(self.connections) <= self.most:
+        if len(self.connections) <= self.max_connections:
             return
-        # Those whose requests have not come whole make room, the oldest first; then those that may ask for more.
-        idle = [
-            one for one in watched(self.connections) if one is not self and one.open and not one.transport.is_closing()
+        # Close a connection whose request is incomplete, the oldest first; otherwise one that is kept alive.
+        candidates = [
+            other
+            for other in limited_connections(self.connections)
+            if other is not self and other.awaits_client and not other.transport.is_closing()
         ]
-        if idle:
-            first = min(idle, key=lambda one: (one.waits and one.cycle is not None, one.since))
+        if candidates:
+            first = min(candidates, key=lambda other: (other.is_idle and other.cycle is not None, other.since))
             self.connections.discard(first)
             first.transport.abort()
         else:
             self.refuse(503, "Too many connections are open. Try again later.")
 
     @property
-    def open(self) -> bool:
-        """Whether the next is the client's turn: a request has not come, or not whole."""
-        return self.waits or self.conn.their_state is h11.SEND_BODY
+    def awaits_client(self) -> bool:
+        """Whether a request has not arrived yet, or not completely."""
+        return self.is_idle or self.conn.their_state is h11.SEND_BODY
 
     @property
-    def waits(self) -> bool:
-        """Whether no request is under way."""
+    def is_idle(self) -> bool:
+        """Whether no request is active."""
         return self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
 
     def refuse(self, status: int, message: str) -> None:
-        """Closes the connection with an answer to nothing."""
+        """Send an error and close the connection."""
         self._refused = True
-        body = json.dumps({"error": problem(status, message)}).encode()
+        body = json.dumps({"error": error_body(status, message)}).encode()
         headers = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **HEADERS}
         headers |= {"Retry-After": 1} if status == 503 else {}
         head = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers.items())]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
 
+    @override
     def data_received(self, data: bytes) -> None:
         if not self._refused:
             super().data_received(data)
 
+    @override
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.refuse(400, msg)
-        else:  # in the middle of an answer
+        else:  # in the middle of a response
             self.transport.abort()
 
-    def look(self, now: float) -> None:
-        """Ends the connection if it has not come further for too long."""
-        begun, busy = self.cycle, self.cycle is not None and not self.cycle.response_complete
-        left = self.transport.get_write_buffer_size()
-        place = (begun, busy, self.conn.their_state, left, self.transport.is_closing())
-        if self._place is None or place[0] is not self._place[0]:
-            self._begun = now
-        if place != self._place or (busy and not left and self.conn.their_state is not h11.SEND_BODY):
-            self.since, self._place = now, place
-        if busy and now - self._begun > self.longest:
+    def check_progress(self, now: float) -> None:
+        """End the connection if it has made no progress for too long."""
+        cycle, busy = self.cycle, self.cycle is not None and not self.cycle.response_complete
+        unsent = self.transport.get_write_buffer_size()
+        progress = (cycle, busy, self.conn.their_state, unsent, self.transport.is_closing())
+        if self._progress is None or progress[0] is not self._progress[0]:
+            self._request_start = now
+        if progress != self._progress or (busy and not unsent and self.conn.their_state is not h11.SEND_BODY):
+            self.since, self._progress = now, progress
+        if busy and now - self._request_start > self.max_request_seconds:
             self.transport.abort()
         elif now - self.since > self.read_seconds:
-            if self.waits and not self.transport.is_closing() and self.conn.trailing_data[0]:
-                self.refuse(408, f"The request did not come within {self.read_seconds:g} seconds.")
+            if self.is_idle and not self.transport.is_closing() and self.conn.trailing_data[0]:
+                self.refuse(408, f"The request did not arrive within {self.read_seconds:g} seconds.")
             else:
                 self.transport.abort()
 
 
-def connection_class(most: int, read_seconds: float, longest: float) -> type[Connection]:
-    """Connections with these limits, as uvicorn wants them: a class that it makes objects of."""
+def connection_class(max_connections: int, read_seconds: float, max_request_seconds: float) -> type[Connection]:
+    """Return a subclass of Connection with these limits, because uvicorn requires a class."""
+    limits: dict[str, Any] = {
+        "max_connections": max_connections,
+        "read_seconds": read_seconds,
+        "max_request_seconds": max_request_seconds,
+    }
 
     class Limited(Connection):
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, most=most, read_seconds=read_seconds, longest=longest, **named)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **limits, **kwargs)
 
     return Limited
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's, whose connections are watched, and which ends within `drain_seconds` after SIGTERM or Ctrl-C, whatever is under way.
+    """A uvicorn server with limits of connections, which ends within `drain_seconds` after SIGTERM or Ctrl-C.
 
     Attributes:
-      cut: whether some request was not answered before the end.
+      interrupted: whether some request did not finish before the end.
     """
 
     def __init__(self, config: uvicorn.Config, app_server: Any, drain_seconds: float) -> None:
-        """`app_server`: of the application; its `end` answers all that is under way, and says whether there was anything."""
+        """Build a listener; `app_server` is the application's app.Server, whose `end` cancels active requests."""
         super().__init__(config)
-        self.app_server, self.drain_seconds, self.cut = app_server, drain_seconds, False
-        # A third of the time, but no more than two seconds, is kept for what ends others; a quarter of that for a busy machine.
+        self.app_server, self.drain_seconds, self.interrupted = app_server, drain_seconds, False
+        # The last third of the time, at most two seconds, is for cancelling requests; the last quarter of that is a margin.
         self._spare = min(2.0, drain_seconds / 3)
-        config.timeout_graceful_shutdown = drain_seconds - 0.4 * self._spare  # type: ignore[assignment]  # asyncio waits for parts of seconds too
+        config.timeout_graceful_shutdown = drain_seconds - 0.4 * self._spare  # type: ignore[assignment]  # asyncio accepts fractions
 
+    @override
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:
             now = asyncio.get_running_loop().time()
-            for one in watched(self.server_state.connections):
-                one.look(now)
+            for connection in limited_connections(self.server_state.connections):
+                connection.check_progress(now)
         return await super().on_tick(counter)
 
+    @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begins the end; a second signal is the end. uvicorn's own would raise the signal again, which is no mistake to be told of."""
+        """Start the shutdown; a second signal ends the process at once.
+
+        uvicorn's method would raise the signal again after the shutdown.
+        """
         if self.should_exit:
             self.force_exit = True
-            leave(STOPPED_BY_SIGNAL)
+            exit_now(STOPPED_BY_SIGNAL)
         self.should_exit = True
-        last = threading.Timer(self.drain_seconds - self._spare / 4, self._leave)
-        last.daemon = True
-        last.start()
+        timer = threading.Timer(self.drain_seconds - self._spare / 4, self._exit)
+        timer.daemon = True
+        timer.start()
 
-    def _leave(self) -> None:
-        """Ends the process when the time is over; threads may be inside of a compiler even if all requests are answered."""
-        leave(STOPPED_BY_SIGNAL if self.cut or self.server_state.tasks else DONE)
+    def _exit(self) -> None:
+        """End the process at the deadline, since threads may be compiling even after all requests have finished."""
+        exit_now(STOPPED_BY_SIGNAL if self.interrupted or self.server_state.tasks else DONE)
 
+    @override
     async def shutdown(self, sockets: Any = None) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(self.drain_seconds - self._spare, self._end)
@@ -164,20 +185,20 @@ class Listener(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _end(self) -> None:
-        self.cut = self.app_server.end() or self.cut
+        self.interrupted = self.app_server.end() or self.interrupted
 
     def _abort(self) -> None:
-        for one in watched(self.server_state.connections):
-            one.transport.abort()
+        for connection in limited_connections(self.server_state.connections):
+            connection.transport.abort()
 
 
-def watched(connections: Iterable[object]) -> list[Connection]:
-    """Those of uvicorn's connections that are of ours: all, since the server makes no others."""
-    return [one for one in connections if isinstance(one, Connection)]
+def limited_connections(connections: Iterable[object]) -> list[Connection]:
+    """Narrow the type of uvicorn's connections; the server creates no other kind."""
+    return [connection for connection in connections if isinstance(connection, Connection)]
 
 
-def leave(code: int) -> None:
-    """Ends the process now. Threads may be inside of a compiler that can't be stopped, and would hold up an orderly end."""
+def exit_now(code: int) -> None:
+    """End the process at once, without waiting for threads: a compiler that runs in one cannot be interrupted."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Memory that requests may take: known by arithmetic before it is taken, because a machine without memory ends the process."""
+"""Estimates of the memory that a request needs, so that it is refused before the process runs out of memory."""
 
 from __future__ import annotations
 
@@ -11,50 +11,65 @@ from lm_research.errors import UserError
 from lm_research.models.attention.cache import capacity
 from lm_research.parallel.hardware import free_bytes
 
-PASS = 1 << 30  # bytes that scores of one pass over several texts may take
-_COPIES = 2  # of scores that are there at once: before the softmax and behind it
+MAX_SCORE_BYTES = 1 << 30  # attention scores of one forward pass over several texts
+_COPIES = 2  # of scores that exist at the same time: before and after the softmax
 
 
 def score_bytes(arch: Any, queries: int, keys: int) -> int:
-    """Of the attention of one row, in float32."""
+    """Return the size of the float32 attention scores of one sequence in one layer."""
     return _COPIES * 4 * arch.num_heads * queries * keys
 
 
-def cache_bytes(arch: Any, rows: int, slots: int, places: int = 0) -> int:
-    """Of the keys and values of all layers, in `slots` of the text (layers with a window keep that much) and `places` of an encoder's."""
+def cache_bytes(arch: Any, rows: int, slots: int, source_length: int = 0) -> int:
+    """Return the size of the keys and values of all layers.
+
+    Args:
+      arch: the decoder.
+      rows: number of sequences.
+      slots: tokens per sequence; a layer with a window keeps only that many.
+      source_length: tokens of the encoder per sequence.
+    """
     specs = [(spec, capacity(spec.reach, slots, step=1)) for spec in arch.layer_specs]
-    numbers = sum(spec.num_kv_heads * spec.head_size * (kept + places) for spec, kept in specs)
-    return 2 * rows * numbers * np.dtype(arch.compute_dtype).itemsize
+    values = sum(spec.num_kv_heads * spec.head_size * (kept + source_length) for spec, kept in specs)
+    return 2 * rows * values * np.dtype(arch.compute_dtype).itemsize
 
 
-def rows_at_once(field: str, arch: Any, length: int) -> int:
-    """How many texts of a length are read in one pass.
+def max_batch_size(field: str, arch: Any, length: int) -> int:
+    """Return how many texts of `length` tokens one forward pass may have.
 
     Raises:
-      UserError: there is not even memory for one.
+      UserError: the memory does not suffice for one; the message starts with `field`.
     """
     arch = arch.encoder or arch
     needed = score_bytes(arch, length, length)
     check_free(field, needed)
-    return max(1, PASS // max(1, needed))
+    return max(1, MAX_SCORE_BYTES // max(1, needed))
 
 
-def check_search(field: str, arch: Any, lengths: Sequence[int], texts: int, most: int) -> None:
-    """Raises a UserError if there is no memory for prompts of these lengths and their texts, each of `most` new tokens."""
+def check_search(field: str, arch: Any, lengths: Sequence[int], texts: int, max_new_tokens: int) -> None:
+    """Raise a UserError if the memory does not suffice to generate texts.
+
+    Args:
+      field: the request's field that the message names.
+      arch: the model.
+      lengths: tokens of each prompt.
+      texts: number of texts, or beams, of all prompts.
+      max_new_tokens: new tokens of each text.
+    """
     longest = max(lengths)
     if arch.encoder is None:
-        slots, places = longest + most, 0
+        slots, source_length = longest + max_new_tokens, 0
         needed = len(lengths) * score_bytes(arch, longest, slots)
     else:
-        slots, places = most + 1, longest
+        slots, source_length = max_new_tokens + 1, longest
         needed = len(lengths) * score_bytes(arch.encoder, longest, longest)
-    check_free(field, needed + cache_bytes(arch, texts, slots, places))
+    check_free(field, needed + cache_bytes(arch, texts, slots, source_length))
 
 
 def check_free(field: str, needed: int) -> None:
-    """Half of what is free counts: other requests come, too."""
+    """Raise a UserError if `needed` bytes exceed half of the free memory; the rest is left for other requests."""
     if needed > (free := free_bytes() / 2):
         raise UserError(
-            f"{field}: to read this takes about {needed / 2**30:,.1f} GiB of memory, and this server has {free / 2**30:,.1f} GiB for it. "
-            "Send fewer or shorter texts."
+            f"{field}: this needs about {needed / 2**30:,.1f} GiB of memory, but the server has {free / 2**30:,.1f} GiB for it. Send "
+            "fewer or shorter texts."
         )

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from lm_research.serving.sequential_worker import SequentialWorker
 
 
 class Metrics:
-    """Counters of one server; `batcher` and `alone` are asked who is under way and who waits."""
+    """Counters of one server, and gauges of the active and waiting texts of its batcher and its sequential worker."""
 
-    def __init__(self, batcher: Batcher | None, alone: SequentialWorker | None) -> None:
+    def __init__(self, batcher: Batcher | None, sequential: SequentialWorker | None) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("lm_requests", "Requests answered", ["path", "status"], registry=registry)
         self._seconds = Histogram(
-            "lm_request_seconds", "Until the answer, or its stream, begins", ["path"], registry=registry
+            "lm_request_seconds", "Seconds until the response, or its stream, begins", ["path"], registry=registry
         )
-        self.tokens = Counter("lm_tokens", "Tokens read and said", ["kind"], registry=registry)
-        self.disconnects = Counter("lm_disconnects", "Clients that went before their answer", registry=registry)
-        self._watch("", "Texts in slots", batcher)
-        self._watch("alone_", "Requests that run alone", alone)
+        self.tokens = Counter("lm_tokens", "Prompt and completion tokens", ["kind"], registry=registry)
+        self.disconnects = Counter("lm_disconnects", "Clients that left before their response", registry=registry)
+        self._add_gauges("", "texts in slots", batcher)
+        self._add_gauges("alone_", "requests outside of the slots", sequential)
 
-    def _watch(self, prefix: str, what: str, place: Batcher | SequentialWorker | None) -> None:
-        active = Gauge(f"lm_{prefix}active", what, registry=self._registry)
-        active.set_function(lambda: place.active if place else 0)
-        waiting = Gauge(f"lm_{prefix}waiting", f"{what}: before them", registry=self._registry)
-        waiting.set_function(lambda: place.waiting if place else 0)
+    def _add_gauges(self, prefix: str, what: str, worker: Batcher | SequentialWorker | None) -> None:
+        active = Gauge(f"lm_{prefix}active", f"Active {what}", registry=self._registry)
+        active.set_function(lambda: worker.active if worker else 0)
+        waiting = Gauge(f"lm_{prefix}waiting", f"Waiting {what}", registry=self._registry)
+        waiting.set_function(lambda: worker.waiting if worker else 0)
 
     @contextlib.contextmanager
     def request(self, path: str) -> Iterator[Callable[[int], None]]:
-        """Counts a request; what it yields is told the status. A bug counts as 500."""
-        start, found = time.perf_counter(), [500]
+        """Count a request; the yielded function takes its status, which is 500 if an exception escapes."""
+        start, statuses = time.perf_counter(), [500]
         try:
-            yield lambda status: found.__setitem__(0, status)
+            yield statuses.append
         finally:
-            self._requests.labels(path, str(found[0])).inc()
+            self._requests.labels(path, str(statuses[-1])).inc()
             self._seconds.labels(path).observe(time.perf_counter() - start)
 
     def text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's format, whole or in pieces."""
+"""Responses in OpenAI's format, complete or in chunks."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ from lm_research.decoding.streaming import continuation
 from lm_research.serving.batcher import Event
 from lm_research.tokenizers.base import Tokenizer
 
-_LONGEST = 1000  # characters of a message: what clients sent is not sent back
+_MAX_MESSAGE = 1000  # characters, so that a client's long input is not sent back
 
 
 class Response:
-    """The head that all pieces of an answer share, and the shape of its choices."""
+    """Formats the response to one request.
 
-    def __init__(self, model: str, tokenizer: Tokenizer, chat: bool, best: int) -> None:
-        """`best` alternatives a token; -1 without log-probabilities."""
-        self.tokenizer, self.chat, self.best = tokenizer, chat, best
-        self._inside, self._texts = tokenizer.encode("a"), dict[int, str]()
+    Args:
+      model: name of the model.
+      tokenizer: tokenizer of the model.
+      chat: whether it is a chat completion.
+      top_logprobs: number of alternatives per token; -1 without log-probabilities.
+    """
+
+    def __init__(self, model: str, tokenizer: Tokenizer, chat: bool, top_logprobs: int) -> None:
+        self.tokenizer, self.chat, self.top_logprobs = tokenizer, chat, top_logprobs
+        self._prefix_ids, self._texts = tokenizer.encode("a"), dict[int, str]()
         prefix = "chatcmpl" if chat else "cmpl"
         self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
     def whole(self, choices: list[tuple[str, list[Event]]], usage: dict[str, int]) -> dict[str, Any]:
-        """An answer of (text, events) of each choice."""
+        """Return a complete response, given (text, events) of each choice."""
         kind = "chat.completion" if self.chat else "text_completion"
-        rows = []
+        formatted = []
         for number, (text, events) in enumerate(choices):
             message = {"role": "assistant", "content": text, "refusal": None}
-            said = {"message": message} if self.chat else {"text": text}
+            content = {"message": message} if self.chat else {"text": text}
             finish = events[-1].finish
-            rows.append({"index": number, **said, "logprobs": self._logprobs(events), "finish_reason": finish})
-        return {**self.head, "object": kind, "choices": rows, "usage": usage}
+            formatted.append({"index": number, **content, "logprobs": self._logprobs(events), "finish_reason": finish})
+        return {**self.head, "object": kind, "choices": formatted, "usage": usage}
 
-    def piece(self, number: int, event: Event, first: bool) -> dict[str, Any]:
-        """What one event adds to a choice."""
+    def chunk(self, number: int, event: Event, first: bool) -> dict[str, Any]:
+        """Return the chunk that one event adds to choice `number`."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         delta = ({"role": "assistant"} if first else {}) | {"content": event.text}
-        said = {"delta": delta} if self.chat else {"text": event.text}
-        choice = {"index": number, **said, "logprobs": self._logprobs([event]), "finish_reason": event.finish or None}
-        return {**self.head, "object": kind, "choices": [choice]}
+        content: dict[str, Any] = {"delta": delta} if self.chat else {"text": event.text}
+        content |= {"logprobs": self._logprobs([event]), "finish_reason": event.finish or None}
+        return {**self.head, "object": kind, "choices": [{"index": number, **content}]}
 
-    def last(self, usage: dict[str, int]) -> dict[str, Any]:
-        """The piece with numbers of tokens."""
-        return {**self.piece(0, Event(), False), "choices": [], "usage": usage}
+    def last_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the chunk with the numbers of tokens."""
+        return {**self.chunk(0, Event(), False), "choices": [], "usage": usage}
 
     def _logprobs(self, events: list[Event]) -> dict[str, Any] | None:
-        if self.best < 0:
+        if self.top_logprobs < 0:
             return None
-        said = [(event.token, event) for event in events if event.token is not None]
+        tokens = [(event.token, event) for event in events if event.token is not None]
         if self.chat:
 
             def entry(token: int, value: float | None) -> dict[str, Any]:
@@ -61,43 +67,53 @@ class Response:
                     "bytes": list(self._text(token).encode()),
                 }
 
-            rows = [
-                entry(token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
-                for token, event in said
+            content = [
+                entry(token, event.logprob) | {"top_logprobs": [entry(*pair) for pair in self._top(event)]}
+                for token, event in tokens
             ]
-            return {"content": rows, "refusal": None}
+            return {"content": content, "refusal": None}
         return {
-            "tokens": [self._text(token) for token, _ in said],
-            "token_logprobs": [event.logprob for _, event in said],
+            "tokens": [self._text(token) for token, _ in tokens],
+            "token_logprobs": [event.logprob for _, event in tokens],
             "top_logprobs": [
-                None if event.logprob is None else self._likeliest([*event.best[: self.best], (token, event.logprob)])
-                for token, event in said
+                None if event.logprob is None else self._by_text([*self._top(event), (token, event.logprob)])
+                for token, event in tokens
             ],
-            "text_offset": [event.offset for _, event in said],
+            "text_offset": [event.offset for _, event in tokens],
         }
 
-    def _likeliest(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
-        """By text; of tokens that look the same, such as parts of characters, the likeliest."""
-        found: dict[str, float] = {}
+    def _top(self, event: Event) -> list[tuple[int, float]]:
+        return event.best[: self.top_logprobs]
+
+    def _by_text(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
+        """Map texts of tokens to log-probabilities; the first wins if tokens, such as parts of characters, look the same."""
+        logprobs: dict[str, float] = {}
         for token, value in tokens:
-            found.setdefault(self._text(token), value)
-        return found
+            logprobs.setdefault(self._text(token), value)
+        return logprobs
 
     def _text(self, token: int) -> str:
-        """As inside of a text, so that a space before a word counts."""
+        """Decode a token as in the middle of a text, so that a space before a word is kept."""
         if token not in self._texts:
-            self._texts[token] = continuation(self.tokenizer, self._inside, [token])
+            self._texts[token] = continuation(self.tokenizer, self._prefix_ids, [token])
         return self._texts[token]
 
 
-def problem(status: int, message: str, fields: Collection[str] = ()) -> dict[str, Any]:
-    """What an answer of this HTTP status says under "error"; its `param` is the first of the request's fields that the message names."""
+def error_body(status: int, message: str, fields: Collection[str] = ()) -> dict[str, Any]:
+    """Return the "error" object of a response.
+
+    Args:
+      status: HTTP status.
+      message: the message.
+      fields: fields of the request; the first that the message mentions becomes `param`.
+    """
     kind = "invalid_request_error" if status < 500 else "server_error"
-    message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
+    message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]} ..."
     missing = re.match(r"The field '(\w+)' is missing", message)
-    named = missing[1] if missing else next((word for word in re.findall(r"\w+", message) if word in fields), None)
-    return {"message": message, "type": kind, "param": named, "code": str(status)}
+    param = missing[1] if missing else next((word for word in re.findall(r"\w+", message) if word in fields), None)
+    return {"message": message, "type": kind, "param": param, "code": str(status)}
 
 
-def usage(prompt: int, said: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Return the "usage" object of a response, given numbers of tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -1,4 +1,4 @@
-"""Bodies of requests, checked: which fields there are, of which types, and what they mean for `generate`."""
+"""Schemas of request bodies: their fields, types and ranges, and the arguments of `generate` that they specify."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from lm_research.errors import UserError, suggest
 from lm_research.serving.batcher import Conversation
 from lm_research.serving.sequential_worker import ARGUMENTS
-from lm_research.serving.slots import BEST, BIASES, NEUTRAL
+from lm_research.serving.slots import MAX_BIASES, MAX_TOP_LOGPROBS, NEUTRAL
 from lm_research.tokenizers.chat_template import chat_text
 
 _NUMBER = (int, float)
-_SHARED = {  # field -> type; None is always taken as not given
+_SHARED = {  # field -> type; null counts as not given
     "model": str,
     "max_tokens": int,
     "temperature": _NUMBER,
@@ -29,7 +29,7 @@ _SHARED = {  # field -> type; None is always taken as not given
     "frequency_penalty": _NUMBER,
     "logit_bias": dict,
     "seed": int,
-    # Beyond OpenAI's, under the names of `generate`: what slots do, then what runs alone.
+    # Fields of `generate` that OpenAI does not have: those of the slots, then those of the sequential worker.
     "top_k": int,
     "min_p": _NUMBER,
     "typical_p": _NUMBER,
@@ -47,8 +47,8 @@ _SHARED = {  # field -> type; None is always taken as not given
     "src_lang": str,
     "tgt_lang": str,
 }
-# What says how to keep, count or speed up a request, and asks for nothing here: taken and not looked at.
-HARMLESS = {
+# Fields about storage, accounting or speed that have no effect here: accepted and ignored.
+IGNORED = {
     "user": str,
     "metadata": dict,
     "store": bool,
@@ -80,23 +80,23 @@ EMBEDDINGS = {
     "input": (str, list),
     "encoding_format": str,
     "prompt_name": str,
-    "prompt": str,  # beyond OpenAI's, of `lm.embed`
+    "prompt": str,  # of `lm.embed`; OpenAI does not have it
 }
 PREDICT = {"model": str, "task": str, "inputs": (str, list, dict), "options": dict}
 INSPECT = {"model": str, "text": str}
-MOST_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams
-MOST_MESSAGES = 1024  # of a conversation, and parts of its messages
-MOST_STOPS, LONGEST_STOP = 4, 200  # texts, and characters of each
-# Words that are banned or forced: how many, tokens of each, and tokens of all together.
-WORDS = {"bad_words_ids": (1024, 64, 4096), "force_words_ids": (16, 16, 64)}
+MAX_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams
+MAX_MESSAGES = 1024  # of a conversation, and parts of a message
+MAX_STOPS, MAX_STOP_LENGTH = 4, 200  # stop strings, and characters of each
+# Banned and forced words: maximum number of words, tokens of each, and tokens of all.
+MAX_WORDS = {"bad_words_ids": (1024, 64, 4096), "force_words_ids": (16, 16, 64)}
 _NAMES = ("model", "src_lang", "tgt_lang", "prompt_name", "task", "encoding_format", "early_stopping")
-_LONGEST_NAME = 200  # characters of these
-# Fields of OpenAI's format, and of vLLM's, that nothing here does: the values that ask for nothing, and why others are refused.
-_TOOLS = "calls of tools are not parsed: describe tools in a message"
-_TEMPLATE = "conversations are written by the model's own template"
-_JSON = "no grammar holds the model to JSON: ask for it in a message and check what comes, or force words with force_words_ids"
-REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "suffix": (("",), "these models write forwards only"),
+_MAX_NAME_LENGTH = 200  # characters of these
+# Unsupported fields of OpenAI's and vLLM's formats: their values without effect, and why other values are refused.
+_TOOLS = "tool calls are not parsed: describe tools in a message"
+_TEMPLATE = "conversations are formatted by the model's own template"
+_JSON = "no grammar enforces JSON: request it in a message and check the response, or force words with force_words_ids"
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "suffix": (("",), "these models generate forwards only"),
     "tools": (([],), _TOOLS),
     "tool_choice": (("none", "auto"), _TOOLS),
     "functions": (([],), _TOOLS),
@@ -107,33 +107,33 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "guided_regex": ((), _JSON),
     "guided_choice": ((), _JSON),
     "guided_grammar": ((), _JSON),
-    "modalities": ((["text"],), "only text is written"),
-    "audio": ((), "only text is written"),
+    "modalities": ((["text"],), "only text is generated"),
+    "audio": ((), "only text is generated"),
     "web_search_options": ((), "nothing is looked up"),
     "moderation": ((), "nothing is moderated"),
     "dimensions": ((), "embeddings have the model's own width"),
-    "penalty_alpha": ((0,), "contrastive search looks at all candidates of a step at once; use `lm.generate`"),
+    "penalty_alpha": ((0,), "contrastive search is not supported; use `lm.generate`"),
     "assistant_model": ((), "this server has one model"),
-    "use_beam_search": ((False,), "ask for num_beams"),
-    "ignore_eos": ((False,), "texts end where the model ends them"),
+    "use_beam_search": ((False,), "set num_beams"),
+    "ignore_eos": ((False,), "texts end at the model's end tokens"),
     "stop_token_ids": (([],), "texts end at the model's own end tokens, or at stop"),
     "include_stop_str_in_output": ((False,), "texts end before a stop text"),
-    "skip_special_tokens": ((True,), "special tokens are not written"),
-    "spaces_between_special_tokens": ((True,), "special tokens are not written"),
-    "add_special_tokens": ((True,), "texts are read as the model has learned them"),
-    "truncate_prompt_tokens": ((-1,), "prompts are read whole"),
-    "prompt_logprobs": ((0,), "ask for echo with logprobs in /v1/completions"),
-    "return_tokens_as_token_ids": ((False,), "tokens are answered as texts"),
-    "return_token_ids": ((False,), "tokens are answered as texts"),
-    "bad_words": (([],), "ask for bad_words_ids, their tokens"),
-    "echo": ((False,), "answers stand alone: ask for echo in /v1/completions"),
-    "best_of": ((1,), "ask for n answers, or for best_of in /v1/completions"),
+    "skip_special_tokens": ((True,), "special tokens are not part of texts"),
+    "spaces_between_special_tokens": ((True,), "special tokens are not part of texts"),
+    "add_special_tokens": ((True,), "special tokens are added as in training"),
+    "truncate_prompt_tokens": ((-1,), "prompts are not truncated"),
+    "prompt_logprobs": ((0,), "set echo and logprobs in /v1/completions"),
+    "return_tokens_as_token_ids": ((False,), "tokens are returned as texts"),
+    "return_token_ids": ((False,), "tokens are returned as texts"),
+    "bad_words": (([],), "set bad_words_ids, their tokens"),
+    "echo": ((False,), "a chat response does not include the messages: set echo in /v1/completions"),
+    "best_of": ((1,), "set n, or best_of in /v1/completions"),
     "prompt_embeds": ((), "only text and token ids are read"),
-    "thinking_token_budget": ((), "nothing is thought aside: ask for max_tokens"),
-    "repetition_detection": ((), "ask for no_repeat_ngram_size"),
+    "thinking_token_budget": ((), "there is no separate reasoning: set max_tokens"),
+    "repetition_detection": ((), "set no_repeat_ngram_size"),
     "structural_tag": ((), _JSON),
     "kv_transfer_params": ((), "caches stay on this server"),
-    "allowed_token_ids": (([],), "ask for logit_bias or bad_words_ids"),
+    "allowed_token_ids": (([],), "set logit_bias or bad_words_ids"),
     "add_generation_prompt": ((True,), _TEMPLATE),
     "continue_final_message": ((False,), _TEMPLATE),
     "chat_template": ((), _TEMPLATE),
@@ -146,197 +146,206 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclasses.dataclass
 class CompletionRequest:
-    """What a request wants written.
+    """A parsed request for completions.
 
     Attributes:
       prompts: texts, or token ids.
-      arguments: of `generate`.
-      count: texts of each prompt, of which the likeliest `kept` are answered.
-      best: alternatives to each token; -1 without log-probabilities.
-      usage: a stream ends with the numbers of tokens.
-      echo: prompts are given back before their texts, with their tokens' log-probabilities if there are any.
-      answers: texts stand alone instead of going on from their prompts.
-      bias: of tokens, added to their scores.
-      alone: it needs `generate`, see alone.py.
-      silent: nothing is to be written (max_tokens 0), only echoed.
-      sized: max_tokens is given; else there is a usual number, or as many as there is room for.
+      arguments: arguments of `generate`.
+      count: number of texts generated for each prompt.
+      num_returned: number of most likely texts returned for each prompt.
+      stops: stop strings.
+      top_logprobs: number of alternatives to each token; -1 without log-probabilities.
+      stream: whether to send server-sent events.
+      include_usage: whether a stream ends with the numbers of tokens.
+      echo: whether to return prompts before their texts, with their tokens' log-probabilities if requested.
+      is_chat: whether it is a chat completion, whose texts do not continue their prompts.
+      bias: values added to the logits of tokens.
+      sequential: whether it needs `generate`, see sequential_worker.py.
+      echo_only: whether to generate nothing (max_tokens 0).
+      has_max_tokens: whether max_tokens is given; a default is lowered to what fits.
     """
 
     prompts: list[Any]
     arguments: dict[str, Any]
     count: int
-    kept: int
+    num_returned: int
     stops: list[str]
-    best: int
+    top_logprobs: int
     stream: bool
-    usage: bool
+    include_usage: bool
     echo: bool
-    answers: bool
+    is_chat: bool
     bias: dict[int, float]
-    alone: bool
-    silent: bool
-    sized: bool
+    sequential: bool
+    echo_only: bool
+    has_max_tokens: bool
 
 
 @contextlib.contextmanager
-def about(field: str, others: Collection[str] = ()) -> Iterator[None]:
-    """Puts a request's field before mistakes that are told of it in other words, and that name none of `others` either."""
+def prefix_errors(field: str, others: Collection[str] = ()) -> Iterator[None]:
+    """Put the name of a field before the message of a UserError that mentions neither it nor one of `others`."""
     try:
         yield
-    except UserError as mistake:
-        if {field, *others} & set(re.findall(r"\w+", str(mistake))):
+    except UserError as error:
+        if {field, *others} & set(re.findall(r"\w+", str(error))):
             raise
-        raise UserError(f"{field}: {mistake}") from mistake
+        raise UserError(f"{field}: {error}") from error
 
 
-def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
-    """The given fields of a body; raises a UserError for unknown or missing ones, and for wrong types."""
+def check(body: Any, fields: Mapping[str, Any], required: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a body that have an effect.
+
+    Args:
+      body: the JSON value.
+      fields: valid fields and their types.
+      required: fields that must be given.
+
+    Raises:
+      UserError: a field is unknown, unsupported or missing, or has a wrong type.
+    """
     if not isinstance(body, dict):
         raise UserError("The body must be a JSON object.")
-    known = {**fields, **HARMLESS}
+    types = {**fields, **IGNORED}
     given = {name: value for name, value in body.items() if value is not None}
-    for name in [name for name in given if name in REFUSED and name not in fields]:
-        idle, reason = REFUSED[name]
-        if given.pop(name) not in idle:
-            raise UserError(f"The field {name!r} is not served: {reason}. Leave it out.")
+    for name in [name for name in given if name in UNSUPPORTED and name not in fields]:
+        neutral, reason = UNSUPPORTED[name]
+        if given.pop(name) not in neutral:
+            raise UserError(f"The field {name!r} is not supported: {reason}. Leave it out.")
     for name, value in given.items():
-        if name not in known:
-            raise UserError(f"There is no field {name[:80]!r} here. {suggest(name[:80], known)}")
-        kinds = known[name] if isinstance(known[name], tuple) else (known[name],)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise UserError(f"{name} is {type(value).__name__}; it must be {wanted}.")
+        if name not in types:
+            raise UserError(f"There is no field {name[:80]!r} here. {suggest(name[:80], types)}")
+        valid = types[name] if isinstance(types[name], tuple) else (types[name],)
+        if not isinstance(value, valid) or (isinstance(value, bool) and bool not in valid):
+            expected = " or ".join(one.__name__ for one in valid)
+            raise UserError(f"{name} is {type(value).__name__}; it must be {expected}.")
         if isinstance(value, float) and not math.isfinite(value):  # such as 1e999
             raise UserError(f"{name} must be a finite number.")
-        if kinds == (int,) and not -(2**63) <= value < 2**63:
+        if valid == (int,) and not -(2**63) <= value < 2**63:
             raise UserError(f"{name} must fit into 64 bits.")
-        if isinstance(value, str) and name in _NAMES and len(value) > _LONGEST_NAME:
-            raise UserError(f"{name} has {len(value)} characters; it names something with at most {_LONGEST_NAME}.")
-    for name in needed:
+        if isinstance(value, str) and name in _NAMES and len(value) > _MAX_NAME_LENGTH:
+            raise UserError(f"{name} has {len(value)} characters; it may have at most {_MAX_NAME_LENGTH}.")
+    for name in required:
         if name not in given:
             raise UserError(f"The field {name!r} is missing.")
-    return {name: value for name, value in given.items() if name not in HARMLESS}
+    return {name: value for name, value in given.items() if name not in IGNORED}
 
 
 def completion(body: Any) -> CompletionRequest:
-    """Of /v1/completions."""
+    """Parse a body of /v1/completions."""
     given = check(body, COMPLETION, ("prompt",))
     prompts = _texts("prompt", given["prompt"])
     best = given.get("logprobs", -1)
     if "logprobs" in given and not 0 <= best <= 5:
         raise UserError(f"logprobs is {best}; it must be from 0 to 5.")
     if given.get("echo") and "logprobs" in given and given.get("stream"):
-        raise UserError("echo with logprobs comes in one piece: it does not go with stream.")
-    return _order(given, prompts, best, 16)
+        raise UserError("echo with logprobs is not supported with stream. Set stream to false.")
+    return _parse(given, prompts, best, 16)
 
 
 def inputs(given: Any) -> list[str] | list[list[int]]:
-    """What /v1/embeddings is to read: texts, or token ids of each."""
-    found = _texts("input", given)
-    if len({type(one) for one in found}) > 1:
-        raise UserError("input has texts and token ids. Ask for either in a request.")
-    return found
+    """Parse the field `input` of /v1/embeddings: texts, or token ids of each."""
+    texts = _texts("input", given)
+    if len({type(text) for text in texts}) > 1:
+        raise UserError("input has both texts and token ids. Send only one kind in a request.")
+    return texts
 
 
 def _texts(name: str, given: Any) -> list[Any]:
-    """A text, several, or token ids of one or several, as a list of them."""
-    if isinstance(given, list) and given and all(is_token(one) for one in given):
+    """Return a list of texts or of token ids, given one or several."""
+    if isinstance(given, list) and given and all(is_token(item) for item in given):
         given = [given]
-    found = [given] if isinstance(given, str) else given
-    if not found or not all(
-        isinstance(one, str) or (isinstance(one, list) and all(map(is_token, one))) for one in found
+    texts = [given] if isinstance(given, str) else given
+    if not texts or not all(
+        isinstance(text, str) or (isinstance(text, list) and all(map(is_token, text))) for text in texts
     ):
         raise UserError(f"{name} must be a text, a list of texts, or token ids (a list, or a list of lists).")
-    return found
+    return texts
 
 
 def chat(body: Any, lm: Any) -> CompletionRequest:
-    """Of /v1/chat/completions."""
+    """Parse a body of /v1/chat/completions, and format its messages with the model's template."""
     given = check(body, CHAT, ("messages",))
-    if len(given["messages"]) > MOST_MESSAGES:
-        raise UserError(f"messages has {len(given['messages'])} messages; at most {MOST_MESSAGES} are read.")
-    said = [_message(one) for one in given["messages"] or [None]]
+    if len(given["messages"]) > MAX_MESSAGES:
+        raise UserError(f"messages has {len(given['messages'])} messages; at most {MAX_MESSAGES} are allowed.")
+    messages = [_message(message) for message in given["messages"] or [None]]
     best = given.get("top_logprobs", 0) if given.get("logprobs") else -1
-    if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= BEST):
-        raise UserError(f"top_logprobs must be from 0 to {BEST}, and needs logprobs: true.")
-    with about("messages"):
-        text = chat_text(lm.tokenizer, said)
-    return _order(given, [Conversation(text)], best, 128)
+    if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= MAX_TOP_LOGPROBS):
+        raise UserError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, and needs logprobs: true.")
+    with prefix_errors("messages"):
+        text = chat_text(lm.tokenizer, messages)
+    return _parse(given, [Conversation(text)], best, 128)
 
 
-def _message(one: Any) -> dict[str, str]:
-    """A message with its text, which may come in parts."""
-    if isinstance(one, dict) and isinstance(one.get("content"), list) and one["content"]:
-        parts = one["content"]
-        if len(parts) > MOST_MESSAGES:
-            raise UserError(f"A message of messages has {len(parts)} parts; at most {MOST_MESSAGES} are read.")
+def _message(message: Any) -> dict[str, str]:
+    """Return a message with its text, joined if it is given in parts."""
+    if isinstance(message, dict) and isinstance(message.get("content"), list) and message["content"]:
+        parts = message["content"]
+        if len(parts) > MAX_MESSAGES:
+            raise UserError(f"A message of messages has {len(parts)} parts; at most {MAX_MESSAGES} are allowed.")
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
             raise UserError('Parts of messages must be {"type": "text", "text": TEXT}: only text is read here.')
         texts = [part.get("text") for part in parts]
-        one = {**one, "content": "".join(texts) if all(isinstance(text, str) for text in texts) else None}
-    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("role", "content")):
+        message = {**message, "content": "".join(texts) if all(isinstance(text, str) for text in texts) else None}
+    if not isinstance(message, dict) or not all(isinstance(message.get(name), str) for name in ("role", "content")):
         raise UserError('messages must be a list of {"role": TEXT, "content": TEXT} that is not empty.')
-    return one
+    return message
 
 
-def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> CompletionRequest:
-    kept, stream = given.get("n", 1), given.get("stream", False)
-    count, beams = given.get("best_of", kept), given.get("num_beams", 1)
-    name = (
-        "prompt"
-        if len(prompts) > MOST_CHOICES
-        else next((one for one in ("n", "best_of", "num_beams") if one in given), "n")
-    )
-    if not 1 <= kept or not 1 <= count or not 1 <= beams or max(count, kept, beams) * len(prompts) > MOST_CHOICES:
+def _parse(given: dict[str, Any], prompts: list[Any], top_logprobs: int, max_tokens: int) -> CompletionRequest:
+    """Parse the fields that both kinds of completions share; `max_tokens` is the default of that field."""
+    num_returned, stream = given.get("n", 1), given.get("stream", False)
+    count, beams = given.get("best_of", num_returned), given.get("num_beams", 1)
+    counts = (num_returned, count, beams)
+    if min(counts) < 1 or max(counts) * len(prompts) > MAX_CHOICES:
+        name = next((name for name in ("n", "best_of", "num_beams") if name in given), "n")
+        name = "prompt" if len(prompts) > MAX_CHOICES else name
         raise UserError(
-            f"{name} asks for too many or too few texts: prompts times n, best_of or num_beams must be from 1 to {MOST_CHOICES} a request."
+            f"{name} requests too many or too few texts: prompts times n, best_of or num_beams must be from 1 to {MAX_CHOICES} per "
+            "request."
         )
-    if count < kept:
-        raise UserError(f"best_of is {count}, but n is {kept}: the n likeliest of best_of texts are answered.")
-    if count > kept and (stream or beams > 1):
-        raise UserError("best_of is known when all its texts are: it goes neither with stream nor with num_beams.")
+    if count < num_returned:
+        raise UserError(f"best_of is {count}, but n is {num_returned}: n of best_of texts are returned. Lower n.")
+    if count > num_returned and (stream or beams > 1):
+        raise UserError("best_of compares complete texts: it works neither with stream nor with num_beams.")
     stops = given.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
-    if len(stops) > MOST_STOPS or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in stops):
-        raise UserError(f"stop must be up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters.")
+    if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
+        raise UserError(f"stop must be up to {MAX_STOPS} texts of 1 to {MAX_STOP_LENGTH} characters.")
     if "max_completion_tokens" in given:
         given["max_tokens"] = given["max_completion_tokens"]
-    arguments = _arguments(given, usual)
-    alone = any(given.get(name, idle) != idle for name, idle in ARGUMENTS.items())
+    arguments = _arguments(given, max_tokens)
+    sequential = any(given.get(name, neutral) != neutral for name, neutral in ARGUMENTS.items())
     if beams > 1 and stops:
-        raise UserError("stop does not go with num_beams: beams end at the model's own end tokens.")
-    if beams > 1 and best > 0:
-        raise UserError("With num_beams log-probabilities are those of the chosen tokens: ask for no others.")
-    if alone:
-        arguments |= {name: given[name] for name in ARGUMENTS if name in given}
-    silent = given.get("max_tokens") == 0
-    if silent and not given.get("echo"):
+        raise UserError("stop does not work with num_beams: beams end at the model's own end tokens.")
+    if beams > 1 and top_logprobs > 0:
         raise UserError(
-            "max_tokens is 0, so nothing would be written: it goes with echo=true of /v1/completions alone."
+            "With num_beams, only the log-probabilities of the chosen tokens are available, not those of others."
         )
-    usage = bool((given.get("stream_options") or {}).get("include_usage"))
-    bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
-    answers = "messages" in given
+    if sequential:
+        arguments |= {name: given[name] for name in ARGUMENTS if name in given}
+    echo_only = given.get("max_tokens") == 0
+    if echo_only and not given.get("echo"):
+        raise UserError("max_tokens is 0, so nothing would be generated: it requires echo=true of /v1/completions.")
     return CompletionRequest(
-        prompts,
-        arguments,
-        count,
-        kept,
-        stops,
-        best,
-        stream,
-        usage,
-        echo,
-        answers,
-        bias,
-        alone,
-        silent,
-        "max_tokens" in given,
+        prompts=prompts,
+        arguments=arguments,
+        count=count,
+        num_returned=num_returned,
+        stops=stops,
+        top_logprobs=top_logprobs,
+        stream=stream,
+        include_usage=bool((given.get("stream_options") or {}).get("include_usage")),
+        echo=given.get("echo", False),
+        is_chat="messages" in given,
+        bias=_bias(given.get("logit_bias", {})),
+        sequential=sequential,
+        echo_only=echo_only,
+        has_max_tokens="max_tokens" in given,
     )
 
 
-def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
-    """Arguments of `generate` that slots know of."""
+def _arguments(given: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+    """Return the arguments of `generate` that the slots support."""
     if not -(2**63) <= given.get("seed", 0) < 2**63:
         raise UserError("seed must fit into 64 bits.")
     if not given.get("top_k", 0) < 2**31 or not given.get("no_repeat_ngram_size", 0) < 2**31:
@@ -349,21 +358,21 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
         "temperature": (0, 100),
         "repetition_penalty": (0.01, 100),
         "min_tokens": (0, 10**6),
-        "num_beam_groups": (1, MOST_CHOICES),
+        "num_beam_groups": (1, MAX_CHOICES),
     }
-    for name, (least, most) in ranges.items():
-        if name in given and not least <= given[name] <= most:
-            raise UserError(f"{name} is {given[name]}; it must be from {least} to {most}.")
-    for name in WORDS:
+    for name, (low, high) in ranges.items():
+        if name in given and not low <= given[name] <= high:
+            raise UserError(f"{name} is {given[name]}; it must be from {low} to {high}.")
+    for name in MAX_WORDS:
         _check_words(name, given.get(name, [[0]]))
     names = ["presence_penalty", "frequency_penalty", "repetition_penalty", "seed"]
     temperature = given.get("temperature", 1.0 if given.get("num_beams", 1) == 1 else 0.0)
     if temperature > 0:
         names += NEUTRAL
     arguments = {name: given[name] for name in names if name in given}
-    if arguments.get("top_k") == -1:  # as vLLM and its clients say that there is none
+    if arguments.get("top_k") == -1:  # vLLM's neutral value
         arguments["top_k"] = 0
-    arguments |= {"max_new_tokens": given.get("max_tokens", usual) or 1, "do_sample": temperature > 0}
+    arguments |= {"max_new_tokens": given.get("max_tokens", max_tokens) or 1, "do_sample": temperature > 0}
     if temperature > 0:
         arguments["temperature"] = max(float(temperature), 1e-4)
     if "min_tokens" in given:
@@ -372,24 +381,23 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
 
 
 def _check_words(name: str, words: list[Any]) -> None:
-    """Raises a UserError for what is no list of words, or too many."""
-    if not words or not all(isinstance(one, list) and one and all(map(is_token, one)) for one in words):
+    """Raise a UserError unless `words` is a list of words, within the limits."""
+    if not words or not all(isinstance(word, list) and word and all(map(is_token, word)) for word in words):
         raise UserError(f"{name} must be a list of lists of token ids, one for each word.")
-    most, longest, tokens = WORDS[name]
-    found = len(words), max(map(len, words)), sum(map(len, words))
-    for number, limit, what in zip(
-        found, WORDS[name], ("words", "tokens in a word", "tokens in all words"), strict=True
-    ):
-        if number > limit:
+    max_words, max_length, max_tokens = limits = MAX_WORDS[name]
+    sizes = len(words), max(map(len, words)), sum(map(len, words))
+    for size, limit, what in zip(sizes, limits, ("words", "tokens in a word", "tokens in all words"), strict=True):
+        if size > limit:
             raise UserError(
-                f"{name} has {number} {what}; at most {limit} are taken ({most} words, {longest} tokens in each, {tokens} in all)."
+                f"{name} has {size} {what}; at most {limit} are allowed ({max_words} words, {max_length} tokens in each, {max_tokens} "
+                "in all)."
             )
 
 
 def _bias(given: dict[str, Any]) -> dict[int, float]:
-    """logit_bias by token; raises a UserError if it is not one."""
-    if len(given) > BIASES:
-        raise UserError(f"logit_bias has {len(given)} tokens; at most {BIASES} may have one.")
+    """Parse logit_bias; raise a UserError if it is not valid."""
+    if len(given) > MAX_BIASES:
+        raise UserError(f"logit_bias has {len(given)} tokens; at most {MAX_BIASES} are allowed.")
     for token, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
         if not (token.isascii() and token.isdigit() and len(token) < 10) or not number:
@@ -400,4 +408,5 @@ def _bias(given: dict[str, Any]) -> dict[int, float]:
 
 
 def is_token(value: Any) -> bool:
+    """Return whether a JSON value is an integer."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Requests whose ways of decoding rows of one batch can't share, such as beams: beside the slots.
+"""Requests that cannot run in slots, because the rows of a batch cannot share their decoding strategy, such as beam search.
 
-They run through `generate` in threads of their own, a few tokens at a time, so that the steps of the slots come in between
-(while a program of a new shape is compiled, too). Their texts are known at their ends and come in one piece each.
+They run `generate` in separate threads, a few tokens at a time, so that the steps of the slots run in between, also while a
+program of a new shape is compiled. Each text is delivered at its end.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lm_research.serving.batcher import Busy, Event, RequestStream
 from lm_research.tokenizers.base import Tokenizer
 
 LOG = logging.getLogger("lm_research")
-PIECE = 4  # tokens between two looks at who is gone, and the longest that a step of the slots waits for
-# What only `generate` can do, with the value that asks for nothing; all else of a request is done in the slots, too.
+TOKENS_PER_CALL = 4  # between two checks for cancellation, and the most that a step of the slots waits for
+# Arguments that only `generate` supports, with their neutral values; the slots support all others.
 ARGUMENTS: dict[str, Any] = {
     "num_beams": 1,
     "length_penalty": 1.0,
@@ -45,26 +45,27 @@ class SequentialJob:
     """A request.
 
     Attributes:
-      writers: its texts: `copies` of each prompt.
-      arguments: of `generate`.
-      stops: texts that end a text before themselves.
+      streams: its texts, `copies` for each prompt.
+      arguments: arguments of `generate`.
+      copies: number of texts per prompt.
+      stops: stop strings, which are not part of a text.
     """
 
-    writers: list[RequestStream]
+    streams: list[RequestStream]
     arguments: Mapping[str, Any]
     copies: int
     stops: list[str]
 
     @property
-    def dead(self) -> bool:
-        """Whether nobody waits any more, or only for being told that it is too late."""
-        return all(writer.dead for writer in self.writers)
+    def expired(self) -> bool:
+        """Whether the client no longer waits or the deadline is over."""
+        return all(stream.expired for stream in self.streams)
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """What its programs are compiled for, roughly: jobs of one shape are likely to share them."""
+        """Approximate key of its compiled programs: jobs with equal keys probably share them."""
         sizes = "max_new_tokens", "num_beams", "num_beam_groups", "num_return_sequences"
-        lengths = (max(len(writer.source or writer.tokens) for writer in self.writers), len(self.writers))
+        lengths = (max(len(stream.source or stream.tokens) for stream in self.streams), len(self.streams))
         words = [
             table_shape(self.arguments[name])
             for name in ("bad_words_ids", "force_words_ids")
@@ -75,59 +76,59 @@ class SequentialJob:
 
 
 class SequentialWorker:
-    """A queue of jobs and two threads that do them: one those for which there are programs, likely, one those that need new ones.
+    """Runs a queue of jobs in two threads: one for jobs whose programs are probably compiled, one for all other jobs.
 
-    So nobody waits for the compilation of what others ask for, but those who need one themselves.
-
-    Attributes:
-      active: jobs under way; waiting: jobs before them.
+    Only jobs that need a new program therefore wait for a compilation.
     """
 
     def __init__(self, lm: Any, max_queue: int) -> None:
         self.lm, self.max_queue, self._closed = lm, max_queue, False
         self._jobs: dict[bool, SequentialJob] = {}
-        self._known: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=PROGRAMS)
+        self._compiled: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=PROGRAMS)
         self._queue: collections.deque[SequentialJob] = collections.deque()
         self._wake = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._run, args=(known,), name="alone", daemon=True) for known in (True, False)
+            threading.Thread(target=self._run, args=(compiled,), name="sequential", daemon=True)
+            for compiled in (True, False)
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def active(self) -> int:
+        """Number of running jobs."""
         return len(self._jobs)
 
     @property
     def waiting(self) -> int:
+        """Number of jobs in the queue."""
         return len(self._queue)
 
     def submit(self, job: SequentialJob) -> None:
-        """Lets a job wait; raises Busy if too many do."""
+        """Queue a job; raise Busy if the queue is full."""
         with self._wake:
-            for late in [one for one in self._queue if one.dead]:
-                self._queue.remove(late)
-                _end(late, "timeout")
+            for expired in [other for other in self._queue if other.expired]:
+                self._queue.remove(expired)
+                _end(expired, "timeout")
             if self._closed or len(self._queue) > self.max_queue:
                 raise Busy
             self._queue.append(job)
             self._wake.notify_all()
 
     def abandon(self) -> list[RequestStream]:
-        """Tells all whose texts are under way that the server ends, and whose they were. The piece under way may still go on."""
+        """End all texts because the server stops, and return them; the current calls may still finish."""
         with self._wake:
             self._closed, left = True, [*self._queue, *self._jobs.values()]
             self._queue.clear()
             self._wake.notify_all()
         for job in left:
-            for writer in job.writers:
-                writer.canceled = True
+            for stream in job.streams:
+                stream.canceled = True
             _end(job, "closing")
-        return [writer for job in left for writer in job.writers]
+        return [stream for job in left for stream in job.streams]
 
     def close(self, seconds: float | None = None) -> bool:
-        """Ends the threads after the pieces that they are at, whether that was within some seconds; jobs that wait get an error."""
+        """End the threads after their current calls, and return whether they ended within `seconds`; queued jobs fail."""
         with self._wake:
             self._closed, left = True, list(self._queue)
             self._queue.clear()
@@ -139,78 +140,78 @@ class SequentialWorker:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _next(self, known: bool) -> SequentialJob | None:
-        """The next job of a kind, None at the end."""
+    def _next(self, compiled: bool) -> SequentialJob | None:
+        """Wait for the next job whose shape is (not) compiled; None if the worker is closed."""
         with self._wake:
-            self._jobs.pop(known, None)
+            self._jobs.pop(compiled, None)
             while not self._closed:
-                job = next((job for job in self._queue if (job.shape in self._known) == known), None)
+                job = next((job for job in self._queue if (job.shape in self._compiled) == compiled), None)
                 if job is not None:
                     self._queue.remove(job)
-                    self._jobs[known] = job
+                    self._jobs[compiled] = job
                     return job
                 self._wake.wait()
             return None
 
-    def _run(self, known: bool) -> None:
-        while (job := self._next(known)) is not None:
+    def _run(self, compiled: bool) -> None:
+        while (job := self._next(compiled)) is not None:
             try:
-                self._do(job)
-            except UserError as mistake:
-                _end(job, "refused", str(mistake))
-            except BaseException:  # libraries of other languages have such of their own
+                self._generate(job)
+            except UserError as error:
+                _end(job, "refused", str(error))
+            except BaseException:  # bindings of other languages raise such exceptions
                 LOG.exception("a request failed")
                 _end(job, "error")
 
-    def _do(self, job: SequentialJob) -> None:
-        if self._over(job):
+    def _generate(self, job: SequentialJob) -> None:
+        if self._is_over(job):
             return
-        rows = [writer.source or writer.tokens for writer in job.writers[:: job.copies]]
+        rows = [stream.source or stream.tokens for stream in job.streams[:: job.copies]]
         output = None
-        for found in in_pieces(self.lm, rows, PIECE, **job.arguments):
-            if self._over(job):
+        for partial in in_pieces(self.lm, rows, TOKENS_PER_CALL, **job.arguments):
+            if self._is_over(job):
                 return
-            output = found
-        assert output is not None, "the last piece is the whole"
-        for number, writer in enumerate(job.writers):  # of copies that can't differ there is one text
-            row = number * len(output.new_tokens) // len(job.writers)
-            _tell(writer, output, row, job.stops, self.lm.tokenizer)
+            output = partial
+        assert output is not None, "the last output is complete"
+        for number, stream in enumerate(job.streams):  # copies that cannot differ share one output
+            row = number * len(output.new_tokens) // len(job.streams)
+            _deliver(stream, output, row, job.stops, self.lm.tokenizer)
         with self._wake:
-            if job.shape not in self._known:
-                self._known.append(job.shape)
+            if job.shape not in self._compiled:
+                self._compiled.append(job.shape)
                 self._wake.notify_all()
 
-    def _over(self, job: SequentialJob) -> bool:
-        """Whether nobody waits for a job any more, or its time is up, of which it is told."""
+    def _is_over(self, job: SequentialJob) -> bool:
+        """Return whether a job must stop, after delivering the reason."""
         if self._closed:
             _end(job, "error")
-        elif job.dead:
+        elif job.expired:
             _end(job, "timeout")
-        return self._closed or job.dead
+        return self._closed or job.expired
 
 
 def _end(job: SequentialJob, finish: str, reason: str = "") -> None:
-    for writer in job.writers:
-        writer.deliver(Event(reason, finish=finish))
+    for stream in job.streams:
+        stream.deliver(Event(reason, finish=finish))
 
 
-def _tell(writer: RequestStream, output: GenerateOutput, row: int, stops: list[str], tokenizer: Tokenizer) -> None:
-    """Delivers a text: its tokens, and with the last one what they say."""
+def _deliver(stream: RequestStream, output: GenerateOutput, row: int, stops: list[str], tokenizer: Tokenizer) -> None:
+    """Deliver the tokens of a text, and the text with the last one."""
     tokens = output.new_tokens[row]
-    text = continuation(tokenizer, writer.before, tokens)
-    cuts = [place for stop in stops if (place := text.find(stop)) >= 0]
-    ended = bool(cuts) or tokens[-1] in writer.options.ends
+    text = continuation(tokenizer, stream.before, tokens)
+    cuts = [start for stop in stops if (start := text.find(stop)) >= 0]
+    ended = bool(cuts) or tokens[-1] in stream.options.ends
     text = text[: min(cuts)] if cuts else text
-    writer.said = len(tokens)
-    for place in range(len(tokens)) if writer.logprobs else [len(tokens) - 1]:
-        event = Event(token=tokens[place])
-        if writer.logprobs and output.logprobs is not None:
-            event.offset = min(len(text), len(continuation(tokenizer, writer.before, tokens[:place])))
-            event.logprob = float(output.logprobs[row][place])
-            writer.total += event.logprob
+    stream.num_generated = len(tokens)
+    for index in range(len(tokens)) if stream.logprobs else [len(tokens) - 1]:
+        event = Event(token=tokens[index])
+        if stream.logprobs and output.logprobs is not None:
+            event.offset = min(len(text), len(continuation(tokenizer, stream.before, tokens[:index])))
+            event.logprob = float(output.logprobs[row][index])
+            stream.total += event.logprob
             if output.top_ids is not None and output.top_logprobs is not None:
-                best = output.top_ids[row][place].tolist(), output.top_logprobs[row][place].tolist()
+                best = output.top_ids[row][index].tolist(), output.top_logprobs[row][index].tolist()
                 event.best = list(zip(*best, strict=True))
-        if place == len(tokens) - 1:
+        if index == len(tokens) - 1:
             event.text, event.finish = text, "stop" if ended else "length"
-        writer.deliver(event)
+        stream.deliver(event)

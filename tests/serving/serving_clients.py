@@ -37,7 +37,7 @@ class Running:
         """Ends it; whether some request was not answered."""
         self._uvicorn.should_exit = True
         self._thread.join(20)
-        return self._uvicorn.cut
+        return self._uvicorn.interrupted
 
     def dial(self, sent: bytes) -> socket.socket:
         """A connection of its own, on which something is sent."""

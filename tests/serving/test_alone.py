@@ -140,7 +140,7 @@ def test_slots_go_on_beside_a_search_and_a_client_that_goes_ends_it(monkeypatch:
             assert pieces == [None]
         wait(lambda: "lm_disconnects_total 1.0" in httpx.get(running.url + "/metrics").text)
         go.release()
-        wait(lambda: running.server.alone.active == 0)
+        wait(lambda: running.server.sequential.active == 0)
         assert pieces == [None]
     finally:
         for _ in range(50):
@@ -161,9 +161,9 @@ def test_a_full_queue_is_429_and_a_late_search_504(monkeypatch: pytest.MonkeyPat
     try:
         with concurrent.futures.ThreadPoolExecutor(2) as clients:
             held = [clients.submit(running.post, "/v1/completions", body)]
-            wait(lambda: running.server.alone.active == 1)
+            wait(lambda: running.server.sequential.active == 1)
             held.append(clients.submit(running.post, "/v1/completions", body))
-            wait(lambda: running.server.alone.waiting == 1)
+            wait(lambda: running.server.sequential.waiting == 1)
             refused = running.post("/v1/completions", body)
             assert refused.status_code == 429 and refused.headers["retry-after"]
             time.sleep(0.6)
@@ -179,8 +179,8 @@ def test_a_full_queue_is_429_and_a_late_search_504(monkeypatch: pytest.MonkeyPat
     [
         ({"num_beams": 2, "n": 3}, "num_return_sequences=3 is more than num_beams=2"),
         ({"num_beams": 17}, "from 1 to 16"),
-        ({"num_beams": 2, "stop": "a"}, "stop does not go with num_beams"),
-        ({"num_beams": 2, "logprobs": 1}, "those of the chosen tokens"),
+        ({"num_beams": 2, "stop": "a"}, "stop does not work with num_beams"),
+        ({"num_beams": 2, "logprobs": 1}, "log-probabilities of the chosen tokens"),
         ({"num_beams": 4, "num_beam_groups": 3}, "not a multiple"),
         ({"force_words_ids": [[1]]}, "needs beams"),
         ({"num_beams": 2, "force_words_ids": [[1, 2, 3]], "max_tokens": 2}, "has 3 tokens"),

@@ -26,7 +26,7 @@ from lm_research.errors import UserError
 from lm_research.serving import memory, schemas
 from lm_research.serving.access import Access, page_policy
 from lm_research.serving.app import PAGE, Limits, make_app
-from lm_research.serving.responses import problem
+from lm_research.serving.responses import error_body
 from lm_research.serving.slots import Slots
 
 TEMPLATE = b'{"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}'
@@ -127,7 +127,7 @@ def test_what_is_missing_or_unknown_is_named() -> None:
     for body, field in (({}, "prompt"), ({"prompt": "a", "promt": "b"}, "promt")):
         with pytest.raises(UserError) as mistake:
             schemas.completion(body)
-        assert problem(400, str(mistake.value), set(body))["param"] == field
+        assert error_body(400, str(mistake.value), set(body))["param"] == field
 
 
 # As of OpenAI's API reference, its version 2.3.0, and what vLLM's and other clients add without asking for anything.
@@ -244,7 +244,7 @@ def test_what_is_no_json_is_refused_everywhere(running: Running, path: str) -> N
     with httpx.Client() as client:
         for body in BODIES:
             answer = client.post(f"{running.url}/v1/{path}", content=body, headers={"content-type": "application/json"})
-            assert answer.status_code == 400 and "is no JSON" in answer.json()["error"]["message"], body[:40]
+            assert answer.status_code == 400 and "is not valid JSON" in answer.json()["error"]["message"], body[:40]
         for value in (b"null", b"[]", b'"x"', b"5", b"{}", b'{"prompt":1,"messages":1,"input":1,"task":1,"text":1}'):
             answer = client.post(
                 f"{running.url}/v1/{path}", content=value, headers={"content-type": "application/json"}
@@ -303,7 +303,7 @@ def test_a_server_ends_in_time_whatever_is_under_way(monkeypatch: pytest.MonkeyP
     try:
         with concurrent.futures.ThreadPoolExecutor(2) as clients:
             waiting = [clients.submit(running.post, "/v1/completions", body) for body in bodies]
-            wait(lambda: running.server.batcher.active == 1 and running.server.alone.active == 1)
+            wait(lambda: running.server.batcher.active == 1 and running.server.sequential.active == 1)
             start = time.monotonic()
             assert running.stop() and time.monotonic() - start < 10
             assert [answer.result().status_code for answer in waiting] == [503, 503]
@@ -392,7 +392,7 @@ def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, mo
     texts = ["abcdef", "ab", "fedcba", "c"]
     whole = running.post("/v1/embeddings", {"input": texts}).json()
     sizes, real = [], LM.embed
-    monkeypatch.setattr(memory, "PASS", 2 * 8 * 36 * LM.definition.arch.num_heads)
+    monkeypatch.setattr(memory, "MAX_SCORE_BYTES", 2 * 8 * 36 * LM.definition.arch.num_heads)
     monkeypatch.setattr(
         running.server.lm, "embed", lambda some, **named: sizes.append(len(some)) or real(some, **named)
     )
@@ -420,7 +420,7 @@ def test_clients_that_leave_are_no_mistake(running: Running, caplog: pytest.LogC
     with caplog.at_level(logging.ERROR):
         for one in sent * 2:
             running.dial(one).close()
-        wait(lambda: running.server.batcher.active == 0 and running.server.alone.active == 0)
+        wait(lambda: running.server.batcher.active == 0 and running.server.sequential.active == 0)
         assert running.post("/v1/completions", ASKED["completions"]).status_code == 200
     assert caplog.records == []
 

@@ -109,7 +109,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"logit_bias": {"9" * 5000: 1}}, "by token id"),
     ("completions", {"repetition_penalty": 0}, "from 0.01 to 100"),
     ("completions", {"repetition_penalty": 10**400}, "from 0.01 to 100"),
-    ("completions", {"best_of": 2, "stream": True}, "goes neither with stream"),
+    ("completions", {"best_of": 2, "stream": True}, "works neither with stream"),
     ("completions", {"best_of": 1, "n": 2}, "best_of is 1, but n is 2"),
     ("completions", {"suffix": "end"}, "forwards only"),
     ("completions", {"min_tokens": -1}, "from 0"),

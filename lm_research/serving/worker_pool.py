@@ -1,4 +1,4 @@
-"""Threads for what would hold up the event loop."""
+"""Threads for work that would block the event loop."""
 
 from __future__ import annotations
 
@@ -18,22 +18,31 @@ from starlette.exceptions import HTTPException
 class _Job:
     function: Callable[[], Any]
     future: Future[Any] = dataclasses.field(default_factory=Future)
-    given_up: bool = False
+    abandoned: bool = False
 
 
-class Lane:
-    """Some threads, and a bound on what waits for them."""
+class WorkerPool:
+    """Threads with a bounded queue.
 
-    def __init__(self, name: str, threads: int, most: int) -> None:
-        self._most, self._open, self._current = most + threads, 0, threading.local()
+    Args:
+      name: name of the threads.
+      threads: number of threads.
+      max_queue: maximum number of functions that wait.
+    """
+
+    def __init__(self, name: str, threads: int, max_queue: int) -> None:
+        self._max_open, self._open, self._current = max_queue + threads, 0, threading.local()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """What a function gives in a thread; raises HTTPException if too many wait. Given up, it keeps its thread until it ends."""
-        if self._open >= self._most:
+        """Run a function in a thread and return its result; raise HTTPException if too many wait.
+
+        If the caller is cancelled, the function still occupies its thread until it returns.
+        """
+        if self._open >= self._max_open:
             raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"})
         job = _Job(function)
         self._open += 1
@@ -41,16 +50,16 @@ class Lane:
             self._queue.put(job)
             return await asyncio.wrap_future(job.future)
         finally:
-            job.given_up = True
+            job.abandoned = True
             self._open -= 1
 
-    def go_on(self) -> None:
-        """For a function to call now and then: raises HTTPException once nobody waits for it any more."""
-        if self._current.job.given_up:
-            raise HTTPException(504, "Nobody waits any more.")
+    def check_wanted(self) -> None:
+        """Raise HTTPException if the caller of the running function no longer waits; long functions call it regularly."""
+        if self._current.job.abandoned:
+            raise HTTPException(504, "The client no longer waits.")
 
     def close(self, seconds: float) -> bool:
-        """Ends the threads after what they are at; whether that was within some seconds."""
+        """End the threads after their current functions, and return whether they ended within `seconds`."""
         for _ in self._threads:
             self._queue.put(None)
         end = time.monotonic() + seconds
@@ -60,12 +69,12 @@ class Lane:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            if not job.future.set_running_or_notify_cancel():  # nobody waits any more
+            if not job.future.set_running_or_notify_cancel():  # cancelled while it waited
                 continue
             self._current.job = job
             try:
                 job.future.set_result(job.function())
             except Exception as error:
                 job.future.set_exception(error)
-            except BaseException as panic:  # of a library of another language
-                job.future.set_exception(RuntimeError(f"A library failed: {panic}"))
+            except BaseException as error:  # bindings of other languages raise such exceptions
+                job.future.set_exception(RuntimeError(f"A library failed: {error}"))
