@@ -1,1 +1,1 @@
-"""Runs as a page to look at: read, summarized, fitted, and drawn into one HTML file that needs nothing else."""
+"""Reports of runs and studies: one self-contained HTML file with tables, charts and a scaling law."""

@@ -1,4 +1,4 @@
-"""What stands on a report's page, as plain values: tables, and what the charts draw."""
+"""Contents of a report's page as plain values: tables and the data of charts."""
 
 from __future__ import annotations
 
@@ -18,60 +18,66 @@ from lm_research.reporting.runs import Run, named, names_of, read_run
 from lm_research.reporting.studies import FILE, Study, read_study
 from lm_research.run.run_directory import FREE_KEYS
 
-MAX_TRIALS = 12  # of a study whose curves are drawn, the best ones
-MAX_SAMPLES = 12  # evaluations of a run whose samples are shown
-# Keys that change what a run writes, or its draws, and nothing else: runs that differ in these alone are repetitions.
+MAX_TRIALS = 12  # per study: curves are drawn of the best trials
+MAX_SAMPLES = 12  # per run: evaluations whose samples are shown
+# Keys that change only a run's output or its random draws: runs that differ only in these are repetitions.
 _REPETITION = (*FREE_KEYS, "seed", "logging.")
-# Of the last metrics of a run, those that a summary leads with, where they exist.
+# Final metrics that come first in a summary.
 _LEADING = (
-    "loss_nats",
-    "eval_loss_nats",
-    "eval_mlm_loss_nats",
-    "eval_lm_loss_nats",
-    "eval_perplexity",
-    "eval_bits_per_byte",
+    *("loss_nats", "eval_loss_nats", "eval_mlm_loss_nats", "eval_lm_loss_nats"),
+    *("eval_perplexity", "eval_bits_per_byte"),
 )
 _RATES = ("tokens_per_second", "mfu", "goodput")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """What a report is made of.
+    """Data of a report.
 
     Attributes:
-      runs: whose curves are drawn, and which stand side by side.
-      every: these and the other trials of studies: what laws and spreads are over.
-      titles: of the studies, each its own.
+      runs: runs with curves and a column in tables.
+      all_runs: these and the other trials of studies, for scaling laws and standard deviations.
+      studies: the studies.
+      titles: unique titles of the studies.
       notes: sentences about what was left out.
     """
 
     runs: list[Run]
-    every: list[Run]
+    all_runs: list[Run]
     studies: list[Study]
     titles: list[str]
     notes: list[str]
 
 
 def gather_report(paths: Sequence[Path]) -> ReportData:
-    """Runs and studies in the folders of a command line.
+    """Read the runs and studies in folders.
 
     Raises:
-      UserError: a folder that is neither, or a study.json that cannot be read.
+      UserError: a folder is neither, or a study.json cannot be read.
     """
     studies = [read_study(path) for path in dict.fromkeys(paths) if kind(path / FILE)]
     titles = names_of([study.directory for study in studies])
     runs = named([path for path in paths if not kind(path / FILE)])
-    every, notes = list(runs), list[str]()
+    all_runs, notes = list(runs), list[str]()
     for study, title in zip(studies, titles, strict=True):
         drawn, others = trial_runs(study, f"{title}: " if len(studies) > 1 else "", notes)
         runs += drawn
-        every += drawn + others
-    return ReportData(runs, every, studies, titles, notes)
+        all_runs += drawn + others
+    return ReportData(runs, all_runs, studies, titles, notes)
 
 
 def trial_runs(study: Study, prefix: str, notes: list[str]) -> tuple[list[Run], list[Run]]:
-    """Runs of a study's trials: MAX_TRIALS at most to be drawn, the best, and the others; `notes` gets sentences about those."""
-    trials, runs, lost = study.trials, {}, []
+    """Read the runs of a study's trials.
+
+    Args:
+      study: the study.
+      prefix: start of the runs' names.
+      notes: receives sentences about trials without curves.
+
+    Returns:
+      (runs of the best MAX_TRIALS trials, other runs).
+    """
+    trials, runs, unreadable = study.trials, {}, []
     if len(trials) > MAX_TRIALS:
         trials = study.ranked
     if len(trials) > MAX_TRIALS:
@@ -80,21 +86,21 @@ def trial_runs(study: Study, prefix: str, notes: list[str]) -> tuple[list[Run], 
         if trial.get("run") in runs:  # trials of one configuration share a run
             continue
         directory = study.directory / str(trial.get("run") or "")
-        measured = trial in study.measured  # of any other trial its row in the table says why it has no run
+        measured = trial in study.measured  # for any other trial, the table shows why it has no run
         if trial.get("run") and (measured or kind(directory / "config.json")):
             try:
                 runs[trial["run"]] = read_run(directory, prefix + study.label(trial))
             except UserError as error:
-                lost.append((trial["number"], error))
-    if lost:
-        numbers = ", ".join(str(number) for number, _ in lost)
-        notes.append(f"No curves of trials {numbers}, whose runs cannot be read; the first because: {lost[0][1]}")
-    found = list(runs.values())
-    return found[:MAX_TRIALS], found[MAX_TRIALS:]
+                unreadable.append((trial["number"], error))
+    if unreadable:
+        numbers = ", ".join(str(number) for number, _ in unreadable)
+        notes.append(f"No curves of trials {numbers}, whose runs cannot be read; the first because: {unreadable[0][1]}")
+    read = list(runs.values())
+    return read[:MAX_TRIALS], read[MAX_TRIALS:]
 
 
 def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Heading -> a value for each run: status, step, size, what was used, the last metrics; None where it is not known."""
+    """Return a value per run for each heading: status, step, size, resources and final metrics; None if unknown."""
     table: dict[str, list[Any]] = {
         "status": [run.status for run in runs],
         "step": [run.step for run in runs],
@@ -111,16 +117,17 @@ def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def final_metrics(runs: Sequence[Run]) -> list[str]:
-    """Names of metrics for a summary: losses, then scores over held-out and test data, then rates."""
+    """Return the names of metrics in a summary: losses, then scores of held-out and test data, then rates."""
     names = dict.fromkeys(key for run in runs for key in run.final)
     scores = [key for key in names if key.startswith(("eval_", "test_")) and key not in ("eval_seconds", "eval_tokens")]
     return [key for key in dict.fromkeys([*_LEADING, *scores, *_RATES]) if key in names]
 
 
 def spreads(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Runs that repeat each other but for the seed: {"runs": names, "metrics": {name: (mean, standard deviation)}}.
+    """Return means and standard deviations over finished runs that differ only in the seed.
 
-    The deviation is of a sample (divided by n - 1). Only finished runs count.
+    Returns:
+      For each group of runs {"runs": names, "metrics": {name: (mean, standard deviation of the sample, over n - 1)}}.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -140,17 +147,20 @@ def spreads(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def config_table(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Keys whose values differ among the runs, with a value for each, and the others with the one value that all have."""
+    """Return (keys whose values differ among the runs -> a value per run, other keys -> their common value)."""
     keys = sorted({key for run in runs for key in run.config})
     columns = {key: [run.config.get(key, "(absent)") for run in runs] for key in keys}
-    same = {key: values[0] for key, values in columns.items() if all(_text(v) == _text(values[0]) for v in values)}
+    same = {key: values[0] for key, values in columns.items() if all(_json(v) == _json(values[0]) for v in values)}
     return {key: values for key, values in columns.items() if key not in same}, same
 
 
 def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The law through the finished runs and what to draw of it, {"refusal"} where there can be none, None for runs of one size.
+    """Fit a scaling law to the finished runs.
 
-    The loss is the last held-out one over tokens: that of the masked or predicted token, without other objectives' terms.
+    The loss is the final held-out loss per token: that of the masked or predicted token, without other objectives' terms.
+
+    Returns:
+      The law and the data of its chart; {"refusal": reason} if it cannot be fitted; None if all runs have one size.
     """
     sizes = [run for run in runs if run.parameters]
     if len({run.parameters for run in sizes}) < 2:
@@ -168,8 +178,8 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
     left_out = [run.name for run in sizes if run not in used]
     used, points, notes = _best_of_each(used, points)
     for key in ("objective.name", "data.source", "data.max_length", "tokenizer.vocab_size", "tokenizer.path"):
-        if len({_text(run.config.get(key)) for run in used}) > 1:
-            return {"refusal": f"No scaling law: the runs differ in {key}, so their losses do not lie on one curve."}
+        if len({_json(run.config.get(key)) for run in used}) > 1:
+            return {"refusal": f"No scaling law: the runs differ in {key}, so their losses are not on one curve."}
     law = scaling.fit(points)
     if isinstance(law, str):
         return {"refusal": law + (f" Left out as unfinished: {', '.join(left_out)}." if left_out else "")}
@@ -177,7 +187,7 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
     axis = {"N": 0, "D": 1}[name]
     amounts = np.geomspace(min(p[axis] for p in points), 10 * max(p[axis] for p in points), 60)
     others = {"N": max(p[0] for p in points), "D": max(p[1] for p in points)}
-    drawn = [law.predict(**(others | {name: float(amount)})) for amount in amounts]
+    predicted = [law.predict(**(others | {name: float(amount)})) for amount in amounts]
     return {
         "formula": str(law),
         "rows": [(key, value, *law.intervals[key]) for key, value in law.values.items()],
@@ -187,16 +197,19 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
         "fixed": f"the curve is for D = {others['D']:.3g} tokens" if len(law.variables) == 2 else "",
         "points": [[run.name, *point] for run, point in zip(used, points, strict=True)],
         "axis": axis,
-        "curve": [[float(amount), *losses] for amount, losses in zip(amounts, drawn, strict=True)],
+        "curve": [[float(amount), *losses] for amount, losses in zip(amounts, predicted, strict=True)],
     }
 
 
 def _best_of_each(
     runs: Sequence[Run], points: Sequence[tuple[float, float, float]]
 ) -> tuple[list[Run], list[tuple[float, float, float]], list[str]]:
-    """Of each size and amount the recipe with the lowest mean loss, in all its seeds, and a sentence if others were left out.
+    """Keep, for each size and amount of data, all seeds of the config with the lowest mean loss.
 
-    A law is about what a size can reach: of a run with too high a learning rate it says nothing.
+    A scaling law describes the best loss of a size, so that a run with, say, a bad learning rate is not a point of it.
+
+    Returns:
+      (runs, points, notes with a sentence if others were left out).
     """
     groups: dict[tuple[float, str], dict[str, list[int]]] = {}
     for number, (run, (size, amount, _)) in enumerate(zip(runs, points, strict=True)):
@@ -215,18 +228,18 @@ def _best_of_each(
         for key in config_table([runs[numbers[0]] for numbers in recipes.values()])[0]
         if not key.startswith(_REPETITION)
     }
-    note = f"Of runs of one size and amount that differ in {', '.join(sorted(keys))}, those of the lowest loss."
+    note = f"Of runs of one size and amount of data that differ in {', '.join(sorted(keys))}, only the best are used."
     return [runs[number] for number in kept], [points[number] for number in kept], [note]
 
 
 def _recipe(run: Run) -> str:
-    """A run's config without what runs that repeat it may differ in, as text."""
+    """Return, as text, a run's config without the keys in which repetitions may differ."""
     same = {key: value for key, value in run.config.items() if not key.startswith(_REPETITION)}
     return json.dumps(same, sort_keys=True)
 
 
 def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any] | None) -> dict[str, Any]:
-    """Everything that charts draw, for JSON."""
+    """Return the data of all charts, for JSON."""
     return {
         "runs": [{"name": run.name, "tables": curves.tables(run.lines), "seconds": run.seconds} for run in runs],
         "scaling": law if law and "curve" in law else None,
@@ -250,7 +263,7 @@ def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any
 
 
 def to_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, and NaN and infinities as the strings that JavaScript's Number reads."""
+    """Format JSON for a script element: without `<`, and with NaN and infinities as strings for JavaScript's Number."""
     return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -262,5 +275,5 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _text(value: Any) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)

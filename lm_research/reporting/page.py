@@ -1,4 +1,4 @@
-"""The page itself: one HTML file with its data, its styles and its chart library (plotly.js, MIT) inside."""
+"""HTML page of a report, which includes its data, its styles and its chart library (plotly.js, MIT)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lm_research.reporting.contents import ReportData
 _HERE = Path(__file__).parent
 
 
-def render(material: ReportData) -> str:
-    """HTML of a report.
+def render(data: ReportData) -> str:
+    """Return the HTML of a report.
 
     Raises:
       ConfigError: the chart library is not installed.
@@ -26,21 +26,21 @@ def render(material: ReportData) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ConfigError("The charts of a report need plotly: pip install 'lm_research[report]'.") from error
-    runs, studies = material.runs, material.studies
-    alone = [run.name for run in runs if not any(study.directory in run.directory.parents for study in studies)]
-    law = contents.scaling_law(material.every)
+    runs, studies = data.runs, data.studies
+    single = [run.name for run in runs if not any(study.directory in run.directory.parents for study in studies)]
+    law = contents.scaling_law(data.all_runs)
     different, same = contents.config_table(runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "share": lambda value: f"{value:.1%}"}
     return environment.get_template("page.html").render(
-        title=title([*material.titles, *alone]),
+        title=title([*data.titles, *single]),
         runs=runs,
-        studies=list(zip(material.titles, studies, strict=True)),
-        notes=[*material.notes, *(note for run in runs for note in run.notes)],
+        studies=list(zip(data.titles, studies, strict=True)),
+        notes=[*data.notes, *(note for run in runs for note in run.notes)],
         finals=contents.final_table(runs),
-        spreads=contents.spreads(material.every),
+        spreads=contents.spreads(data.all_runs),
         different=different,
         same=same,
         law=law,
@@ -52,13 +52,13 @@ def render(material: ReportData) -> str:
     )
 
 
-def title(names: Sequence[str], most: int = 4) -> str:
-    """Names in a row, those past the first few counted."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def title(names: Sequence[str], max_names: int = 4) -> str:
+    """Join the first names, and count the rest."""
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
 def number(value: Any) -> str:
-    """A value for people: five digits of a float, whole numbers in groups of three, everything else as it is."""
+    """Format a value for people: five digits of a float, an integer with thousands separators, anything else unchanged."""
     if isinstance(value, bool) or value is None:
         return "" if value is None else str(value).lower()
     if isinstance(value, int):
@@ -69,7 +69,7 @@ def number(value: Any) -> str:
 
 
 def spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """At most so many of the items, evenly spaced, the first and the last among them."""
+    """Return at most `count` evenly spaced items, including the first and the last."""
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

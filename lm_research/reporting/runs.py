@@ -1,6 +1,6 @@
-"""A run directory as a report reads it: what can be read is shown, and what cannot is said in a sentence.
+"""Reading of run directories for a report; sentences on the page describe what is missing or damaged.
 
-Unlike `compare`, which needs finished runs, a report takes a run as it is: in progress, without metrics, or with damaged lines.
+Unlike `compare`, which needs finished runs, a report accepts a run in progress, without metrics or with damaged lines.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from lm_research.errors import CheckpointError, UserError
 from lm_research.run.goodput import total_time
 
 _SAMPLES_AFTER = re.compile(r"held-out after step ([0-9]{1,10}):")
-_TIME_OF_A_LINE = 20  # letters of log.txt before the text: "2026-01-31 12:34:56 "
-_SAMPLE = "  | "
-_CONFIG = "So it cannot be read as a JSON object of keys: restore it or repeat the run."
+_TIMESTAMP_LENGTH = 20  # characters before the text of a line of log.txt: "2026-01-31 12:34:56 "
+_SAMPLE_PREFIX = "  | "
+_CONFIG_FIX = "So it cannot be read as a JSON object of keys: restore it or repeat the run."
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run wrote down.
+    """Files of a run.
 
     Attributes:
-      name: what the page calls it, unique among the runs of a page.
-      config: flat, dotted keys.
-      lines: of metrics.jsonl, in order, each with a step.
-      starts: entries of environment.json, one a start.
-      seconds: where the time went, over all starts; empty where no account exists.
-      summary: of summary.json, or empty.
-      samples: (step, text) of each evaluation that showed any.
+      name: unique name on the page.
+      directory: the run directory.
+      config: config with flat, dotted keys.
+      lines: lines of metrics.jsonl in order, each with a step.
+      starts: entries of environment.json, one per start.
+      seconds: time by activity over all starts; empty if time.json does not exist.
+      summary: summary.json, or empty.
+      samples: (step, text) of each evaluation with samples.
       notes: sentences about what is missing or damaged.
     """
 
@@ -52,19 +53,19 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that anything is known of."""
+        """Last step in any file."""
         return max([line["step"] for line in self.lines] + [self.summary.get("step", 0)])
 
     @property
     def status(self) -> str:
-        """One of `finished`, `stopped` and `unfinished`: running, or ended without a word."""
-        if self.summary.get("step", 0) < self.step:  # of an earlier end, after which the run went on
+        """One of `finished`, `stopped` and `unfinished`, which is running or killed."""
+        if self.summary.get("step", 0) < self.step:  # the run was resumed after this summary
             return "unfinished"
         return self.summary.get("status", "unfinished")
 
     @property
     def final(self) -> dict[str, Any]:
-        """The last value of every metric but the step, and the scores of a task's best model over its test data."""
+        """Last value of every metric except the step, and the test scores of a task's best model."""
         last: dict[str, Any] = {}
         for line in self.lines:
             last.update(line)
@@ -73,35 +74,37 @@ class Run:
 
     @property
     def parameters(self) -> int | None:
-        known = (start.get("parameters") for start in reversed(self.starts))
-        return next((count for count in known if type(count) is int and 0 < count < 2**63), None)
+        """Number of parameters at the last start that recorded it."""
+        counts = (start.get("parameters") for start in reversed(self.starts))
+        return next((count for count in counts if type(count) is int and 0 < count < 2**63), None)
 
     @property
     def digests(self) -> dict[str, str]:
+        """Digests of the final state."""
         return self.summary.get("digests", {})
 
     @property
     def commands(self) -> list[str]:
-        """How each start was typed, without repetitions."""
+        """Command line of each start, without repetitions."""
         listed = (start.get("command") for start in self.starts)
         return list(dict.fromkeys(shlex.join(map(str, words)) for words in listed if isinstance(words, list)))
 
 
 def read_run(directory: Path, name: str = "") -> Run:
-    """Reads a run directory, finished or not.
+    """Read a run directory, finished or not.
 
     Raises:
-      CheckpointError: there is no run: no directory, or no readable config.json in it.
+      CheckpointError: it is not a directory with a readable config.json.
     """
     if kind(directory) != FOLDER:
         raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a run, or the folder of a study.")
     if kind(directory / "config.json") != FILE:
         raise CheckpointError(
-            f"{directory} holds neither config.json nor study.json, so it is no run and no study. Give the --workdir of a run, "
+            f"{directory} has neither config.json nor study.json, so it is neither a run nor a study. Give the --workdir of a run, "
             "or the folder of a study."
         )
     notes: list[str] = []
-    config = run_files.read_keys(directory / "config.json", _CONFIG)
+    config = run_files.read_keys(directory / "config.json", _CONFIG_FIX)
     lines = read_lines(directory / "metrics.jsonl", notes)
     starts, summary, lives = (
         _noted(notes, read, directory / name)
@@ -122,28 +125,28 @@ def read_run(directory: Path, name: str = "") -> Run:
     notes.extend(_not_finite(directory, lines))
     if run.status != "finished" and lines:
         notes.append(
-            f"{directory} has not finished: it stands at step {run.step:,} of {run.config.get('train.num_steps', '?')}."
+            f"{directory} has not finished: it is at step {run.step:,} of {run.config.get('train.num_steps', '?')}."
         )
     return run
 
 
 def named(directories: Sequence[Path]) -> list[Run]:
-    """Reads runs; those whose folders have the same name are called by their paths."""
+    """Read runs, with unique names (see `names_of`)."""
     directories = list(dict.fromkeys(directories))
     return [read_run(path, name) for path, name in zip(directories, names_of(directories), strict=True)]
 
 
 def names_of(directories: Sequence[Path]) -> list[str]:
-    """What folders are called on a page: by their names, or where two have the same by their paths."""
+    """Return unique names of folders: their own names, or their paths if names are equal."""
     names = [path.resolve().name for path in directories]
     return [name if names.count(name) == 1 else str(path) for path, name in zip(directories, names, strict=True)]
 
 
 def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl that are JSON objects with a whole step; `notes` gets a sentence about the others."""
+    """Read the lines of metrics.jsonl that are JSON objects with an integer step; add a note about the others."""
     content = _noted(notes, run_files.read_text, path) or ""
     if not content.strip():
-        notes.append(f"{path} holds no metrics yet, so there are no curves of this run.")
+        notes.append(f"{path} has no metrics yet, so there are no curves of this run.")
     lines, damaged = [], []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -152,7 +155,7 @@ def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             damaged.append(number)
     if damaged and damaged[-1] == len(content.splitlines()) and not content.endswith("\n"):
         notes.append(
-            f"{path}, line {damaged.pop()}: not whole, as of a run that is writing it or was killed; left out."
+            f"{path}, line {damaged.pop()}: incomplete, because the run is writing it or was killed; left out."
         )
     if damaged:
         listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
@@ -161,23 +164,23 @@ def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def read_samples(path: Path) -> list[tuple[int, str]]:
-    """(step, text) of the samples that log.txt shows under its evaluations; of a step evaluated again, the last."""
+    """Return (step, text) of the samples in log.txt; if a step was evaluated again, its last samples."""
     lines = (_noted([], run_files.read_text, path) or "").splitlines()
     found: dict[int, list[str]] = {}
     step = None
-    for line in (line[_TIME_OF_A_LINE:] for line in lines):
+    for line in (line[_TIMESTAMP_LENGTH:] for line in lines):
         if match := _SAMPLES_AFTER.match(line):
             step = int(match[1])
             found[step] = []
-        elif step is not None and line.startswith(_SAMPLE):
-            found[step].append(line[len(_SAMPLE) :])
+        elif step is not None and line.startswith(_SAMPLE_PREFIX):
+            found[step].append(line[len(_SAMPLE_PREFIX) :])
         else:
             step = None
     return [(step, "\n".join(texts)) for step, texts in sorted(found.items()) if texts]
 
 
 def _noted(notes: list[str], read: Callable[[Path], Any], path: Path) -> Any:
-    """What a file holds; None where it is missing, or damaged, which `notes` then says."""
+    """Read a file; return None if it is missing, or if it is damaged, and then add a note."""
     if kind(path) == NOTHING:
         return None
     try:
@@ -200,7 +203,7 @@ def _lives(path: Path) -> list[run_files.Life]:
 
 
 def _not_finite(directory: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each metric with values that no chart can show."""
+    """Return a sentence for each metric with values that are not finite."""
     steps: dict[str, list[int]] = {}
     for line in lines:
         for key, value in line.items():

@@ -1,8 +1,8 @@
-"""A scaling law fitted to the final losses of runs that differ in size, in data, or in both.
+"""Fit of a scaling law to the final losses of runs that differ in size, in data, or in both.
 
-L(N, D) = E + A / N^alpha + B / D^beta, of N parameters and D tokens, the third approach of Hoffmann et al. 2022
-(arXiv:2203.15556): a Huber loss on differences of logarithms, minimized from many starting points. What does not vary among the runs
-drops out. Intervals come from a bootstrap of residuals: few runs of each size leave nothing to draw from otherwise.
+L(N, D) = E + A / N^alpha + B / D^beta, for N parameters and D tokens, the third approach of Hoffmann et al. 2022
+(arXiv:2203.15556): a Huber loss on differences of logarithms, minimized from many starting points. The term of a variable
+that does not vary among the runs is left out. Intervals come from a bootstrap of residuals, because each size has few runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import OptimizeResult, least_squares
 MIN_SIZES = 4
 COVERAGE = 0.9
 _HUBER = 1e-3  # as in the paper
-_SAMENESS = 0.02  # amounts of data or sizes this close together, relatively, count as one
+_SAMENESS = 0.02  # relative difference up to which sizes or amounts of data count as equal
 _ALPHAS = (0.01, 3.0)
 _LETTERS = {"N": ("A", "alpha"), "D": ("B", "beta")}
 
@@ -29,9 +29,9 @@ class Law:
     Attributes:
       variables: "N", "D" or both.
       values: E and, for each variable, its factor and its exponent, by name.
-      intervals: lower and upper end of each, of COVERAGE.
+      intervals: lower and upper end of the COVERAGE interval of each value.
       residual: root mean square of log(measured / fitted).
-      notes: what the runs could not settle.
+      notes: sentences about what the runs do not determine.
     """
 
     variables: tuple[str, ...]
@@ -42,7 +42,7 @@ class Law:
     _draws: list[dict[str, float]] = dataclasses.field(repr=False, default_factory=list)
 
     def predict(self, **amounts: float) -> tuple[float, float, float]:
-        """(loss, lower, upper end) at N=..., D=... ."""
+        """Return (loss, lower end, upper end of its interval) at N=..., D=... ."""
         losses = [_loss(values, self.variables, amounts) for values in self._draws]
         return (_loss(self.values, self.variables, amounts), *_interval(losses))
 
@@ -52,11 +52,11 @@ class Law:
 
 
 def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law | str:
-    """Fits the law to (N, D, final loss in nats) of runs, or says in a sentence why that would be dishonest.
+    """Fit the law to runs, or return a sentence about why they do not suffice.
 
     Args:
-      points: one a run; several of one size are taken as they are.
-      draws: of the bootstrap.
+      points: (N, D, final loss in nats) of each run; several runs may have one size.
+      draws: number of bootstrap samples.
     """
     if any(not (np.isfinite(point).all() and min(point) > 0) for point in points):
         return "No scaling law: a run has no finite, positive size, number of tokens and final loss."
@@ -68,18 +68,18 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
     for name in variables:
         if counts[name] < MIN_SIZES:
             return (
-                f"No scaling law: E, {_LETTERS[name][0]} and {_LETTERS[name][1]} cannot be told from {counts[name]} {words[name]}. "
-                f"Train at least {MIN_SIZES}, or let the others not vary."
+                f"No scaling law: E, {_LETTERS[name][0]} and {_LETTERS[name][1]} cannot be determined from {counts[name]} {words[name]}. "
+                f"Train at least {MIN_SIZES}, or use only one."
             )
     if not variables:
         return "No scaling law: the runs differ neither in parameters nor in tokens."
     logs = {name: np.log(amounts[name]) for name in variables}
     if len(variables) == 2:
-        together = abs(np.corrcoef(logs["N"], logs["D"])[0, 1])
-        if len(points) < 6 or together > 0.98:
+        correlation = abs(np.corrcoef(logs["N"], logs["D"])[0, 1])
+        if len(points) < 6 or correlation > 0.98:
             return (
-                f"No scaling law: sizes and amounts of data grow together (correlation {together:.2f}) or there are fewer "
-                "than six runs, so their effects cannot be told apart. Vary one while the other stays."
+                f"No scaling law: sizes and amounts of data grow together (correlation {correlation:.2f}) or there are fewer "
+                "than six runs, so their effects cannot be separated. Vary one while the other is constant."
             )
     best = _minimize(logs, log_loss, _starts(len(variables), log_loss))
     fitted = _log_loss(best, logs)
@@ -87,7 +87,7 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
     residuals = log_loss - fitted
     notes = _unsettled(best, variables, log_loss)
     if freedom < 1:
-        notes.append("As many numbers are fitted as there are runs, so the intervals say nothing.")
+        notes.append("As many numbers are fitted as there are runs, so the intervals are meaningless.")
     residuals *= np.sqrt(len(points) / max(1, freedom))
     rng = np.random.default_rng(0)
     drawn = [
@@ -98,7 +98,7 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
     intervals = {name: _interval([draw[name] for draw in drawn]) for name in values}
     if not notes and intervals["E"][0] < 0.1 * np.exp(log_loss.min()):
         notes.append(
-            "The interval of E reaches almost to zero: the law holds between these runs, and says little beyond them."
+            "The interval of E reaches almost to zero: the law describes these runs, but does not extrapolate."
         )
     return Law(variables, values, intervals, float(np.sqrt(np.mean((log_loss - fitted) ** 2))), notes, drawn)
 
@@ -109,9 +109,11 @@ def _distinct(values: np.ndarray) -> int:
 
 
 def _terms(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
-    """Logarithms of the law's terms, a row each.
+    """Return the logarithms of the law's terms, one row per term.
 
-    theta is log E, then for each variable the log of its term at the mean of the variable's logarithm, and its exponent.
+    Args:
+      theta: log E, then for each variable the log of its term at the mean of the variable's logarithm, and its exponent.
+      logs: logarithms of the variables, one value per run.
     """
     rows = [np.full(len(next(iter(logs.values()))), theta[0])]
     for index, values in enumerate(logs.values()):
@@ -124,7 +126,7 @@ def _log_loss(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _slopes(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
-    """Derivatives of `_log_loss` by theta: each term's share of the loss, times the term's own."""
+    """Return the derivatives of `_log_loss` by theta: each term's fraction of the loss times the term's derivative."""
     terms = _terms(theta, logs)
     shares = np.exp(terms - np.logaddexp.reduce(terms, axis=0))
     columns = [shares[0]]
@@ -144,7 +146,7 @@ def _starts(variables: int, log_loss: np.ndarray) -> list[np.ndarray]:
 
 
 def _minimize(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequence[np.ndarray]) -> np.ndarray:
-    """The theta of the least Huber loss. Of several starting points the three whose squares came out least go on to it."""
+    """Return the theta with the lowest Huber loss, starting from the three starts with the lowest squared error."""
     lower, upper = _bounds(len(logs), log_loss)
 
     def solve(start: np.ndarray, loss: str, steps: int) -> OptimizeResult:
@@ -176,10 +178,10 @@ def _bounds(variables: int, log_loss: np.ndarray) -> tuple[list[float], list[flo
 def _unsettled(theta: np.ndarray, variables: tuple[str, ...], log_loss: np.ndarray) -> list[str]:
     notes = []
     if theta[0] < log_loss.min() - 3:
-        notes.append("E, the loss of an infinite model, is not settled by these runs: they are all far from it.")
+        notes.append("E, the loss of an infinite model, is not determined by these runs: they are all far from it.")
     for index, name in enumerate(variables):
         if min(abs(theta[2 + 2 * index] - bound) for bound in _ALPHAS) < 1e-3:
-            notes.append(f"{_LETTERS[name][1]} is not settled by these runs: it lies at the edge of {_ALPHAS}.")
+            notes.append(f"{_LETTERS[name][1]} is not determined by these runs: it is at the edge of {_ALPHAS}.")
     return notes
 
 

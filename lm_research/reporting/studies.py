@@ -1,4 +1,4 @@
-"""A study's trials: read from study.json, and what they say about each parameter.
+"""Trials of a study, read from study.json, and the importance of each parameter.
 
 study.json: {"metric", "direction": "minimize" or "maximize", "digest", "trials": [{"number", "params": {key: value}, "value",
 "state", "run": directory of the trial's run below the study's, "reason": why it failed}]}.
@@ -21,7 +21,7 @@ from lm_research.common.documents import Count, read_json, short
 from lm_research.errors import DataError
 
 FILE = "study.json"
-_FIX = "So it cannot be read as a study: it should hold metric, direction and trials, each with number, params, value and state; restore it, or let the sweep write it again."
+_FIX = "So it cannot be read as a study: it must have metric, direction and trials, each with number, params, value and state; restore it, or run the sweep again."
 _Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -43,10 +43,14 @@ class _Content(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A sweep as far as it has come.
+    """A sweep, finished or not.
 
     Attributes:
-      trials: as in study.json, by number.
+      directory: directory of study.json.
+      metric: the metric that is optimized.
+      maximize: whether larger is better.
+      digest: digest of the sweep's definition.
+      trials: trials as in study.json, ordered by number.
     """
 
     directory: Path
@@ -57,47 +61,48 @@ class Study:
 
     @property
     def parameters(self) -> list[str]:
+        """Names of all parameters of trials."""
         return list(dict.fromkeys(key for trial in self.trials for key in trial["params"]))
 
     @property
     def measured(self) -> list[dict[str, Any]]:
-        """Trials with a finite value that ran to their end; the values of others are of earlier steps."""
+        """Complete trials with a finite value; values of other trials are of earlier steps."""
         return [trial for trial in self.trials if _is_number(trial["value"]) and trial["state"] == "complete"]
 
     @property
     def ranked(self) -> list[dict[str, Any]]:
-        """The measured trials, the best first."""
+        """The measured trials, best first."""
         return sorted(self.measured, key=lambda trial: -trial["value"] if self.maximize else trial["value"])
 
     @functools.cached_property
     def varied(self) -> list[str]:
-        """Parameters that tell trials apart: of several values, but for the seed and for those that go with an earlier one."""
+        """Parameters with several values, without the seed and without those determined by an earlier parameter."""
         found: dict[tuple[int, ...], str] = {}
         begun = [trial["params"] for trial in self.trials if trial["params"]]
         for key in self.parameters:
-            given = [json.dumps(params.get(key)) for params in begun]
-            if key != "seed" and len(set(given)) > 1:
-                found.setdefault(tuple(map(given.index, given)), key)  # equal where the same trials have equal values
+            values = [json.dumps(params.get(key)) for params in begun]
+            if key != "seed" and len(set(values)) > 1:
+                found.setdefault(tuple(map(values.index, values)), key)  # equal tuples group the trials equally
         return list(found.values())
 
     def label(self, trial: dict[str, Any]) -> str:
-        """Name a trial as `trial 3 (muon, 0.02)`: its number and its values of what varies, of the first three at most."""
+        """Name a trial as in `trial 3 (muon, 0.02)`: its number and the values of its first three varied parameters."""
         values = [trial["params"][key] for key in self.varied[:3] if key in trial["params"]]
-        told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-        return f"trial {trial['number']}" + (f" ({told})" if told else "")
+        text = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        return f"trial {trial['number']}" + (f" ({text})" if text else "")
 
     def best_so_far(self) -> list[tuple[int, float]]:
-        """(trial's number, best value up to it) of the measured trials."""
+        """Return (number, best value so far) of the measured trials."""
         pick = max if self.maximize else min
         values = [trial["value"] for trial in self.measured]
         return [(trial["number"], pick(values[: i + 1])) for i, trial in enumerate(self.measured)]
 
     def importance(self) -> dict[str, float]:
-        """How much the order of the trials follows each parameter, 0 to 1, the largest first.
+        """Return the association of each parameter with the value, from 0 to 1, the largest first.
 
-        Of numbers Spearman's rank correlation with the value, without its sign; of names the correlation ratio of the value's ranks
-        (the root of the share of their variance that lies between the names). Parameters of one value, or of fewer than
-        three trials, are left out.
+        For numbers it is the absolute value of Spearman's rank correlation; for names, the correlation ratio of the value's
+        ranks (the root of the fraction of their variance that is between the names). Parameters with one value, or in fewer
+        than three trials, are left out.
         """
         found = {}
         for key in self.parameters:
@@ -107,11 +112,11 @@ class Study:
             ranks = rankdata([value for _, value in pairs])
             if ranks.std() == 0:
                 continue
-            given = [value for value, _ in pairs]
-            if all(map(_is_number, given)):
-                found[key] = abs(float(np.corrcoef(rankdata(given), ranks)[0, 1]))
+            settings = [value for value, _ in pairs]
+            if all(map(_is_number, settings)):
+                found[key] = abs(float(np.corrcoef(rankdata(settings), ranks)[0, 1]))
             else:
-                names = np.array([json.dumps(value) for value in given])
+                names = np.array([json.dumps(value) for value in settings])
                 groups = [ranks[names == name] for name in set(names)]
                 between = sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups)
                 found[key] = math.sqrt(float(between / (len(ranks) * ranks.var())))
@@ -119,10 +124,10 @@ class Study:
 
 
 def read_study(directory: Path) -> Study:
-    """Reads DIRECTORY/study.json.
+    """Read DIRECTORY/study.json.
 
     Raises:
-      DataError: it cannot be read, or a field is missing or of another type.
+      DataError: it cannot be read, or a field is missing or has the wrong type.
     """
     path = directory / FILE
     content = read_json(path, _Content, fix=_FIX)

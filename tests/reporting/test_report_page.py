@@ -142,7 +142,7 @@ def test_a_run_without_metrics(tmp_path: Path) -> None:
     (run / "time.json").unlink()
     (run / "log.txt").unlink()
     html = page_of(tmp_path, run).read_text()
-    assert "metrics.jsonl holds no metrics yet" in html
+    assert "metrics.jsonl has no metrics yet" in html
 
 
 def test_a_run_in_progress_with_a_line_cut_short(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_a_run_in_progress_with_a_line_cut_short(tmp_path: Path) -> None:
     read = read_run(run)
     assert len(read.lines) == len(LINES) and (read.status, read.step) == ("unfinished", 25)
     cut, norm, perplexity, unfinished = read.notes
-    assert "metrics.jsonl, line 5: not whole" in cut and "stands at step 25" in unfinished
+    assert "metrics.jsonl, line 5: incomplete" in cut and "is at step 25" in unfinished
     assert "grad_norm is not finite in 1 lines, first at step 20" in norm and "eval_perplexity" in perplexity
-    assert "line 5: not whole" in page_of(tmp_path, run).read_text()
+    assert "line 5: incomplete" in page_of(tmp_path, run).read_text()
 
 
 @pytest.mark.parametrize("damage", ["}{", "[1]", "3", '{"loss_nats": 1}', '{"step": "2"}', "null"])
@@ -186,7 +186,7 @@ def test_other_damaged_files_leave_a_page(tmp_path: Path, name: str, content: st
     ("make", "words"),
     [
         (lambda path: None, "is not a directory"),
-        (lambda path: path.mkdir(), "holds neither config.json nor study.json"),
+        (lambda path: path.mkdir(), "has neither config.json nor study.json"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "cannot be read as a JSON"),
         (lambda path: (path.mkdir(), (path / "study.json").write_text("{}")), "cannot be read as a study"),
         (lambda path: write_study(path, [{"number": 0}]), "cannot be read as a study"),

@@ -138,8 +138,8 @@ def test_laws_and_spreads_are_over_all_trials(tmp_path: Path) -> None:
             model__hidden_size=sizes.index(size) + 1,
         )
     material = contents.gather_report([folder])
-    assert len(material.runs) == 12 and len(material.every) == 20
-    law = contents.scaling_law(material.every)
+    assert len(material.runs) == 12 and len(material.all_runs) == 20
+    law = contents.scaling_law(material.all_runs)
     assert len(law["points"]) == 20
     assert {row[0]: row[1] for row in law["rows"]} == pytest.approx({"E": 2, "A": 30, "alpha": 0.5}, rel=0.01)
     assert report.main([str(folder)]) == 0

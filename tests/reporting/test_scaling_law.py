@@ -81,12 +81,12 @@ def test_refusals(points: list[tuple[float, float, float]], words: str) -> None:
 def test_what_the_runs_do_not_settle_is_said() -> None:
     """Without a floor in the data E falls as low as it may."""
     law = law_of([(n, 1e9, 1000 / n**0.3) for n in SIZES], draws=2)
-    assert "E, the loss of an infinite model, is not settled" in law.notes[0]
+    assert "E, the loss of an infinite model, is not determined" in law.notes[0]
     assert law.values["alpha"] == pytest.approx(0.3, rel=1e-2)
     steep = law_of(
         [(n, 1e9, E + (1e6 / n) ** 4) for n in np.geomspace(1e6, 4e6, 6)], draws=2
     )  # an exponent above those that are looked at
-    assert any(note.startswith("alpha is not settled") for note in steep.notes)
+    assert any(note.startswith("alpha is not determined") for note in steep.notes)
     assert not any(note.startswith("alpha") for note in law.notes)
     few = fit([(n, 1e9, (2 + 1000 / n**0.3) * z) for n, z in zip(SIZES[:5], (1, 0.9, 1.1, 0.9, 1), strict=True)], 20)
     assert isinstance(few, Law) and few.notes and few.intervals["E"][0] < 1  # noise of a tenth: no floor can be told

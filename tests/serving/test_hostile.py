@@ -451,7 +451,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.Mo
         held = [running.dial(sent) for sent in (b"GET / HT", b"", head(1000) + b"{") for _ in range(6)]
         assert httpx.get(running.url + "/healthz").status_code == 200
         busy = [running.dial(head(len(body)) + body) for _ in range(4)]
-        wait(lambda: len(running.server._under_way) == 4)
+        wait(lambda: len(running.server._active) == 4)
         answer = httpx.get(running.url + "/healthz")
         assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["error"]["code"] == "503"
         for one in (*held, *busy):
