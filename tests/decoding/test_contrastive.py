@@ -30,7 +30,7 @@ def reference(exact: Exact, prompt: list[int], steps: int, count: int, alpha: fl
 
 
 def test_tokens_follow_the_definition() -> None:
-    lm = toys.language_model(vocab=20, layers={"positions": "alibi"})  # distances count
+    lm = toys.language_model(vocab=20, layers={"attention": "window", "window": 3})  # distances count
     exact, prompts = Exact(lm), [[3, 1, 4, 1], [15], [9, 2, 6, 5, 3, 5]]
     output = generate(
         lm, prompts, max_new_tokens=8, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True, eos_token_id=None

@@ -14,7 +14,7 @@ import pytest
 from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
-from lm_research.objectives.packing import one_per_row, pack, split_documents, unpack
+from lm_research.objectives.packing import describe_rows, one_per_row, pack, split_documents, unpack
 
 
 def pieces_of(packs: Any) -> list[list[int]]:
@@ -163,3 +163,9 @@ def test_pairs_of_a_packed_row_stay_pairs(name: str, tmp_path: pathlib.Path) -> 
     assert first_BL.sum() == count and (batch["tokens_BL"][first_BL] == start).all()
     row, column = np.nonzero((batch["segments_BL"] > 0) & ~first_BL)
     np.testing.assert_array_equal(batch["tokens_BL"][row, column], batch["targets_BL"][row, column - 1])
+
+
+def test_how_full_rows_are() -> None:
+    """Five texts of 18 tokens in three rows of 8 (see `pack`): 18 / 24."""
+    sizes = np.array([5, 4, 4, 3, 2])
+    assert describe_rows(sizes, 8, pack(sizes, 8)) == "1.67 texts a row, 75.0% of positions used"

@@ -78,3 +78,9 @@ def test_rows_show_the_pair_as_the_label_says(store: TokenStore) -> None:
         first = tokens[1]
         second = tokens[np.flatnonzero(batch["types_BL"][b])[0]]
         assert batch["next_sentence_B"][b] == (second < first)
+
+
+def test_lengths_of_chunks(tmp_path: pathlib.Path) -> None:
+    """Sentences of 4, 3, 5, 2 and 6 tokens fill 7 twice; the last, alone, takes the one before it too."""
+    store = tiny.store(tmp_path, [[[5] * size for size in (4, 3, 5, 2, 6)]])
+    assert PairReader(store, 7, "none", 0.0).chunk_lengths().tolist() == [4 + 3, 5 + 2, 2 + 6]
