@@ -156,7 +156,7 @@ def tracker_names(config: Config) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(config.logging.trackers))
     if not names:
         raise ConfigError(
-            "logging.trackers is empty. Name one or several, separated by commas (tensorboard,wandb), or write none."
+            "logging.trackers is empty. Name one or several, separated by commas, for example tensorboard,wandb, or write none."
         )
     for name in names:
         if name != "none" and name not in TRACKERS:

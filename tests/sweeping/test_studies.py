@@ -215,7 +215,7 @@ def test_a_trial_that_somebody_still_runs_is_waited_for(tmp_path: pathlib.Path) 
         fcntl.flock(held, fcntl.LOCK_EX)
         process = start(write_sweep(tmp_path, space, steps=2), tmp_path / "study")
         assert "study" in process.stdout.readline()
-        assert "in use by another process" in process.stdout.readline()
+        assert "waiting for another process" in process.stdout.readline()
     finish(process)
     assert table(tmp_path / "study")["trials"][0]["state"] == "complete"
 
