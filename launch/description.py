@@ -19,7 +19,7 @@ from lm_research.common.paths import path_of
 from lm_research.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_MOST, _LONGEST = 10_000, 4096  # machines or chips of a kind; characters of a value
+_MAX_COUNT, _MAX_LENGTH = 10_000, 4096  # of machines or chips; of a value in characters
 
 
 class LaunchError(UserError):
@@ -31,16 +31,16 @@ class Description:
     """A run and the machines to run it on.
 
     Attributes:
-      name: of the run and of all that is made for it.
-      train: arguments of `python -m lm_research.train`, --config and --workdir among them. The working directory must be
-        on storage that every machine sees.
-      accelerator: of one slice, v5litepod-16 for example; on Slurm the GPUs of a node.
-      slices: slices (TPU) or nodes (Slurm).
-      project, zone, version: of Google Cloud, and the runtime version of a TPU VM.
-      spot: machines that cost less and can be taken away.
-      secrets: names of environment variables whose values the run needs; the values are in no file, argument or log here.
-      image: of the container, on GKE.
-      topology, hosts, chips: of a slice on GKE: 4x4, its machines, and the chips of each.
+      name: name of the run and of every resource created for it.
+      train: arguments of `python -m lm_research.train`, including --config and --workdir. The working directory must be
+        on storage that every machine can access.
+      accelerator: type of one slice, for example v5litepod-16; on Slurm the number of GPUs per node.
+      slices: number of slices (TPU) or nodes (Slurm).
+      project, zone, version: Google Cloud project and zone, and runtime version of a TPU VM.
+      spot: use cheaper machines that can be pre-empted.
+      secrets: names of environment variables that the run needs; their values appear in no file, argument or log here.
+      image: container image, on GKE.
+      topology, hosts, chips: of a slice on GKE: its shape (4x4), number of machines, and chips per machine.
     """
 
     name: str
@@ -59,22 +59,26 @@ class Description:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", self.name):
-            raise LaunchError(f"--name={self.name}: use 1 to 40 lower-case letters, digits and dashes, a letter first.")
+            raise LaunchError(
+                f"--name={self.name}: use 1 to 40 lower-case letters, digits and dashes, and begin with a letter."
+            )
         for name in ("slices", "hosts", "chips"):
-            if not 1 <= getattr(self, name) <= _MOST:
-                raise LaunchError(f"--{name}={short(getattr(self, name))} must be at least 1, and at most {_MOST}.")
+            if not 1 <= getattr(self, name) <= _MAX_COUNT:
+                raise LaunchError(
+                    f"--{name}={short(getattr(self, name))} must be at least 1, and at most {_MAX_COUNT}."
+                )
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
             for text in given if isinstance(given, tuple) else (given,):
-                if isinstance(text, str) and (not text.isprintable() or len(text) > _LONGEST):
+                if isinstance(text, str) and (not text.isprintable() or len(text) > _MAX_LENGTH):
                     raise LaunchError(
-                        f"--{field.name}={short(text)} has signs that no text has here, or more than {_LONGEST} characters."
+                        f"--{field.name}={short(text)} has unprintable characters or more than {_MAX_LENGTH} characters. Remove them or shorten it."
                     )
         for name in self.secrets:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise LaunchError(
-                    "--secret takes the name of an environment variable and never its value; one that was given is no name. "
-                    "Write for example --secret=WANDB_API_KEY, with the variable set here."
+                    "--secret takes the name of an environment variable, never its value; one of those given is not a valid name. "
+                    "For example, write --secret=WANDB_API_KEY and set the variable here."
                 )
 
     @property
@@ -95,7 +99,7 @@ _KINDS = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a description; --run=FILE.json sets any of them by name, and flags override the file."""
-    parser.add_argument("--run", metavar="FILE.json", help="a description in a file")
+    parser.add_argument("--run", metavar="FILE.json", help="file with the description")
     for field in dataclasses.fields(Description):
         if field.name == "train":
             continue
@@ -118,7 +122,9 @@ def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
     values = {}
     if flags.run:
         values = read_json(
-            path_of(flags.run, "--run", error=LaunchError), error=LaunchError, fix="So it cannot be read: fix it."
+            path_of(flags.run, "--run", error=LaunchError),
+            error=LaunchError,
+            fix="The description cannot be read; fix the file.",
         )
         if values.keys() - names:
             unknown = ", ".join(sorted(values.keys() - names))
@@ -142,7 +148,7 @@ def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
 
 
-def print_made(
+def print_output(
     argv: Sequence[str], parser: argparse.ArgumentParser, make: Callable[[Description, argparse.Namespace], str]
 ) -> int:
     """Print the output of `make` for the run that a command line describes, and return the exit code.
@@ -164,9 +170,9 @@ def build_wheel(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Build the package from this checkout in an empty directory; return the wheel and its SHA-256.
 
     Raises:
-      LaunchError: the build failed; the message has the end of pip's output.
+      LaunchError: the build failed; the message contains the end of pip's output.
     """
-    source = folder / "source"  # a copy: in the checkout setuptools would find again what it built there earlier
+    source = folder / "source"  # a copy: in the checkout setuptools would include files from an earlier build
     shutil.copytree(ROOT / "lm_research", source / "lm_research", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

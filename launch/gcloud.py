@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from launch.description import LaunchError
 
 # Parts of gcloud's messages for transient errors.
-PASSING = (
+TRANSIENT = (
     "RESOURCE_EXHAUSTED",
     "no more capacity",
     "not enough capacity",
@@ -27,7 +27,7 @@ PASSING = (
 )
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -38,7 +38,7 @@ class Gcloud:
 
     Attributes:
       dry_run: print the commands without running them; each counts as successful, without output.
-      tries: number of attempts for a command that fails with one of PASSING.
+      tries: number of attempts for a command that fails with one of TRANSIENT.
       wait: seconds before the second attempt; each further wait is twice as long, up to five minutes.
     """
 
@@ -47,10 +47,10 @@ class Gcloud:
     wait: float = 5.0
 
     def __call__(self, *arguments: str, quiet: bool = False) -> str:
-        """Run a command and return its standard output; `quiet` does not print the command (for polling).
+        """Run a command and return its standard output; with `quiet`, do not print the command (for polling).
 
         Raises:
-          LaunchError: it failed permanently; the message has the end of gcloud's message.
+          LaunchError: it failed permanently; the message contains the end of gcloud's.
         """
         command = ["gcloud", *arguments]
         if self.dry_run or not quiet:
@@ -65,12 +65,12 @@ class Gcloud:
             if done.returncode == 0:
                 return done.stdout
             message = " ".join(done.stderr.split())[-400:]
-            if not any(part in done.stderr for part in PASSING):
+            if not any(part in done.stderr for part in TRANSIENT):
                 raise LaunchError(f"gcloud failed ({done.returncode}): {message}")
             if number == self.tries:
-                raise LaunchError(f"gcloud failed {number} times, and for the last time with: {message}")
+                raise LaunchError(f"gcloud failed {number} times; the last error was: {message}")
             pause = min(self.wait * 2 ** (number - 1), 300.0)
-            say(f"try {number} of {self.tries} failed ({message}); the next in {pause:g} s")
+            log(f"attempt {number} of {self.tries} failed ({message}); the next is in {pause:g} s")
             time.sleep(pause)
         raise AssertionError("unreachable")
 

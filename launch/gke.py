@@ -1,9 +1,9 @@
 """`python -m launch.gke --name=bert --image=IMAGE --accelerator=tpu-v5-lite-podslice --topology=4x4 -- TRAIN ARGS > bert.json`.
 
-A JobSet manifest (jobset.x-k8s.io) for TPU slices on GKE, as JSON, which `kubectl apply -f bert.json` reads. One job a
-slice, one pod a machine; training finds its processes from the variables that GKE sets. Exit code 75 (saved, pre-empted) and
-lost machines restart the whole set; a mistake (2) or a non-finite loss (3) ends it. Secrets are read from the Kubernetes
-Secret of the run's name: `kubectl create secret generic bert --from-env-file=FILE`.
+Prints a JobSet manifest (jobset.x-k8s.io) for TPU slices on GKE, as JSON, which `kubectl apply -f bert.json` reads: one job
+per slice and one pod per machine. Training finds its processes from the variables that GKE sets. Exit code 75 (saved,
+pre-empted) and lost machines restart the whole set; a user error (2) or a non-finite loss (3) ends it. Secrets are read
+from the Kubernetes Secret with the run's name: `kubectl create secret generic bert --from-env-file=FILE`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from launch.description import Description, LaunchError, print_made
+from launch.description import Description, LaunchError, print_output
 from lm_research.common.flags import bounded
 
-FINAL_CODES = (2, 3)  # errors that a restart only repeats
-GRACE = 120  # seconds from SIGTERM until a pod is killed: for saving
+FINAL_CODES = (2, 3)  # errors that a restart would only repeat
+GRACE = 120  # seconds from SIGTERM until a pod is killed; training saves in this time
 
 
 def manifest(run: Description, restarts: int = 100) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--restarts", type=bounded(int, 0, 10**6), default=100)
-    return print_made(argv, parser, lambda run, flags: json.dumps(manifest(run, flags.restarts), indent=2) + "\n")
+    parser.add_argument("--restarts", type=bounded(int, 0, 10**6), default=100, help="limit on restarts of the set")
+    return print_output(argv, parser, lambda run, flags: json.dumps(manifest(run, flags.restarts), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """`python launch/local_pod.py --processes=2 --devices_per_process=4 -- --config=configs/quickstart.py --workdir=runs/pod`.
 
-A pod on this machine: several processes of simulated CPU devices, with collectives between processes that really cross
-them (gloo). It runs `python -m lm_research.train` with what follows `--`, or with --module another module. When one
-process ends with an error the others are ended too, and its exit code is returned. Ctrl-C and SIGTERM go to process 0,
-which stops all of them at the same step, with everything saved.
+Runs a pod on this machine: several processes with simulated CPU devices and real collectives between the processes (gloo).
+The arguments after `--` go to `python -m lm_research.train`, or to another module with --module. If a process fails, the
+others are killed and its exit code is returned. Ctrl-C and SIGTERM go to process 0, which makes all processes save and
+stop at the same step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(process_id: int, processes: int, devices: int, port: int) -> dict[str, str]:
-    """What a process of the pod finds in its environment."""
+    """Return the environment variables of a process of the pod."""
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
@@ -79,11 +79,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="local_pod.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices_per_process", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (2)")
+    parser.add_argument("--devices_per_process", type=int, default=4, help="simulated devices of each process (4)")
     parser.add_argument("--module", default="lm_research.train", help="run with `python -m`")
     parser.add_argument(
-        "--grace", type=float, default=10, help="seconds from the first failure until the rest is killed"
+        "--grace",
+        type=float,
+        default=10,
+        help="seconds from the first failure until the remaining processes are killed",
     )
     flags = parser.parse_args(own)
     if flags.processes < 1 or flags.devices_per_process < 1:
@@ -102,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         for process_id in range(flags.processes):
             settings = environment(process_id, flags.processes, flags.devices_per_process, port)
-            # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+            # In a new session, so that Ctrl-C reaches only this process, which passes it on.
             command = [sys.executable, "-m", flags.module, *rest]
             pod.append(subprocess.Popen(command, env=settings, start_new_session=True))
         print(f"local_pod: pids {' '.join(str(process.pid) for process in pod)}", file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
 """`python -m launch.slurm --name=bert --slices=4 --accelerator=8 [--secret=NAME] -- TRAIN ARGS > bert.sbatch`.
 
-An sbatch script: one process a node with all its GPUs. Training finds its processes from Slurm's variables. Two minutes
-before the time limit, or when the job is pre-empted, Slurm sends SIGTERM; training saves on all processes and ends with
-75, and the script puts the job back into the queue. Secrets are handed on from the environment that sbatch is called in.
+Prints an sbatch script that runs one process per node with all of the node's GPUs. Training finds its processes from
+Slurm's variables. Two minutes before the time limit, or when the job is pre-empted, Slurm sends SIGTERM; all processes
+save and exit with code 75, and the script requeues the job. Secrets are passed on from the environment in which sbatch
+is called.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launch.description import Description, LaunchError, print_made
+from launch.description import Description, LaunchError, print_output
 
 
 def script(run: Description, time_limit: str) -> str:
-    """The text of the sbatch script.
+    """Return the text of the sbatch script.
 
     Raises:
-      LaunchError: the accelerator is no number of GPUs.
+      LaunchError: the accelerator is not a number of GPUs.
     """
     if not run.accelerator.isdigit():
         raise LaunchError(
-            f"--accelerator={run.accelerator}: on Slurm it is the number of GPUs of a node, for example 8."
+            f"--accelerator={run.accelerator}: on Slurm it is the number of GPUs per node, for example 8."
         )
     exports = ",".join(["PATH", "HOME", "USER", "VIRTUAL_ENV", "PYTHONPATH", *run.secrets])
     return f"""#!/bin/bash
@@ -37,7 +38,7 @@ def script(run: Description, time_limit: str) -> str:
 #SBATCH --output={run.name}-%j.log
 #SBATCH --export={exports}
 
-# One task that fails ends the others, with SIGTERM (143) while they leave; 75 means saved: the same command goes on.
+# A task that fails ends the others, with SIGTERM (143) while they exit; 75 means saved: the same command continues.
 srun --kill-on-bad-exit=1 {run.command()}
 code=$?
 if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         prog="launch.slurm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--time", default="24:00:00", help="Slurm's time limit")
-    return print_made(argv, parser, lambda run, flags: script(run, flags.time))
+    return print_output(argv, parser, lambda run, flags: script(run, flags.time))
 
 
 if __name__ == "__main__":

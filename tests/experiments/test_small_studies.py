@@ -169,7 +169,7 @@ def test_seeds_may_go_across_and_equal_runs_count_once(tmp_path: pathlib.Path) -
 @pytest.mark.parametrize("name", ["STEPS", "SEEDS", "TRIALS"])
 def test_a_variable_that_is_no_number_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"STUDY_{name}", value)
-    with pytest.raises(ConfigError, match=f"STUDY_{name}='{value}' is no whole number above 0"):
+    with pytest.raises(ConfigError, match=f"STUDY_{name}='{value}' is not a whole number above 0"):
         load("masking_rate")
 
 

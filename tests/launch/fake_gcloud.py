@@ -15,9 +15,9 @@ PATH = pathlib.Path(os.environ["FAKE_CLOUD"])
 
 
 def answer(cloud: dict, arguments: list[str]) -> str:
-    kind, verb = arguments[2:4]
+    kind, command = arguments[2:4]
     flags = dict(argument[2:].partition("=")[::2] for argument in arguments if argument.startswith("--"))
-    if verb == "create":
+    if command == "create":
         if cloud["state"]:
             sys.exit("ALREADY_EXISTS: it is there")
         cloud["state"] = (cloud["states"] or ["ACTIVE"]).pop(0) if cloud["states"] else "ACTIVE"
@@ -27,19 +27,19 @@ def answer(cloud: dict, arguments: list[str]) -> str:
             else [f"{flags['node-prefix']}-{i}" for i in range(int(flags["node-count"]))]
         )
         cloud["nodes"] = dict.fromkeys(names, "READY") if cloud["state"] == "ACTIVE" else {}
-    elif verb == "delete":
+    elif command == "delete":
         cloud["state"], cloud["nodes"] = None, {}
-    elif verb == "list" and kind == "queued-resources":
+    elif command == "list" and kind == "queued-resources":
         return f"run {cloud['state']}\nrunner ACTIVE\n" if cloud["state"] else "runner ACTIVE\n"
-    elif verb == "list":
+    elif command == "list":
         return "".join(f"{name} {state}\n" for name, state in cloud["nodes"].items())
-    elif verb == "scp":
+    elif command == "scp":
         source = pathlib.Path(arguments[4])
         cloud["files"][source.name] = [
             source.read_bytes().decode(errors="replace")[:100_000],
             oct(source.stat().st_mode & 0o777),
         ]
-    elif verb == "ssh" and "cat code" in flags["command"]:
+    elif command == "ssh" and "cat code" in flags["command"]:
         code = cloud["codes"].pop(0)
         if code == "PREEMPT":
             cloud["state"], cloud["nodes"] = "SUSPENDED", dict.fromkeys(cloud["nodes"], "PREEMPTED")

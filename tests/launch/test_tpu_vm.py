@@ -30,7 +30,7 @@ class Cloud:
     def __getitem__(self, name: str) -> Any:
         return json.loads(self.path.read_text())[name]
 
-    def verbs(self) -> list[str]:
+    def commands(self) -> list[str]:
         return [call[3] for call in self["calls"] if call[3] != "list"]
 
 
@@ -70,7 +70,7 @@ def test_a_run_from_nothing_to_its_end(cloud, capsys: pytest.CaptureFixture[str]
     assert any("-m lm_research.train --config=config.json --workdir=/mnt/all/run" in command for command in commands)
     assert json.loads(made["files"]["config.json"][0])["train"]["num_steps"] == 9
     shown = capsys.readouterr().err
-    assert "still existing, and paid for: queued-resources run ACTIVE; tpu-vm run READY" in shown
+    assert "these still exist and cost money: queued-resources run ACTIVE; tpu-vm run READY" in shown
     assert "runner" not in shown  # another one's machine
     assert "delete with: python -m launch.tpu_vm delete --name=run --slices=1 --project=p --zone=z" in shown
 
@@ -79,50 +79,50 @@ def test_spot_slices_that_are_taken_away_are_made_again(cloud, capsys: pytest.Ca
     """Taken away once, stopped with 75 once: one more creation, the same training command three times."""
     made = cloud(codes=["running", "PREEMPT", "75", "0"])
     assert tpu_vm.main(["run", *PLACE, "--spot", "--slices=2", "--delete_after", *TRAIN]) == 0
-    assert made.verbs().count("create") == 2 and made.verbs().count("delete") == 2
+    assert made.commands().count("create") == 2 and made.commands().count("delete") == 2
     create = next(call for call in made["calls"] if call[3] == "create")
     assert {"--node-count=2", "--node-prefix=run", "--spot"} <= set(create)
     starts = [call for call in made["calls"] if any("setsid" in argument for argument in call)]
     assert [call[4] for call in starts] == ["run-0", "run-1"] * 3
     assert len({tuple(call[5:]) for call in starts}) == 1
     shown = capsys.readouterr().err
-    assert "run was taken away; restart 1" in shown and "run stopped after saving; restart 2" in shown
-    assert "nothing of run exists any more" in shown
+    assert "run was pre-empted; restart 1" in shown and "run stopped after saving; restart 2" in shown
+    assert "no machines of run exist anymore" in shown
 
 
 def test_restarts_have_a_limit(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud(codes=["75", "75", "75"])
     assert tpu_vm.main(["run", *PLACE, "--restarts=1", *TRAIN]) == 2
-    assert "was restarted 1 times" in capsys.readouterr().err
+    assert "run has not finished after 1 restarts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])
 def test_a_failure_of_training_is_returned_and_not_repeated(cloud, code: int) -> None:
     made = cloud(codes=[str(code)] * 3)
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == code
-    assert made.verbs().count("create") == 1
+    assert made.commands().count("create") == 1
 
 
 def test_capacity_and_ssh_are_tried_again(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(faults=[["create", CAPACITY, 2], ["mkdir", REFUSED, 1]])
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 0
-    assert made.verbs().count("create") == 3
+    assert made.commands().count("create") == 3
     shown = capsys.readouterr().err
-    assert "try 1 of 3 failed" in shown and "the next in 0.01 s" in shown and "the next in 0.02 s" in shown
+    assert "attempt 1 of 3 failed" in shown and "the next is in 0.01 s" in shown and "the next is in 0.02 s" in shown
 
 
 def test_no_capacity_in_the_end(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(faults=[["create", CAPACITY, 9]])
     assert tpu_vm.main(["create", *PLACE]) == 2
-    assert made.verbs() == ["create"] * 3
+    assert made.commands() == ["create"] * 3
     shown = capsys.readouterr().err
-    assert "gcloud failed 3 times" in shown and "nothing of run exists any more" in shown
+    assert "gcloud failed 3 times" in shown and "no machines of run exist anymore" in shown
 
 
 def test_a_request_that_fails_is_made_again(cloud) -> None:
     made = cloud(states=["FAILED", "ACTIVE"])
     assert tpu_vm.main(["create", *PLACE]) == 0
-    assert made.verbs() == ["create", "delete", "create"]
+    assert made.commands() == ["create", "delete", "create"]
 
 
 def test_a_fault_that_does_not_pass_ends_and_tells_what_is_left(cloud, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,13 +130,13 @@ def test_a_fault_that_does_not_pass_ends_and_tells_what_is_left(cloud, capsys: p
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 2
     assert not any("setsid" in argument for call in made["calls"] for argument in call)
     shown = capsys.readouterr().err
-    assert "whl: FAILED" in shown and "still existing, and paid for" in shown
+    assert "whl: FAILED" in shown and "these still exist and cost money" in shown
 
 
 def test_what_cannot_be_found_out_is_said(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud(faults=[["list", "PERMISSION_DENIED", 9]])
     assert tpu_vm.main(["delete", *PLACE]) == 0
-    assert "ATTENTION: whether machines of run still exist cannot be found out" in capsys.readouterr().err
+    assert "WARNING: cannot check whether machines of run still exist" in capsys.readouterr().err
 
 
 def test_secrets_travel_in_a_file_alone(
@@ -144,7 +144,7 @@ def test_secrets_travel_in_a_file_alone(
 ) -> None:
     made = cloud()
     assert tpu_vm.main(["run", *PLACE, "--secret=TOKEN", *TRAIN]) == 2  # it is not set
-    assert "variables that are not set here: TOKEN" in capsys.readouterr().err and made.verbs() == []
+    assert "variables that are not set here: TOKEN" in capsys.readouterr().err and made.commands() == []
     monkeypatch.setenv("TOKEN", "hush it's")
     assert tpu_vm.main(["run", *PLACE, "--secret=TOKEN", *TRAIN]) == 0
     content, mode = made["files"]["secrets.sh"]
@@ -157,8 +157,8 @@ def test_secrets_travel_in_a_file_alone(
 
 def test_a_dry_run_calls_nothing(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud()
-    for verb in ("create", "run", "logs", "stop", "delete", "ssh"):
-        assert tpu_vm.main([verb, *PLACE, "--dry_run", *TRAIN]) == 0
+    for command in ("create", "run", "logs", "stop", "delete", "ssh"):
+        assert tpu_vm.main([command, *PLACE, "--dry_run", *TRAIN]) == 0
     assert made["calls"] == []
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 8 and all(line.startswith("gcloud compute tpus ") for line in lines)
@@ -177,4 +177,4 @@ def test_a_dry_run_calls_nothing(cloud, capsys: pytest.CaptureFixture[str]) -> N
 def test_mistakes_cost_nothing(cloud, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud()
     assert tpu_vm.main(argv) == 2
-    assert said in capsys.readouterr().err and made.verbs() == []
+    assert said in capsys.readouterr().err and made.commands() == []
