@@ -10,7 +10,7 @@ Result     not yet measured here.
 Sources
     Lewis et al. 2019, arXiv:1910.13461, section 5.1: text infilling of 30% with spans from Poisson(3) and permutation of all
     sentences; batch of 8,000 sequences; 500,000 steps; dropout 0.1, none in the last 10% of the steps. Sizes of the released
-    base model. The paper gives no other settings; those of RoBERTa, on whose code it is built, stand here: Adam with beta2
+    base model. The paper gives no other settings; those of RoBERTa, whose code it uses, are taken here: Adam with beta2
     0.98 and epsilon 1e-6, weight decay 0.01, warm-up over 24,000 steps to 6e-4, then linear decay (Liu et al. 2019, table 9).
 
 Where it differs

@@ -10,7 +10,7 @@ Result     not yet measured here.
 
 Sources
     Devlin et al. 2018, BERT, arXiv:1810.04805, section 3 and appendix A.2: sizes; the same recipe as for BERT-base.
-    What bert_base.py says on where it differs from the paper holds here too.
+    The differences from the paper listed in bert_base.py apply here too.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Sources
     Turc et al. 2019, Well-Read Students Learn Better, arXiv:1908.08962, and the 24 smaller models released with it
     (google-research/bert): layers and width; width/64 heads; feed-forward 4 x width.
     They are published as trained with the recipe of BERT; learning rate and batch of each size are not, so those of
-    BERT-base stand here (Devlin et al. 2018), and so does everything bert_base.py says on where it differs.
+    BERT-base are used here (Devlin et al. 2018). The differences listed in bert_base.py apply here too.
 """
 
 from __future__ import annotations

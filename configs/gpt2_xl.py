@@ -10,7 +10,7 @@ Result     not yet measured here.
 Sources
     Radford et al. 2019, Language Models are Unsupervised Multitask Learners: layers and width.
     Brown et al. 2020, GPT-3, arXiv:2005.14165, table 2.1: learning rate 2e-4 of the nearest size (1.3B parameters),
-    since the GPT-2 paper gives none. What gpt2_small.py says on where it differs holds here too.
+    since the GPT-2 paper gives none. The differences listed in gpt2_small.py apply here too.
 """
 
 from __future__ import annotations

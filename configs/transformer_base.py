@@ -4,7 +4,7 @@ Command
     python -m lm_research.train --config=configs/transformer_base.py --workdir=runs/transformer_base --config.data.source=PAIRS
 
     PAIRS are records with two fields: .tsv or .csv files with a header, .jsonl, .parquet, or tfds:NAME. The fields are called
-    source and target, or what --config.objective.source_key and --config.objective.target_key say.
+    source and target, or as given by --config.objective.source_key and --config.objective.target_key.
 
 Hardware   untried; meant for one accelerator with 40 GB, or four with 16 GB (the paper: 8 GPUs, 12 hours).
 Time       not yet measured here.
@@ -29,7 +29,7 @@ from lm_research.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The recipe of the base model; `data.source` is for the command to give."""
+    """The recipe of the base model; `data.source` must be given by the command."""
     config = default_config()
     config.model.update(family="transformer", num_layers=6, hidden_size=512, num_heads=8, intermediate_size=2048)
     config.model.update(

@@ -1,13 +1,12 @@
 r"""`python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=2`: a study of many runs.
 
-The sweep's file has a get_sweep() (lm_research/sweeping/sweep.py says what it can ask for). A trial is an ordinary run directory,
-WORKDIR/trials/NUMBER; the study is WORKDIR/study.db, or any storage of Optuna by --storage, so that many machines can share one. The same
-command goes on after a stop or a death, and may be started several times at once. Ctrl-C and SIGTERM save what runs;
-a second one does not wait for it.
-WORKDIR/table.md has the results, best first.
+The sweep's file defines get_sweep() (see lm_research/sweeping/sweep.py for its options). Each trial is an ordinary run directory,
+WORKDIR/trials/NUMBER. The study is stored in WORKDIR/study.db, or in any Optuna storage given by --storage, so that many machines can
+share one. The same command continues a study that was stopped or killed, and may be started several times at once. Ctrl-C and SIGTERM
+save the running trials; a second signal exits without waiting for them. WORKDIR/table.md has the results, best first.
 
---launcher=tpu_vm runs each worker's trials on a TPU VM of its own, NAME-WORKER, and --launcher=slurm each trial as a job; the flags of
-launch.tpu_vm or launch.slurm stand after --, and WORKDIR lies on storage that this machine sees too. Example:
+--launcher=tpu_vm runs each worker's trials on a separate TPU VM, NAME-WORKER, and --launcher=slurm runs each trial as a job. Put the flags
+of launch.tpu_vm or launch.slurm after --; WORKDIR must be on storage that this machine can access too. Example:
 
   python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \
     --name=lr --project=mine --zone=us-west4-a --accelerator=v5litepod-8 --spot
@@ -36,7 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def launcher(kind: str, flags: Sequence[str], module: str) -> Callable[[list[str], int], list[str]] | None:
-    """From the arguments of training and a worker's number to the command that runs them; None is this machine.
+    """Return a function from training arguments and worker number to the command that runs them; None for this machine.
 
     Raises:
       ConfigError: the launcher's name for the machines is missing, or it runs something other than training.
@@ -47,9 +46,11 @@ def launcher(kind: str, flags: Sequence[str], module: str) -> Callable[[list[str
         return None
     names = [flag.partition("=")[2] for flag in flags if flag.startswith("--name=")]
     if len(names) != 1:
-        raise ConfigError(f"--launcher={kind} needs --name=NAME after --, once: of the machines or jobs.")
+        raise ConfigError(
+            f"--launcher={kind} needs --name=NAME after --, exactly once: the name of the machines or jobs."
+        )
     if module != "lm_research.train":
-        raise ConfigError(f"--launcher={kind} runs lm_research.train alone, and the sweep's module is {module}.")
+        raise ConfigError(f"--launcher={kind} only runs lm_research.train, but the sweep's module is {module}.")
     rest = [flag for flag in flags if not flag.startswith("--name=")]
 
     def command(arguments: list[str], worker: int) -> list[str]:
@@ -71,29 +72,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sweep", required=True, help="file with a get_sweep()")
     parser.add_argument("--workdir", required=True, help="directory of the study")
-    parser.add_argument("--workers", type=flags.bounded(int, 1, 1024), default=1, help="trials at a time (1)")
+    parser.add_argument(
+        "--workers", type=flags.bounded(int, 1, 1024), default=1, help="number of trials to run at a time (1)"
+    )
     parser.add_argument(
         "--launcher", choices=("local", "tpu_vm", "slurm"), default="local", help="where they run (local)"
     )
     parser.add_argument("--storage", default="", help="Optuna storage, as a URL (the file WORKDIR/study.db)")
     parser.add_argument(
-        "--cache_dir", default="", help="corpora and tokenizers, which studies may share (WORKDIR/cache)"
+        "--cache_dir", default="", help="directory of corpora and tokenizers, which studies can share (WORKDIR/cache)"
     )
     parser.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
+        help="an environment variable for the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, lambda args: run(args, argv[cut + 1 :]), argv[:cut])
 
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
-    """Variables of the trials; raises a ConfigError for an --env without a value.
+    """Return the environment variables of the trials; raise a ConfigError for an --env without a value.
 
-    Trials that run side by side here may share a GPU, of whose memory each would otherwise take three quarters at once.
+    Trials that run in parallel on this machine may share a GPU, so preallocation, by which each would take three quarters of
+    its memory, is turned off.
     """
     wrong = [text for text in args.env if not re.match(r"[A-Za-z_]\w*=", text) or "\0" in text]
     if wrong:
@@ -103,8 +107,10 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
-    """Does what the arguments say."""
-    from lm_research.sweeping.runner import Workers  # after the arguments are checked: they load Optuna
+    """Run the study and return the exit code."""
+    from lm_research.sweeping.runner import (
+        Workers,
+    )  # imported after the arguments are checked, because they load Optuna
     from lm_research.sweeping.study import Study, write_table
 
     workdir = cli.directory(args.workdir)
@@ -115,7 +121,7 @@ def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     def log(line):
         return print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
 
-    log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
+    log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} started before")
     launch = launcher(args.launcher, launcher_flags, sweep.module)
     workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
     write_table(study)  # so that a report can be made from the start
@@ -128,7 +134,7 @@ def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     print(write_table(study), end="")
     if done and (reason := study.all_failed()):
         raise ConfigError(f"All trials of {workdir} failed, the first because: {reason}")
-    log(f"finished: {workdir / 'table.md'}" if done else "stopped; the same command goes on")
+    log(f"finished: {workdir / 'table.md'}" if done else "stopped; the same command continues the study")
     return DONE if done else STOPPED_BY_SIGNAL
 
 

@@ -1,12 +1,13 @@
 """`python -m experiments.run_studies --workdir=runs/studies --output=tables --workers=4 --minutes=5`: all studies, one after another.
 
-Each study is a folder of WORKDIR and may take --minutes; what has not ended by then is stopped (it saves, and the same command goes on with
-it), and the next one begins. A study that fails is named at the end, and the others run. They share WORKDIR/cache: the text is tokenized
-once. After each, its tables are written to OUTPUT/STUDY.md and its study.json to OUTPUT/STUDY.json: small files, to be kept.
+Each study has a folder in WORKDIR and a time limit of --minutes. A study that has not finished by then is stopped (it saves, and the same
+command continues it), and the next one begins. If a study fails, the others still run, and it is named at the end. The studies share
+WORKDIR/cache, so the text is tokenized once. After each study, its tables are written to OUTPUT/STUDY.md and its study.json to
+OUTPUT/STUDY.json: small files to keep.
 
---only=masking_rate,packing picks some, and several commands that pick others may run at once. experiments/settings.py has the variables
-that make the studies larger or smaller: STUDY_STEPS=3 STUDY_TRIALS=2 before the command, with a --workdir of its own, sees
-whether all of them work.
+--only=masking_rate,packing selects some studies; several commands that select different ones may run at once. experiments/settings.py has
+the variables that make the studies larger or smaller: put STUDY_STEPS=3 STUDY_TRIALS=2 before the command, with a separate --workdir, to
+check that all of them work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lm_research.common import interrupts
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Study -> its sweep, and the tables that are made of it: arguments of a module besides the study's folder.
+# Study -> its sweep, and its tables: a module and its arguments, in addition to the study's folder.
 TABLE = "experiments.table"
 STUDIES = {
     "masking_rate": ("masking_rate/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,seconds")]),
@@ -43,9 +44,9 @@ STUDIES = {
     "mup": ("mup/sweep.py", [(TABLE, "--across=optimizer.learning_rate")]),
     "scaling_law": ("scaling_law/sweep.py", [("experiments.scaling_law.fit",), (TABLE, "--across=train.budget")]),
 }
-# Study -> a module that makes its text, given a file of WORKDIR.
+# Study -> the module that makes its text, and the file in WORKDIR that it writes.
 TEXTS = {"packing": ("experiments.packing.make_verses", "verses.txt")}
-GRACE = 60.0  # seconds for a study that was told to stop
+GRACE = 60.0  # seconds that a study gets to exit after SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,19 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of all studies")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of their tables")
-    parser.add_argument("--workers", type=int, default=1, help="trials at a time (1)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time of each study (60)")
-    parser.add_argument("--only", default="", help="names, with commas between (all)")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the studies")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the tables")
+    parser.add_argument("--workers", type=int, default=1, help="number of trials to run at a time (1)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of each study (60)")
+    parser.add_argument("--only", default="", help="names of studies, separated by commas (all)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     options = parser.parse_args(argv)
-    # As Ctrl-C by itself: the study that runs is told.
+    # SIGTERM acts like Ctrl-C: the signal is passed on to the running study.
     before = {number: signal.signal(number, signal.default_int_handler) for number in interrupts.SIGNALS}
     try:
         return cli.guarded(lambda: run(options), debug=options.debug)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on")
+        print("stopped; the same command continues the studies")
         return STOPPED_BY_SIGNAL
     finally:
         for number, handler in before.items():
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does what the arguments say; returns the exit code."""
+    """Run the selected studies and return the exit code."""
     names = [name for name in options.only.split(",") if name] or list(STUDIES)
     for name in names:
         if name not in STUDIES:
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         begin = time.monotonic()
         code = run_study(name, options)
         ends[name] = {DONE: "done", STOPPED_BY_SIGNAL: "out of time"}.get(code, f"failed with exit code {code}")
-        if code in (DONE, STOPPED_BY_SIGNAL):  # of another, the folder may hold what an earlier sweep left
+        if code in (DONE, STOPPED_BY_SIGNAL):  # after a failure, the folder may hold the files of an earlier sweep
             collect(name, options)
         print(f"{datetime.now():%H:%M:%S} {name}: {ends[name]} after {time.monotonic() - begin:.0f} s", flush=True)
     print("\n".join(f"{name}: {end}" for name, end in ends.items()))
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_study(name: str, options: argparse.Namespace) -> int:
-    """Runs one study until it ends or its time does; returns its exit code."""
+    """Run one study until it ends or its time runs out; return its exit code."""
     shared = environment(options.workdir)
     if name in TEXTS:
         module, file = TEXTS[name]
@@ -115,12 +116,12 @@ def run_study(name: str, options: argparse.Namespace) -> int:
     with (options.output / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=shared, start_new_session=True
-        )  # a terminal's Ctrl-C comes by this process, once
-        for told, patience in ((signal.SIGTERM, 60 * options.minutes), (signal.SIGKILL, GRACE)):
+        )  # in a new session, so that a terminal's Ctrl-C reaches the study only once, through this process
+        for signal_number, timeout in ((signal.SIGTERM, 60 * options.minutes), (signal.SIGKILL, GRACE)):
             try:
-                return process.wait(patience)
+                return process.wait(timeout)
             except subprocess.TimeoutExpired:
-                process.send_signal(told)
+                process.send_signal(signal_number)
             except BaseException:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
@@ -129,7 +130,7 @@ def run_study(name: str, options: argparse.Namespace) -> int:
 
 
 def environment(workdir: pathlib.Path) -> dict[str, str]:
-    """Of a study's processes: where studies find each other's results and their texts, and this folder's modules."""
+    """Return a study's environment variables: the paths of other studies' results and texts, and of this package."""
     own = {
         "STUDY_FROM": str(workdir / "optimizers"),
         "STUDY_VERSES": str(workdir / "verses.txt"),
@@ -139,7 +140,7 @@ def environment(workdir: pathlib.Path) -> dict[str, str]:
 
 
 def collect(name: str, options: argparse.Namespace) -> None:
-    """Writes a study's tables, as far as it has come, and copies its study.json."""
+    """Write the tables of a study's trials so far and copy its study.json."""
     folder, parts = options.workdir / name, []
     for module, *arguments in STUDIES[name][1]:
         command = [sys.executable, "-m", module, str(folder), *arguments]

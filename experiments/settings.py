@@ -1,11 +1,11 @@
-"""What the studies of this folder have in common: how small runs are kept small, and how a large version is asked for.
+"""Settings shared by the studies in this folder: how to keep small runs small, and how to run a large version.
 
-Variables of the environment change every study alike:
+These environment variables change every study:
 
     STUDY_CONFIG=configs/bert_base.py   another config (and its own model, steps, rate and checkpoints) instead of the small runs
     STUDY_STEPS=100000                  steps of each trial
     STUDY_SEEDS=5                       seeds of each point
-    STUDY_TRIALS=2                      the first two trials alone, to see that all works
+    STUDY_TRIALS=2                      only the first two trials, to check that everything works
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ Points = list[dict[str, Any]]
 
 
 def is_large() -> bool:
-    """Whether STUDY_CONFIG names a config."""
+    """Return whether STUDY_CONFIG names a config."""
     return bool(os.environ.get("STUDY_CONFIG"))
 
 
 def base(config: str) -> ConfigDict:
-    """The config that the trials change: STUDY_CONFIG, or the study's own."""
+    """Load the config that the trials change: STUDY_CONFIG, or else the study's own."""
     return loading.load(os.environ.get("STUDY_CONFIG") or config)
 
 
 def whole(name: str, default: int) -> int:
-    """A variable of the environment, or `default` without it; raises a ConfigError if it is no whole number above 0."""
+    """Return an environment variable, or `default` if it is unset; raise a ConfigError unless it is a whole number above 0."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{name}={text!r} is no whole number above 0. Set one, or unset the variable.")
+        raise ConfigError(f"{name}={text!r} is not a whole number above 0. Set one, or unset the variable.")
     return int(text)
 
 
 def seeds(count: int) -> range:
-    """Seeds of each point: STUDY_SEEDS, or so many."""
+    """Return the seeds of each point: STUDY_SEEDS of them, or `count`."""
     return range(whole("STUDY_SEEDS", count))
 
 
 def grid(**values: Iterable[Any]) -> Points:
-    """Every combination, the last key fastest. `section__key=values` stands for section.key."""
+    """Return every combination; the last key varies fastest. `section__key=values` sets section.key."""
     keys = [name.replace("__", ".") for name in values]
     return [dict(zip(keys, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
@@ -70,14 +70,14 @@ def study(
     fixed: Mapping[str, Any] | None = None,
     metric: str = "eval_loss_nats",
 ) -> Sweep:
-    """The sweep of a study.
+    """Make the sweep of a study.
 
     Args:
-      config: of the small runs.
-      points: the trials. Those of one seed come before those of the next, so that a study which is stopped has whole tables.
-      small: what only the small runs need: their model, rate and number of steps.
-      fixed: what the question asks for in runs of any size.
-      metric: what a trial is judged by.
+      config: config of the small runs.
+      points: the trials. Those of one seed run before those of the next, so that a study that is stopped has complete tables.
+      small: values for the small runs only: their model, learning rate and number of steps.
+      fixed: values that the question requires in runs of any size.
+      metric: name of the metric by which trials are compared.
     """
     values = {**({} if is_large() else SMALL | dict(small)), **(fixed or {})}
     if "STUDY_STEPS" in os.environ:

@@ -1,9 +1,9 @@
 """`python -m experiments.table runs/STUDY [--metrics=NAME,NAME] [--across=KEY]`: a study as a Markdown table.
 
-A row for each point, over its seeds: mean +- standard deviation of a sample, and how many runs there were. Metrics are those of a
-trial's summary.json (`eval_loss_nats`, `tokens_per_second`, ...), by default the one that the study is judged by; `seconds` is the
-time of all of a run. --across=KEY sets the values of one key side by side, for one metric. The best mean of a column (of the whole table
-with --across) is bold where the metric is the study's.
+The table has a row for each point, over its seeds: mean ± standard deviation of the sample, and the number of runs. Metrics are those in a
+trial's summary.json (`eval_loss_nats`, `tokens_per_second`, ...), by default the study's own; `seconds` is the time of the whole run.
+--across=KEY makes a column of each value of one key, for one metric. The best mean of the study's own metric is bold (in its column, or in
+the whole table with --across).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Point = tuple[tuple[str, Any], ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = flags.Parser(
         prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", type=flags.path, help="folder with study.json")
-    parser.add_argument("--metrics", default="", help="of summary.json, with commas between (the study's own)")
+    parser.add_argument("--metrics", default="", help="metrics of summary.json, separated by commas (the study's own)")
     parser.add_argument("--across", default="", help="key whose values become columns")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
@@ -42,30 +42,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def table(study: Study, metrics: Sequence[str] = (), across: str = "") -> str:
-    """The table.
+    """Return the study as a Markdown table.
 
     Raises:
-      ConfigError: there are no trials, no such key or metric, or several metrics with `across`.
+      ConfigError: there are no trials, the key or a metric does not exist, or `across` is given with several metrics.
     """
     metrics = list(metrics) or [study.metric]
     if not any(trial["params"] for trial in study.trials):
-        raise ConfigError(f"{study.directory} has no trials yet. Let the study run first.")
+        raise ConfigError(f"{study.directory} has no trials yet. Run the study first.")
     if across and (across not in study.parameters or len(metrics) > 1):
         raise ConfigError(
-            f"--across={across} must be one of {', '.join(study.parameters)}, and there must be one metric (there are {len(metrics)})."
+            f"--across={across} must be one of {', '.join(study.parameters)}, with exactly one metric (there are {len(metrics)})."
         )
     groups: dict[Point, list[dict[str, Any]]] = {}
     seen: set[str] = set()
     for trial in study.trials:
-        if trial.get("run") in seen or not trial["params"]:  # the same run as another trial's; or asked for just now
+        if (
+            trial.get("run") in seen or not trial["params"]
+        ):  # the run of an earlier trial; or a trial that was only just created
             continue
         seen.add(trial.get("run"))
         point = tuple((key, value) for key, value in trial["params"].items() if key != "seed" or across == "seed")
         groups.setdefault(point, []).append(values_of(study, trial))
-    known = {name for values in groups.values() for one in values for name in one}
+    available = {name for values in groups.values() for one in values for name in one}
     for name in metrics:
-        if known and name not in known:
-            raise ConfigError(f"The trials have no metric {name!r}. They have {', '.join(sorted(known))}.")
+        if available and name not in available:
+            raise ConfigError(f"The trials have no metric {name!r}. They have {', '.join(sorted(available))}.")
     cells = {
         (point, name): [one[name] for one in values if name in one]
         for point, values in groups.items()
@@ -85,30 +87,30 @@ def table(study: Study, metrics: Sequence[str] = (), across: str = "") -> str:
 
 
 def values_of(study: Study, trial: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a finished trial; none of another."""
+    """Return the metrics of a trial; empty unless it is finished."""
     if trial["state"] != "complete":
         return {}
     found = {study.metric: float(trial["value"])} if is_finite(trial["value"]) else {}
     try:
         summary = run_files.read_summary(study.directory / trial.get("run", ""))
     except CheckpointError:
-        return found  # what study.json has is enough for the study's own metric
+        return found  # study.json has the study's own metric
     seconds = summary.get("seconds") or {}
     numbers = {**(summary.get("train") or {}), **(summary.get("eval") or {}), "seconds": sum(seconds.values())}
     return {name: float(v) for name, v in numbers.items() if is_finite(v) and abs(v) < 2**63} | found
 
 
 def best_mean(cells: dict[tuple[Point, str], list[float]], study: Study) -> float | None:
-    """The best mean of the study's own metric."""
+    """Return the best mean of the study's own metric, or None without any."""
     means = [statistics.fmean(numbers) for (_, name), numbers in cells.items() if numbers and name == study.metric]
     return (max if study.maximize else min)(means, default=None)
 
 
 def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
-    """Format values as `**3.214 ± 0.013** (3)`; unfinished runs are counted, and `-` is a metric that they do not have."""
-    asked = len(runs)
+    """Format values as `**3.214 ± 0.013** (3)`; unfinished runs are counted; `-` marks a metric that the runs do not have."""
+    total = len(runs)
     if not numbers:
-        return "-" if any(runs) else f"none of {asked} finished"
+        return "-" if any(runs) else f"none of {total} finished"
     mean, spread = statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     whole = all(number.is_integer() for number in numbers)
     plain = whole and mean.is_integer() and spread.is_integer()
@@ -117,7 +119,7 @@ def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
     if len(numbers) > 1:
         text += f" ± {spread:,.{digits}f}"
     text = f"**{text}**" if bold else text
-    return f"{text} ({len(numbers)}{'' if len(numbers) == asked else f' of {asked}'})" if asked > 1 else text
+    return f"{text} ({len(numbers)}{'' if len(numbers) == total else f' of {total}'})" if total > 1 else text
 
 
 def _pivot(written: dict[tuple[Point, str], str], metric: str, across: str) -> str:

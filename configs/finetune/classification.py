@@ -8,7 +8,7 @@ Command
     --config=configs/finetune/classification.py:mrpc, and so on for cola, sst2, mrpc, stsb, qqp, mnli, mnli_mismatched, qnli, rte,
     wnli.
 
-    The records of a batch share rows (data.packing), which changes nothing but how much is padding, and dropout's draws.
+    The records of a batch share rows (data.packing), which changes only the amount of padding and the random draws of dropout.
 
     With adapters instead of the whole model: --config.lora.rank=8 --config.optimizer.learning_rate=1e-3
 
@@ -18,11 +18,11 @@ Command
     python -m lm_research.train --config=configs/finetune/classification.py:boolq --workdir=runs/boolq --config.train.init_from=MODEL_DIR \
         --config.task.train=FOLDER/BoolQ/train.jsonl --config.task.validation=FOLDER/BoolQ/val.jsonl
 
-    In WiC the word, and in WSC the pronoun, stands between asterisks (lm_research/tasks/superglue.py). COPA is :copa in multiple_choice.py.
+    In WiC the word, and in WSC the pronoun, is between asterisks (lm_research/tasks/superglue.py). COPA is :copa in multiple_choice.py.
     MultiRC's two metrics are f1, over answers, and group_accuracy, over questions. ReCoRD's are choice_accuracy (its exact match) and
     choice_credit (its F1), over queries: each entity of the passage makes a record, and the likeliest of a query's is the answer.
 
-    :xnli_LANG (:xnli_de, :xnli_sw, ...) trains on the English MNLI, is held to its English development set and tested in LANG,
+    :xnli_LANG (:xnli_de, :xnli_sw, ...) trains on the English MNLI, is validated on its English development set and tested in LANG
     on XNLI, as XLM-R does (Conneau et al. 2019): ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh.
 
 Hardware   any; BERT-base at length 128 and batch 32 takes about 5 GB.

@@ -1,15 +1,15 @@
-"""Fine-tuning for embeddings: vectors of texts that lie close where the texts belong together.
+"""Fine-tuning for embeddings: vectors of texts that are close if the texts belong together.
 
 Command
     python -m lm_research.train --config=configs/finetune/embedding.py --workdir=runs/search \
         --config.train.init_from=MODEL_DIR --config.task.train=train.jsonl --config.task.validation=dev.jsonl
 
     Records have two texts that belong together, `text` and `pair` (a question and its answer, two ways to say a thing), and
-    perhaps one that does not go with the first (task.negative_key). With `:stsb` they are the sentence pairs of STS-B from TensorFlow
+    optionally one that does not belong to the first (task.negative_key). With `:stsb` they are the sentence pairs of STS-B from TensorFlow
     Datasets, and their similarity from 0 to 5 is learned; for files of that kind set task.problem_type=regression, task.label_key,
     task.value_zero and task.value_one.
 
-Hardware   any; BERT-base at length 128 and 128 pairs should take about 27 GB, going by classification.py's 5 GB for an eighth of the
+Hardware   any; BERT-base at length 128 and 128 pairs should take about 27 GB, estimated from classification.py's 5 GB for an eighth of the
            rows. The negatives of a row are the other rows of the whole batch, over all devices, so the batch is not divided into
            micro-batches: on smaller devices lower it, or set model.remat=full.
 Time       see experiments/finetune/README.md for a small model on a CPU.

@@ -4,11 +4,11 @@ Command
     python -m lm_research.train --config=configs/finetune/instruction.py --workdir=runs/assistant \
         --config.train.init_from=MODEL_DIR --config.task.train=train.jsonl --config.task.validation=dev.jsonl
 
-    Records have prompt and completion (or what --config.task.text_key and --config.task.label_key say), Alpaca's instruction, input and
-    output, or messages: a list of {"role", "content"}. MODEL_DIR is a GPT-2, Llama, Mistral or Qwen2 model, or a causal run of ours.
+    Records have prompt and completion (or those given by --config.task.text_key and --config.task.label_key), Alpaca's instruction, input and
+    output, or messages: a list of {"role", "content"}. MODEL_DIR is a GPT-2, Llama, Mistral or Qwen2 model, or a causal run of this library.
     --config.data.packing=True puts several records into a row. Then: lm_research.pipeline("conversational", model="runs/assistant/model").
 
-Hardware   untried on accelerators. A 7B model wants several: --config.mesh.preset=fsdp.
+Hardware   untried on accelerators. A 7B model needs several: --config.mesh.preset=fsdp.
 Time       not yet measured here.
 Result     Taori et al. 2023 give no loss; Wang et al. 2022 (Self-Instruct) rate answers by hand. What a run reports is eval_lm_loss_nats
            and eval_perplexity of held-out answers and, with --config.task.predict_with_generate=end, exact match. Not measured here.

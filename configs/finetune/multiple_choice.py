@@ -4,8 +4,8 @@ Command
     python -m lm_research.train --config=configs/finetune/multiple_choice.py --workdir=runs/choice \
         --config.train.init_from=MODEL_DIR --config.task.train=train.jsonl --config.task.validation=dev.jsonl
 
-    Records have a context (task.text_key), perhaps a text that every choice goes on from (task.pair_key), choices (task.choices_key: a
-    list, or fields of one each) and the right one (task.label_key: a number from 0, a letter, or its text). :swag, :copa and
+    Records have a context (task.text_key), optionally a text that every choice continues (task.pair_key), choices (task.choices_key: a
+    list, or one field for each) and the right one (task.label_key: a number from 0, a letter, or its text). :swag, :copa and
     :race name the fields of those data sets; without a name they are question, choices and label. COPA is read from the unpacked
     archive of SuperGLUE: --config.task.train=FOLDER/COPA/train.jsonl --config.task.validation=FOLDER/COPA/val.jsonl
 
@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from lm_research.config import default_config
 
-# Name -> fields of the context, of what choices go on from, of the choices, of the right one; tokens of a row.
+# Name -> fields of the context, of the text that choices continue, of the choices, of the right one; tokens of a row.
 FIELDS = {
     "": ("question", "", "choices", "label", 128),
     "swag": ("sent1", "sent2", "ending0,ending1,ending2,ending3", "label", 128),

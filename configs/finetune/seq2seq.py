@@ -4,13 +4,13 @@ Command
     python -m lm_research.train --config=configs/finetune/seq2seq.py --workdir=runs/pairs \
         --config.train.init_from=MODEL_DIR --config.task.train=train.jsonl --config.task.validation=dev.jsonl
 
-    Records have the fields source and target (or what --config.task.text_key and --config.task.label_key say). Two text files whose
+    Records have the fields source and target (or those given by --config.task.text_key and --config.task.label_key). Two text files whose
     lines belong together are --config.task.train=lines:train.de,train.en. :wmt14_en_de, :wmt16_en_ro, :cnn_dailymail and :xsum read
-    those data sets from TensorFlow Datasets. MODEL_DIR is a T5, BART, mBART, Marian model, or a run of ours; without it a model is
-    trained from nothing (--config.model.family=transformer). BART wants another recipe than T5's: see below.
+    those data sets from TensorFlow Datasets. MODEL_DIR is a T5, BART, mBART or Marian model, or a run of this library; without it a model is
+    trained from scratch (--config.model.family=transformer). BART needs another recipe than T5: see below.
 
-Hardware   untried on accelerators. Where a batch does not fit, raise train.accumulation_steps. All pairs are held in memory once, as
-           the data set is made: by an estimate 10 GB for WMT14.
+Hardware   untried on accelerators. If a batch does not fit, raise train.accumulation_steps. All pairs are held in memory once, while
+           the data set is built: an estimated 10 GB for WMT14.
 Time       not yet measured here.
 Result     Raffel et al. 2020, table 14, test sets: T5-base 30.9 BLEU on WMT14 En-De, 28.0 on WMT16 En-Ro, ROUGE-1/2/L 42.05/20.34/39.40
            on CNN/DM; T5-large 32.0, 28.1, 42.50/20.68/39.75. Lewis et al. 2020, table 3: BART-large 44.16/21.28/40.90 on CNN/DM,
@@ -25,8 +25,8 @@ Sources
     penalty 2.0, no repeated trigram, 55 to 140 tokens: --config.optimizer.name=adamw --config.optimizer.learning_rate=3e-5 ...
 
 Where it differs
-    Evaluations read 16 batches, whatever the size of the validation set; the end of a run reads all of it. Their length penalties are not
-    of one form: here a finished beam's log-probability is divided by its length to that power.
+    Evaluations read 16 batches, whatever the size of the validation set; the end of a run reads all of it. Length penalties
+    differ in form between the papers; here a finished beam's log-probability is divided by its length to that power.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Command
     2019) from TensorFlow Datasets: :wikiann_en, :wikiann_de, ... To train in one language and test in another:
     --config=configs/finetune/tagging.py:wikiann_en --config.task.test=tfds:wikiann/sw@test
 
-    The records of a batch share rows (data.packing), which changes nothing but how much is padding, and dropout's draws.
+    The records of a batch share rows (data.packing), which changes only the amount of padding and the random draws of dropout.
 
 Hardware   any; BERT-base at length 128 and batch 32 takes about 5 GB.
 Time       not yet measured here.

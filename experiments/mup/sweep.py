@@ -1,4 +1,4 @@
-"""Whether the best learning rate stays where it is as the width grows, with and without muP. README.md has question and results."""
+"""Whether the best learning rate stays the same as the width grows, with and without muP. README.md has question and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
 def get_sweep() -> Sweep:
-    """Widths by rates; at the base's width both parametrisations are one, and are run once. STUDY_WIDTHS=256,1024,4096 names others."""
+    """Combine widths and rates; at the base width both parametrizations are equal and run once. STUDY_WIDTHS=256,1024,4096 sets others."""
     widths = [int(width) for width in os.environ.get("STUDY_WIDTHS", "").split(",") if width] or WIDTHS
     base = widths[0]
     points = [

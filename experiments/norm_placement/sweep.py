@@ -9,7 +9,7 @@ CONFIG = "configs/quickstart.py:gpt"
 
 
 def get_sweep() -> Sweep:
-    """A quarter, one and four times the config's rate, by placement and warm-up."""
+    """Combine a quarter, one and four times the config's rate with placement and warm-up."""
     rate = settings.base(CONFIG).optimizer.learning_rate
     points = settings.grid(
         model__norm_position=["pre", "post"],

@@ -13,7 +13,7 @@ from lm_research.sweeping import Sweep
 
 
 def get_sweep() -> Sweep:
-    """Three seeds of each, none of them the one by which the rate was chosen."""
+    """Run three seeds of each, none of them the seed with which the rate was chosen."""
     if not os.environ.get("STUDY_FROM"):
         raise ConfigError(
             "set STUDY_FROM to the folder of the finished study of rates, for example STUDY_FROM=runs/optimizers."

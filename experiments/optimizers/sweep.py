@@ -1,4 +1,4 @@
-"""The optimizers, each with the same number of learning rates; seeds.py goes on with the best. README.md has question and results."""
+"""The optimizers, each with the same number of learning rates; seeds.py continues with the best. README.md has question and results."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ FACTORS = (0.25, 0.5, 1, 2, 4)
 
 
 def names() -> list[str]:
-    """Those of MIDDLES that this version of the library has."""
+    """Return the optimizers of MIDDLES that this version of the library has."""
     return [name for name in MIDDLES if name in OPTIMIZERS]
 
 
 def small() -> dict[str, object]:
-    """What the trials of both files have in common, but for a large config's."""
+    """Return the settings that the trials of both files share, except those of a large config."""
     return {"train.num_steps": 200}
 
 
 def fixed() -> dict[str, object]:
-    """No decay: each optimizer would need another. What Muon leaves to AdamW has AdamW's rate."""
+    """Turn decay off, since each optimizer would need another; parameters that Muon leaves to AdamW use AdamW's rate."""
     rate = settings.base(CONFIG).optimizer.learning_rate
     return {"optimizer.weight_decay": 0.0, "optimizer.adam_learning_rate": rate}
 
 
 def get_sweep() -> Sweep:
-    """Five rates of each, a factor of 2 apart."""
+    """Try five rates of each, spaced by a factor of 2."""
     rate = settings.base(CONFIG).optimizer.learning_rate
     points = [
         {"optimizer.name": name, "optimizer.learning_rate": float(f"{rate * MIDDLES[name] * factor:.3g}")}

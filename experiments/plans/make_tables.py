@@ -1,8 +1,8 @@
 """`python -m experiments.plans.make_tables`: what every shipped config needs on five TPU slices, by arithmetic; prints Markdown.
 
-For each, `plan --search` ranks meshes, remat policies and micro-batches; the table has the fastest that fits. Where a slice has more chips
-than a batch has rows, the batch is raised to a row a chip, and the table says so. Two giants, which have no file of their own
-because nobody is likely to launch them as they are, are made of their families' smaller configs with the papers' sizes.
+For each config, `plan --search` ranks meshes, remat policies and micro-batches; the table has the fastest plan that fits. Where a slice has
+more chips than a batch has rows, the batch is raised to one row per chip, and the table shows it. Two giants, which have no config file
+because few will train them as they are, use their families' smaller configs with the papers' sizes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def configs() -> Iterator[tuple[str, Config]]:
-    """Name and config of each run; the quick start, which is made for a laptop, is left out."""
+    """Return the name and config of each run, without the quick start, which is made for a laptop."""
     for path in sorted(CONFIGS.glob("*.py")):
         if path.name != "quickstart.py":
             yield path.stem, resolve(loading.load(str(path)))

@@ -1,7 +1,7 @@
 """`python -m experiments.scaling_law.fit runs/scaling_law`: the law through a study's runs, with intervals, in Markdown.
 
-The fit is the report's (lm_research/reporting/scaling.py): L(N, D) = E + A / N^alpha + B / D^beta. N counts all parameters, D the tokens that
-were read, padding not among them.
+The fit is the report's (lm_research/reporting/scaling.py): L(N, D) = E + A / N^alpha + B / D^beta. N counts all parameters and D the
+tokens read, without padding.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lm_research.reporting.studies import read_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiments.scaling_law.fit", description=__doc__)
     parser.add_argument("study", type=pathlib.Path, help="folder with study.json")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     options = parser.parse_args(argv)
 
     def show() -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def law(directory: pathlib.Path) -> str:
-    """The law's table and the runs it was fitted to; raises a DataError where there is none."""
+    """Return the table of the law and the runs it was fitted to; raise a DataError if no law can be fitted."""
     study = read_study(directory)
     found = scaling_law([read_run(directory / trial["run"], f"trial {trial['number']}") for trial in study.measured])
     if found is None or "refusal" in found:

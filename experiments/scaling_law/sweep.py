@@ -14,9 +14,9 @@ TOKENS = (1e5, 2e5, 4e5, 8e5)
 
 
 def get_sweep() -> Sweep:
-    """Each size with each amount. muP carries one rate over all widths, so that no size is held back by its rate.
+    """Combine each size with each amount of text. muP carries one rate over all widths, so no size is held back by its rate.
 
-    STUDY_SIZES=256x4,512x8 and STUDY_TOKENS=1e9,4e9 name others.
+    STUDY_SIZES=256x4,512x8 and STUDY_TOKENS=1e9,4e9 set other sizes and amounts.
     """
     sizes = [tuple(map(int, pair.split("x"))) for pair in os.environ.get("STUDY_SIZES", "").split(",") if pair] or SIZES
     amounts = [float(amount) for amount in os.environ.get("STUDY_TOKENS", "").split(",") if amount] or TOKENS
@@ -33,7 +33,7 @@ def get_sweep() -> Sweep:
         for amount in amounts
         for seed in settings.seeds(1)
     ]
-    # The width that the rate belongs to: of the small runs 64, of a large config its own.
+    # The width for which the rate was chosen: 64 for the small runs, the config's own width for a large one.
     base = settings.base(CONFIG).model.hidden_size if settings.is_large() else 64
     fixed = {
         "model.mup_base_width": base,

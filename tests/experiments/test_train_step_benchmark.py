@@ -194,7 +194,7 @@ def test_a_run_measures_and_writes_results_after_each_row(
         def __init__(self, module: str, keep_freed_memory: bool = True) -> None:
             self.clock, self.options = 0.0, {}
 
-        def ask(self, **request: Any) -> dict[str, Any]:
+        def request(self, **request: Any) -> dict[str, Any]:
             if "build" in request:
                 self.options = request["options"]
                 return {"seconds": 1.0, "parameters": 7}

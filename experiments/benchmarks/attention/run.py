@@ -1,7 +1,7 @@
 """`python -m experiments.benchmarks.attention.run`: attention with its scores in memory, in flash's kernels, and in cuDNN's.
 
-Forward alone, and forward and backward, in bfloat16 on one GPU; README.md beside this file has the question and the results. With
-`--tiles` the ways to cut flash's kernels are tried instead, one kernel at a time.
+Times the forward pass, and forward and backward together, in bfloat16 on one GPU; README.md next to this file has the question and the results. With
+`--tiles` it tries the tile sizes of flash's kernels instead, one kernel at a time.
 
 Legend: B batch, L length, H heads, K head width.
 """
@@ -45,7 +45,7 @@ class Shape:
 
     @property
     def flops(self) -> float:
-        """Of the two products of the forward pass, causal rows counted by half."""
+        """Return the FLOPs of the two products of the forward pass; causal rows count half."""
         return 4.0 * self.batch * self.heads * self.length**2 * self.width * (0.5 if self.causal else 1.0)
 
 
@@ -64,7 +64,7 @@ Ways = dict[str, Callable[..., jax.Array]]
 
 
 def make_inputs(shape: Shape) -> tuple[list[jax.Array], jax.Array]:
-    """Queries, keys, values and an outer gradient [B, L, H, K] in bfloat16, and segments [B, L]."""
+    """Make queries, keys, values and an outer gradient [B, L, H, K] in bfloat16, and segments [B, L]."""
     rng = np.random.default_rng(0)
     size = (shape.batch, shape.length, shape.heads, shape.width)
     arrays = [jnp.asarray(rng.standard_normal(size, np.float32), jnp.bfloat16) for _ in range(4)]
@@ -73,7 +73,7 @@ def make_inputs(shape: Shape) -> tuple[list[jax.Array], jax.Array]:
 
 
 def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> Ways:
-    """Name -> function of queries, keys and values; cuDNN where it can do the work."""
+    """Return name -> function of queries, keys and values, with cuDNN where it supports the case."""
     scale, key = shape.width**-0.5, jax.random.key(0)
 
     def plain(*qkv: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> 
 
 
 def backward(way: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
-    """Output and gradients for an outer gradient."""
+    """Return output and gradients for an outer gradient."""
 
     def run(outer: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
         out, pull = jax.vjp(way, *qkv)
@@ -100,7 +100,7 @@ def backward(way: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ..
 
 
 def seconds(function: Callable, *arguments: jax.Array) -> tuple[float, float]:
-    """Of one call: fastest and slowest mean of ROUNDS rounds, each about SECONDS long."""
+    """Time one call: return the fastest and slowest mean of ROUNDS rounds, each about SECONDS long."""
     compiled = jax.jit(function).lower(*arguments).compile()
     jax.block_until_ready(compiled(*arguments))
     start = time.perf_counter()
@@ -117,7 +117,7 @@ def seconds(function: Callable, *arguments: jax.Array) -> tuple[float, float]:
 
 
 def lines(shapes: tuple[Shape, ...]) -> Iterator[str]:
-    """The table in Markdown."""
+    """Yield the table in Markdown."""
     yield "| rows | way | forward, ms | TFLOP/s | forward and backward, ms | TFLOP/s | error |"
     yield "|---|---|---|---|---|---|---|"
     for shape in shapes:
@@ -141,7 +141,7 @@ def lines(shapes: tuple[Shape, ...]) -> Iterator[str]:
 
 
 def tile_lines(shapes: tuple[Shape, ...]) -> Iterator[str]:
-    """How long flash takes with each tile of one kernel, the others as they are."""
+    """Yield the time of flash with each tile of one kernel, the others unchanged."""
     yield "| rows | kernel | tile | forward, ms | forward and backward, ms |"
     yield "|---|---|---|---|---|"
     blocks = ((64, 64), (128, 64), (64, 128), (128, 128))

@@ -1,6 +1,6 @@
 """`python -m experiments.benchmarks.generate.run`: our generate and transformers', in turns, on the same work.
 
-Each side runs in a process of its own that keeps its model and generates when told. README.md beside this file says how the
+Each side runs in a separate process that keeps its model and generates on request. README.md next to this file says how the
 numbers are made.
 """
 
@@ -29,7 +29,7 @@ WAYS = {
     "eager": {"attention": "eager"},
     "sdpa static": {"attention": "sdpa", "cache": "static"},
 }
-PATIENCE = 3  # rounds tried for each quiet one asked for
+PATIENCE = 3  # rounds tried for each requested quiet round
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--rows", default="small", help="small (default), all, or names such as 4x256-batch1,12x768-beam4"
     )
     parser.add_argument("--side", default="both", choices=("both", "ours"), help="ours leaves transformers out")
-    parser.add_argument("--repeats", type=int, default=5, help="quiet rounds wanted")
+    parser.add_argument("--repeats", type=int, default=5, help="number of quiet rounds")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("results.json"))
     parser.add_argument("--tables", type=pathlib.Path, help="only print the table of an earlier output file")
     return parser.parse_args(argv)
@@ -68,15 +68,15 @@ def main(argv: list[str]) -> int:
 
 
 def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
-    """Rounds of both sides in turns, until `repeats` were quiet."""
+    """Run rounds of both sides in turns until `repeats` were quiet."""
     ways = {OURS: {}, TORCH: WAYS[choose_way(row)]} if both else {OURS: {}}
     workers = {name: Worker(MODULES[name]) for name in ways}
     sides: dict[str, dict[str, Any]] = {}
     try:
         for name, worker in workers.items():
-            about = worker.ask(build=dataclasses.asdict(row), options=ways[name])
-            first = worker.ask(go=1)["seconds"][0]  # with compilation
-            worker.ask(go=1)
+            about = worker.request(build=dataclasses.asdict(row), options=ways[name])
+            first = worker.request(go=1)["seconds"][0]  # with compilation
+            worker.request(go=1)
             sides[name] = {"about": about, "options": ways[name], "first_seconds": first, "turns": []}
         quiet = rounds = 0
         while quiet < repeats and rounds < PATIENCE * repeats:
@@ -86,7 +86,7 @@ def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
             rounds += 1
             quiet += is_quiet(turns)
         for name, worker in workers.items():
-            sides[name]["peak_bytes"] = worker.ask(end=True)["peak_bytes"]
+            sides[name]["peak_bytes"] = worker.request(end=True)["peak_bytes"]
     finally:
         for worker in workers.values():
             worker.close()
@@ -95,14 +95,14 @@ def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
 
 
 def choose_way(row: Row) -> str:
-    """The way of transformers with the fastest of two calls."""
+    """Choose the variant of transformers with the fastest of two calls."""
     fastest = {}
     for name, options in WAYS.items():
         worker = Worker(MODULES[TORCH])
         try:
-            worker.ask(build=dataclasses.asdict(row), options=options)
-            worker.ask(go=1)
-            fastest[name] = min(worker.ask(go=2)["seconds"])
+            worker.request(build=dataclasses.asdict(row), options=options)
+            worker.request(go=1)
+            fastest[name] = min(worker.request(go=2)["seconds"])
         except RuntimeError as error:
             print(f"transformers cannot run {name}: {error}", file=sys.stderr)
         finally:
@@ -111,10 +111,10 @@ def choose_way(row: Row) -> str:
 
 
 def take_turn(worker: Worker) -> dict[str, Any]:
-    """One call, with the share of the machine that others used meanwhile."""
+    """Make one call; return it with the fraction of the machine that other processes used meanwhile."""
     time.sleep(0.3)  # idle threads of the last side stop spinning
     before, start = busy_seconds(), time.perf_counter()
-    turn = worker.ask(go=1)
+    turn = worker.request(go=1)
     after, elapsed = busy_seconds(), time.perf_counter() - start
     others = None
     if before is not None and after is not None:
@@ -123,7 +123,7 @@ def take_turn(worker: Worker) -> dict[str, Any]:
 
 
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
-    """Median, fastest and slowest seconds of each side's quiet rounds (all, if none was), and the ratios."""
+    """Return the median, fastest and slowest seconds of each side's quiet rounds (all, if none was), and the ratios."""
     sides = result["sides"]
     rounds = list(zip(*(side["turns"] for side in sides.values()), strict=True))
     quiet = [number for number, turns in enumerate(rounds) if is_quiet(list(turns))]
@@ -161,7 +161,7 @@ COLUMNS = (
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The Markdown table."""
+    """Return the Markdown table."""
     heads = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS))]
     return "\n".join([*heads, *map(line, results)])
 

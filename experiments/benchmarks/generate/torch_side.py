@@ -31,7 +31,7 @@ def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
     def generate(ids: np.ndarray) -> np.ndarray:
         tokens = torch.from_numpy(ids).long()
         with torch.inference_mode():
-            said = model.generate(
+            output = model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 max_new_tokens=NEW,
@@ -40,8 +40,8 @@ def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
                 pad_token_id=0,
                 **given,
             )
-        assert said.shape == (row.batch, workload.PROMPT + NEW)
-        return said.numpy()
+        assert output.shape == (row.batch, workload.PROMPT + NEW)
+        return output.numpy()
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     parameters = sum(p.numel() for p in model.parameters())

@@ -1,6 +1,6 @@
-"""A side of the benchmark in a process of its own, which builds a model once and generates when told.
+"""One side of the benchmark in a separate process, which builds a model once and generates on request.
 
-Requests and replies are JSON objects, one a line, as in train_step/worker.py:
+Requests and replies are JSON objects, one per line, as in train_step/worker.py:
 
     {"build": {row}, "options": {}}  ->  {"seconds", "parameters", "versions", ...}
     {"go": n}                        ->  {"seconds": [per call], "cpu_seconds", "process_seconds", "tokens": [last call's first row]}
@@ -27,7 +27,7 @@ Generate = Callable[[np.ndarray], np.ndarray]  # prompts [B, PROMPT] -> prompts 
 
 
 def serve(build: Callable[[Row, dict[str, Any]], tuple[Generate, dict[str, Any]]]) -> None:
-    """The worker's main loop. `build` makes what generates, and tells about it."""
+    """Run the worker's main loop. `build` returns the generating function and a description of it."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     row, generate, call = None, None, 0
@@ -43,9 +43,9 @@ def serve(build: Callable[[Row, dict[str, Any]], tuple[Generate, dict[str, Any]]
             for _ in range(request["go"]):
                 ids, call = prompts(row, call), call + 1
                 start = time.perf_counter()
-                said = generate(ids)
+                output = generate(ids)
                 seconds.append(time.perf_counter() - start)
-            reply = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "tokens": said[0].tolist()}
+            reply = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "tokens": output[0].tolist()}
         else:
             reply = {"peak_bytes": peak_resident_bytes()}
         replies.write(json.dumps(reply | {"process_seconds": time.process_time()}) + "\n")
@@ -54,7 +54,7 @@ def serve(build: Callable[[Row, dict[str, Any]], tuple[Generate, dict[str, Any]]
 
 
 class Worker:
-    """The other end: starts a side's process and asks it things."""
+    """The parent's end: starts the process of a side and sends it requests."""
 
     def __init__(self, module: str) -> None:
         root = pathlib.Path(__file__).resolve().parents[3]
@@ -62,24 +62,24 @@ class Worker:
         pipe, environment = subprocess.PIPE, os.environ | ENVIRONMENT | ALLOCATOR
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends one request and waits for the reply.
+    def request(self, **message: Any) -> dict[str, Any]:
+        """Send one request and wait for the reply.
 
         Raises:
-          RuntimeError: the process died; what it said is on standard error.
+          RuntimeError: the process died; its error is on standard error.
         """
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args)} died with code {self.process.wait()} at {request}")
+            raise RuntimeError(f"{' '.join(self.process.args)} died with code {self.process.wait()} at {message}")
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """End the process, whatever it is doing."""
         self.process.stdin.close()
         if self.process.poll() is None:
             self.process.terminate()

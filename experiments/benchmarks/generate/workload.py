@@ -1,4 +1,4 @@
-"""What is timed: GPT-2 of random weights says NEW tokens after PROMPT tokens of random ids, without an end token."""
+"""The timed work: GPT-2 with random weights generates NEW tokens after PROMPT random tokens, without an end token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STD = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the table: a shape, rows of a batch, beams; `goal` is the ratio that is aimed at."""
+    """A line of the table: a shape, rows of a batch, beams; `goal` is the target ratio."""
 
     layers: int
     width: int
@@ -28,12 +28,12 @@ class Row:
 
     @property
     def tokens(self) -> int:
-        """New tokens of a call."""
+        """Number of new tokens in a call."""
         return self.batch * NEW
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of weights that a new token (of all rows) has to read: the blocks and the token table, in float32."""
+        """Bytes of weights that one new token (for all rows) has to read: the blocks and the token table, in float32."""
         return 4 * (12 * self.layers * self.width**2 + VOCAB_SIZE * self.width)
 
 
@@ -45,20 +45,20 @@ ROWS = tuple(
 
 
 def choose(names: str) -> list[Row]:
-    """Rows by name, separated by commas; "all" or "small" (4x256).
+    """Return rows by name, separated by commas; "all" or "small" (4x256).
 
     Raises:
-      ValueError: a name that is none.
+      ValueError: a name is not a row.
     """
     if names in ("all", "small"):
         return [row for row in ROWS if names == "all" or row.width == 256]
-    known = {row.name: row for row in ROWS}
-    unknown = [name for name in names.split(",") if name not in known]
+    rows = {row.name: row for row in ROWS}
+    unknown = [name for name in names.split(",") if name not in rows]
     if unknown:
-        raise ValueError(f"No row {', '.join(unknown)}. Rows: all, small, {', '.join(known)}.")
-    return [known[name] for name in names.split(",")]
+        raise ValueError(f"No row {', '.join(unknown)}. Rows: all, small, {', '.join(rows)}.")
+    return [rows[name] for name in names.split(",")]
 
 
 def prompts(row: Row, call: int) -> np.ndarray:
-    """Token ids [batch, PROMPT], others for each call."""
+    """Return token ids [batch, PROMPT], different for each call."""
     return np.random.default_rng(call).integers(0, VOCAB_SIZE, (row.batch, PROMPT)).astype(np.int32)

@@ -1,6 +1,6 @@
 """`python -m experiments.benchmarks.objectives.run`.
 
-How fast each objective makes batches from a token store: rows of 512 tokens, 64 at a time, on one thread. Prints a table.
+Measures how fast each objective makes batches from a token store (rows of 512 tokens, 64 at a time, on one thread) and prints a table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CASES = (
 
 
 def make_texts() -> list[list[str]]:
-    """Documents of 1 to 80 sentences of 6 to 30 words, whose lengths follow those of English text."""
+    """Make documents of 1 to 80 sentences of 6 to 30 words, whose lengths follow those of English text."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(1, 10))) for _ in range(WORDS)]
     shares = 1 / np.arange(1, WORDS + 1)
@@ -63,7 +63,7 @@ def make_store(folder: pathlib.Path) -> tuple[TokenStore, SentencePieceTokenizer
 def measure(
     name: str, changes: dict, store: TokenStore, tokenizer: SentencePieceTokenizer
 ) -> tuple[float, float, float, float]:
-    """Seconds to open; tokens of rows (sources and targets) a second of processor time: median, lowest and highest."""
+    """Return the seconds to open, and the tokens (of sources and targets) per second of processor time: median, lowest, highest."""
     objective = {key: value for key, value in changes.items() if key != "packing"}
     config = config_lib.replace(
         config_lib.Config(),

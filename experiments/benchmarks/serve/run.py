@@ -1,9 +1,9 @@
-"""Does a server with slots say more to 32 clients than to one?
+"""Does a server with slots generate more tokens per second for 32 clients than for one?
 
     python -m experiments.benchmarks.serve.run --model DIR [--seconds 60]
 
-Starts `python -m lm_research.serve`, lets one client ask again and again, then 32 at once, each for as long. Every answer is
-greedy and compared with what the server said to its prompt alone before. Prints a JSON object; needs a quiet machine.
+Starts `python -m lm_research.serve`, lets one client send requests in a loop, then 32 at once, for the same time. Every answer is
+greedy and compared with the server's earlier answer to that prompt as its only request. Prints a JSON object; needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CLIENTS = 32
 PROMPTS = [f"In the days of king number {number} the people said" for number in range(CLIENTS)]
 
 
-def ask(client: httpx.Client, prompt: str, tokens: int) -> tuple[str, int]:
-    """The text, and how many tokens it has."""
+def complete(client: httpx.Client, prompt: str, tokens: int) -> tuple[str, int]:
+    """Return the completion of a prompt and its number of tokens."""
     answer = client.post("/v1/completions", json={"prompt": prompt, "max_tokens": tokens, "temperature": 0})
     answer.raise_for_status()
     found = answer.json()
@@ -32,28 +32,28 @@ def ask(client: httpx.Client, prompt: str, tokens: int) -> tuple[str, int]:
 
 
 def load(url: str, clients: int, seconds: float, tokens: int, expected: dict[str, str]) -> dict[str, float]:
-    """Tokens a second that so many clients get together, and what went wrong."""
+    """Return the total tokens per second of `clients` clients, and the numbers of mixed-up answers and errors."""
     start = time.perf_counter()
 
     def client(number: int) -> tuple[int, int, int]:
-        said = wrong = errors = 0
+        generated = wrong = errors = 0
         with httpx.Client(base_url=url, timeout=120) as connection:
             while time.perf_counter() - start < seconds:
                 prompt = PROMPTS[number]
                 try:
-                    text, count = ask(connection, prompt, tokens)
+                    text, count = complete(connection, prompt, tokens)
                 except httpx.HTTPError:
                     errors += 1
                     continue
-                said += count
+                generated += count
                 wrong += text != expected[prompt]
-        return said, wrong, errors
+        return generated, wrong, errors
 
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         rows = list(pool.map(client, range(clients)))
     spent = time.perf_counter() - start
-    said, wrong, errors = map(sum, zip(*rows, strict=True))
-    return {"clients": clients, "tokens_per_second": round(said / spent, 1), "mixed_up": wrong, "errors": errors}
+    generated, wrong, errors = map(sum, zip(*rows, strict=True))
+    return {"clients": clients, "tokens_per_second": round(generated / spent, 1), "mixed_up": wrong, "errors": errors}
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def main() -> int:
                     if server.poll() is not None:
                         raise SystemExit("The server ended; run its command to see why.") from None
                     time.sleep(0.2)
-            expected = {prompt: ask(connection, prompt, args.tokens)[0] for prompt in PROMPTS}
+            expected = {prompt: complete(connection, prompt, args.tokens)[0] for prompt in PROMPTS}
         before = os.getloadavg()[0]
         one, many = (load(url, clients, args.seconds, args.tokens, expected) for clients in (1, CLIENTS))
     finally:

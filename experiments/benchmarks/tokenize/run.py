@@ -1,8 +1,8 @@
 """`taskset -c 0 python -m experiments.benchmarks.tokenize.run`.
 
-What it costs to turn documents into token ids as prepare does (sentences found, ids in arrays), against the tokenizer library alone
-on the finished list of sentences: in a bare loop, and in one call of its batch method. All on one core; in turns, several times, in
-processor time.
+Compares the cost of turning documents into token ids as prepare does (find sentences, put ids into arrays) with that of the tokenizer
+library itself on the finished list of sentences: in a bare loop, and in one call of its batch method. Everything runs on one core, in
+turns, several times, measured in processor time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make_tokenizer(kind: str, texts: list[str], folder: pathlib.Path) -> Tokeniz
 
 
 def bare(tokenizer: Tokenizer) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
-    """The library's own calls, a loop and a batch, ids as it gives them."""
+    """Make the library's own calls, in a loop and as a batch, with ids as it returns them."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         encode = tokenizer._model.encode
         return lambda texts: [encode(text) for text in texts], encode
@@ -84,7 +84,7 @@ def main() -> None:
         whole = functools.partial(encode_documents, documents, tokenizer, False)
         rounds = [tuple(map(seconds, (loop, batch, whole))) for _ in range(options.rounds + 1)][1:]
         rates = " | ".join(f"{size / 1e6 / statistics.median(times):.2f}" for times in zip(*rounds, strict=True))
-        shares = [spread([times[alone] / times[2] for times in rounds]) for alone in (0, 1)]
+        shares = [spread([times[baseline] / times[2] for times in rounds]) for baseline in (0, 1)]
         print(f"| {kind} | {rates} | {shares[0]} | {shares[1]} |")
 
 

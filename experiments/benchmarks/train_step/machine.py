@@ -18,7 +18,7 @@ VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 
 
 def busy_seconds() -> float | None:
-    """Processor seconds that the machine has been busy or has had taken away since it started (Linux)."""
+    """Return the processor seconds that the machine has been busy or has had taken away since it started (Linux)."""
     try:
         fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         user, nice, system, _, _, irq, softirq, steal = map(int, fields)
@@ -28,7 +28,7 @@ def busy_seconds() -> float | None:
 
 
 def describe_device() -> dict[str, str]:
-    """Platform and kind of the device JAX finds, asked in another process so that this one holds none."""
+    """Return platform and kind of JAX's device, found in another process so that this one does not hold the device."""
     program = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind)"
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     name, _, kind = done.stdout.strip().splitlines()[-1].partition(" ")
@@ -36,7 +36,7 @@ def describe_device() -> dict[str, str]:
 
 
 def describe(device: dict[str, str]) -> dict[str, Any]:
-    """What a reader needs to judge or repeat the numbers."""
+    """Return the details that a reader needs to judge or repeat the numbers."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -71,7 +71,7 @@ def _git(*arguments: str) -> str:
 
 
 def cpu_model() -> str:
-    """Name of the processor."""
+    """Return the name of the processor."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The step of lm_research, put together as lm_research/train.py does it."""
+"""The training step of lm_research, built as in lm_research/train.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lm_research.training.step import jit_train_step, make_train_step
 
 
 def make_config(row: Row, options: dict[str, Any]) -> Config:
-    """The run's config; `options` are changes to its model section."""
+    """Return the run's config; `options` override its model section."""
     model = dict(
         family=row.family,
         num_layers=row.layers,
@@ -68,7 +68,7 @@ class OurSide(Side):
         self.mesh = make_mesh(config.mesh, [self.device])
         jax.set_mesh(self.mesh)
         definition = define_model(config.model, config.model.vocab_size)
-        # Batches are synthetic, and the step itself never asks the tokenizer.
+        # Batches are synthetic, and the step itself never uses the tokenizer.
         self.objective = build_objective(config, None, definition.arch)
         optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
 
@@ -101,7 +101,7 @@ class OurSide(Side):
         jax.block_until_ready(self.state)
 
     def loss(self) -> float:
-        """Mean over the steps since it was last asked."""
+        """Return the mean over the steps since the last call."""
         means = window_means(self.objective, jax.device_get(self.state["window"]))
         empty = jax.jit(lambda: window_zeros(self.objective), out_shardings=self.shardings["window"])
         self.state["window"] = empty()

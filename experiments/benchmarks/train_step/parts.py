@@ -1,4 +1,4 @@
-"""The parts of our training step, each ready to run alone: what profile.py times.
+"""The parts of our training step, each ready to run separately: profile.py times them.
 
 Legend: B batch, L length, R rows (B * L, or predicted positions), D width, F feed-forward width, H heads, V vocabulary.
 """
@@ -32,7 +32,7 @@ HEAD = 64
 
 @dataclasses.dataclass
 class Part:
-    """A piece of work, how often it occurs in a step, and the fastest time one run of it took so far."""
+    """A piece of work, how often it occurs in a step, and the fastest time of a run so far."""
 
     name: str
     run: Callable[[], Any]
@@ -53,7 +53,7 @@ class Part:
 
 @dataclasses.dataclass
 class Group:
-    """Like parts of a step, and the matrix products inside them, on their own: ours and PyTorch's."""
+    """Similar parts of a step, and the matrix products inside them as separate parts: ours and PyTorch's."""
 
     name: str
     parts: list[Part]
@@ -72,7 +72,7 @@ class Product:
     transposed: tuple[bool, bool] = (False, False)
 
     def part(self, module: Any) -> Part:
-        """To be run by `jax` or `torch`, whichever module is given."""
+        """Make the part for `jax` or `torch`, whichever module is given."""
         transpose_a, transpose_b = self.transposed
 
         def product(a: Any, b: Any) -> Any:
@@ -98,14 +98,14 @@ def numbers(*shape: int) -> np.ndarray:
 
 
 def compiled(function: Callable, *inputs: Any) -> Callable[[], Any]:
-    """Runs the compiled function on its inputs, on the device already, and waits."""
+    """Return a function that runs the compiled function on inputs already on the device, and waits."""
     inputs = jax.device_put(inputs)
     program = jax.jit(function).lower(*inputs).compile()
     return lambda: jax.block_until_ready(program(*inputs))
 
 
 def updating(function: Callable, state: Any, *inputs: Any) -> Callable[[], Any]:
-    """The same for state -> state, which is donated and handed on from run to run."""
+    """Do the same for state -> state, which is donated and passed on from run to run."""
     inputs, held = jax.device_put(inputs), [jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)]
     program = jax.jit(function, donate_argnums=0).lower(held[0], *inputs).compile()
 
@@ -116,7 +116,7 @@ def updating(function: Callable, state: Any, *inputs: Any) -> Callable[[], Any]:
 
 
 def both_ways(function: Callable, *inputs: Any) -> Callable[[], Any]:
-    """Value and gradients with respect to all inputs, for a random gradient of the value."""
+    """Return value and gradients with respect to all inputs, for a random gradient of the value."""
 
     def work(inputs: tuple, slope: jax.Array) -> tuple:
         value, pull = jax.vjp(function, *inputs)
@@ -131,7 +131,7 @@ def module_both_ways(module: nnx.Module, x: np.ndarray) -> Callable[[], Any]:
 
 
 def make_step(row: Row) -> Part:
-    """The whole step, unrolled, as run.py times it; sets the mesh that the parts run on."""
+    """Make the whole step, unrolled, as run.py times it; set the mesh on which the parts run."""
     side, stream = OurSide(row, {"scan_layers": False}), workload.batches(row)
     batch = side.prepare(next(stream))
 
@@ -143,7 +143,7 @@ def make_step(row: Row) -> Part:
 
 
 def make_groups(row: Row, torch: Any = None) -> list[Group]:
-    """All parts of the row's step; with the module torch also its products."""
+    """Make all parts of the row's step; with the module torch also its products."""
     config = make_config(row, {})
     definition = define_model(config.model, config.model.vocab_size)
     arch, rngs = definition.arch, nnx.Rngs(0)
@@ -178,7 +178,7 @@ def make_groups(row: Row, torch: Any = None) -> list[Group]:
 
 
 def products(row: Row, dense: list[tuple[int, int, int]], rows: int) -> dict[str, list[Product]]:
-    """Group -> its products in a step, forward and backward."""
+    """Return group -> its products in a step, forward and backward."""
     left, right = (True, False), (False, True)
     found: dict[str, list[Product]] = {"dense layers": [], "attention": [], "vocabulary": []}
     for i, o, count in dense:
@@ -205,7 +205,7 @@ def products(row: Row, dense: list[tuple[int, int, int]], rows: int) -> dict[str
 
 
 def _slices(row: Row) -> tuple[int, int]:
-    """Rows of logits made at a time, and how often."""
+    """Return the rows of logits made at a time, and how often."""
     rows = row.tokens if row.family == "gpt2" else row.batch * row.num_masked
     count = max(1, round(rows / SLICE_ROWS))
     return -(-rows // count), count
@@ -235,7 +235,7 @@ def _vocabulary(row: Row) -> Part:
 
 
 def _embeddings(row: Row) -> Part:
-    """Rows of the token table, and their gradient added to the table's, which the vocabulary has made."""
+    """Look up rows of the token table, and add their gradient to the table's from the vocabulary."""
     vocab = workload.VOCAB_SIZE[row.family]
     tokens = np.random.default_rng(0).integers(0, vocab, (row.batch, row.length), dtype=np.int32)
 
@@ -248,7 +248,7 @@ def _embeddings(row: Row) -> Part:
 
 
 def _optimizer(config: Any, params: Any) -> Part:
-    """The end of training/step.py: norm, clipping, AdamW, and the choice between the new state and the old."""
+    """Run the end of training/step.py: norm, clipping, AdamW, and the choice between the new state and the old."""
     optimizer = make_optimizer(config.optimizer)
 
     def work(state: tuple, gradient: Any) -> tuple:

@@ -1,12 +1,12 @@
 """`python -m experiments.benchmarks.train_step.profile --rows bert-4x256-128`: where the time of our step goes, on a CPU.
 
-A trace does not tell: XLA's CPU runtime hands its products to other threads and stops the clock. So each part of the step is run
-alone, with the functions and shapes of the step, forward and backward, and counted as often as it occurs. Parts and whole step
-take turns; each counts with its fastest time, because others on the machine can only add to it. What the parts leave of the
-step is the residue: residual sums, small heads, and what the parts cost each other in a common cache. It can be negative:
-alone, a part writes results to memory that the step fuses into the next.
+A trace does not show this: XLA's CPU runtime hands its products to other threads and stops the clock. So each part of the step runs
+separately, with the functions and shapes of the step, forward and backward, and counts as often as it occurs. Parts and whole step
+take turns; each counts with its fastest time, because other processes can only add to it. The time of the step that the parts do
+not explain is the residue: residual sums, small heads, and the parts' competition for the cache. It can be negative: on its own, a
+part writes results to memory that the step fuses into the next.
 
-The products of each part are also timed by themselves, ours and (where it is installed) PyTorch's: the floor of that part.
+The products of each part are also timed by themselves, ours and (where it is installed) PyTorch's: the lower bound of that part.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(row: Row, rounds: int) -> tuple[Part, list[Group]]:
-    """The step and its parts, each with its fastest time of all rounds."""
+    """Return the step and its parts, each with its fastest time of all rounds."""
     torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     step = make_step(row)
     groups = make_groups(row, torch)
@@ -51,15 +51,15 @@ def measure(row: Row, rounds: int) -> tuple[Part, list[Group]]:
 
 
 def table(step: Part, groups: list[Group]) -> Iterator[str]:
-    """Markdown: for each group its products, then what else it takes."""
+    """Yield Markdown: for each group its products, then its remaining time."""
     yield "| part | ms | share | products, GFLOP/s: all (each) | the same in PyTorch |"
     yield "|---|---|---|---|---|"
     covered = 0.0
     for group in groups:
-        whole, floor = (sum(part.total for part in parts) for parts in (group.parts, group.products))
+        whole, bound = (sum(part.total for part in parts) for parts in (group.parts, group.products))
         if group.products:
-            yield line(f"{group.name}: products", floor, step, speeds(group.products), speeds(group.torch))
-        yield line(f"{group.name}: the rest" if group.products else group.name, whole - floor, step)
+            yield line(f"{group.name}: products", bound, step, speeds(group.products), speeds(group.torch))
+        yield line(f"{group.name}: the rest" if group.products else group.name, whole - bound, step)
         covered += whole
     yield line("residue", step.total - covered, step)
     yield line("step", step.total, step)
@@ -71,7 +71,7 @@ def line(name: str, seconds: float, step: Part, *more: str) -> str:
 
 
 def speeds(products: list[Part]) -> str:
-    """GFLOP/s of all products together, and of each in brackets."""
+    """Return the GFLOP/s of all products together, and of each in brackets."""
     if not products:
         return ""
     together = sum(p.count * p.flops for p in products) / sum(p.total for p in products)

@@ -1,7 +1,7 @@
 """From turns to numbers and tables. Plain Python, so that it can be tested anywhere.
 
-A turn is one side's steps in one round: {"seconds": [...], "cpu_seconds", "loss", "others"}, where `others` is the share of
-the machine that processes other than this side's used meanwhile, or None where that is not known.
+A turn is one side's steps in one round: {"seconds": [...], "cpu_seconds", "loss", "others"}, where `others` is the fraction of
+the machine that processes other than this side's used meanwhile, or None if unknown.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ QUIET_SHARE = 0.1
 
 
 def is_quiet(turns: list[dict[str, Any]]) -> bool:
-    """Whether nobody disturbed a round, given one turn of each side; unknown counts as quiet."""
+    """Return whether a round was undisturbed, given one turn of each side; unknown counts as quiet."""
     return all(turn["others"] is None or turn["others"] < QUIET_SHARE for turn in turns)
 
 
 def quiet_rounds(sides: dict[str, dict[str, Any]]) -> list[int]:
-    """Numbers of the rounds in which every side's turn was quiet."""
+    """Return the numbers of the rounds in which every side's turn was quiet."""
     rounds = zip(*(side["turns"] for side in sides.values()), strict=True)
     return [number for number, turns in enumerate(rounds) if is_quiet(list(turns))]
 
 
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of one row.
+    """Compute the numbers of one row.
 
     Args:
       result: {"row": fields of a Row, "sides": {"ours": {"turns": [...], ...}, "torch": the same or missing}}.
@@ -36,7 +36,7 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
     Returns:
       quiet: quiet rounds; rounds: all of them. Only the quiet ones are used, unless there is none.
       sides: name -> median, fastest and slowest seconds of a step, tokens_per_second (from the median), cpu_seconds a
-        step, and mfu where ours knows FLOPs and peak.
+        step, and mfu where FLOPs and peak of ours are available.
       ratio, fastest_ratio, cpu_ratio: PyTorch's seconds over ours, by medians, by fastest steps, by processor time.
     """
     row, sides = Row(**result["row"]), result["sides"]
@@ -69,7 +69,7 @@ def _side_numbers(row: Row, turns: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(results: list[dict[str, Any]], mode: str) -> str:
-    """The Markdown table of one mode, with a heading; empty without rows."""
+    """Return the Markdown table of one mode, with a heading; empty without rows."""
     results = [result for result in results if result["row"]["mode"] == mode]
     if not results:
         return ""
@@ -116,7 +116,7 @@ def _milliseconds(side: dict[str, float] | None) -> str:
 
 
 def _memory(side: dict[str, Any] | None) -> str:
-    """Of the accelerator where there is one, of the process otherwise."""
+    """Return the memory of the accelerator if there is one, or else of the process."""
     memory = side["memory"] if side else {}
     peak = memory.get("device_peak_bytes") or memory.get("peak_bytes")
     return f"{peak / 2**20:,.0f}" if peak else "-"

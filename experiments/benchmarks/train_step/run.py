@@ -1,8 +1,8 @@
 """`python -m experiments.benchmarks.train_step.run`: our training step and PyTorch's, in turns, on the same work.
 
-Each side runs in a process of its own that keeps its model and steps when told. A row warms both up, then goes round:
+Each side runs in a separate process that keeps its model and takes steps on request. A row warms both up, then goes round:
 some steps of ours, as long a turn of PyTorch's, and again, until enough rounds passed in which nobody else used the
-machine. README.md beside this file says how the numbers are made.
+machine. README.md next to this file says how the numbers are made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from experiments.benchmarks.train_step.worker import Worker
 from experiments.benchmarks.train_step.workload import MODES, Row, choose
 
 TURN_SECONDS, MOST_STEPS = 2.5, 20
-# Rounds tried for each quiet one asked for.
+# Rounds tried for each requested quiet round.
 PATIENCE = 3
 MODULES = {OURS: "ours_side", TORCH: "torch_side"}
 
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--modes", default=",".join(MODES), help="paper, equal or both (default)")
     parser.add_argument("--side", default="both", choices=("both", "ours"), help="ours leaves PyTorch out")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="quiet rounds wanted (at most three times as many are tried)"
+        "--repeats", type=int, default=5, help="number of quiet rounds (at most three times as many are tried)"
     )
     parser.add_argument("--compile", action="store_true", help="on a CPU, also try torch.compile (a GPU always does)")
     parser.add_argument(
@@ -80,9 +80,9 @@ def print_tables(results: list[dict[str, Any]]) -> None:
 
 
 def variants(options: argparse.Namespace, platform_name: str) -> Variants:
-    """Ways to run each side, of which the fastest is timed: side -> name of the way -> options of the worker.
+    """Return the variants of each side, of which the fastest is timed: side -> name of the variant -> options of the worker.
 
-    PyTorch is left out where it is not wanted, not installed or has no such device.
+    PyTorch is left out if it is not requested, not installed or does not support the device.
     """
     ours = {"scan": {}} | ({"unrolled": {"scan_layers": False}} if platform_name in ("cpu", "gpu") else {})
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
@@ -95,15 +95,15 @@ def variants(options: argparse.Namespace, platform_name: str) -> Variants:
 
 
 def measure(row: Row, choices: Variants, repeats: int) -> dict[str, Any]:
-    """All rounds of one row, with the fastest variant of each side, and the memory of both."""
+    """Run all rounds of one row, with the fastest variant of each side, and the memory of both."""
     sides = {name: choose_variant(row, name, ways) for name, ways in choices.items()}
     workers = {name: Worker(MODULES[name]) for name in sides}
     try:
         steps, clocks = {}, {}
         for name, worker in workers.items():
-            about = worker.ask(build=dataclasses.asdict(row), options=sides[name]["options"])
-            worker.ask(go=2)  # the first steps find caches and memory cold
-            warm = worker.ask(go=1)
+            about = worker.request(build=dataclasses.asdict(row), options=sides[name]["options"])
+            worker.request(go=2)  # the first steps find caches and memory cold
+            warm = worker.request(go=1)
             steps[name] = min(MOST_STEPS, max(1, round(TURN_SECONDS / warm["seconds"][0])))
             clocks[name] = warm["process_seconds"]
             sides[name] |= {"about": about, "turns": []}
@@ -124,7 +124,7 @@ def measure(row: Row, choices: Variants, repeats: int) -> dict[str, Any]:
 
 
 def choose_variant(row: Row, side: str, ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The way of one side with the fastest step, its options and memory, and what all of them took."""
+    """Choose the variant of one side with the fastest step; return its options and memory, and the times of all."""
     probes = {name: probe(row, MODULES[side], options) for name, options in ways.items()}
     best = min(probes, key=lambda name: probes[name]["fastest"])
     memory = probes[best]["memory"]
@@ -132,31 +132,31 @@ def choose_variant(row: Row, side: str, ways: dict[str, dict[str, Any]]) -> dict
 
 
 def probe(row: Row, module: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A short life of one side under the system's default allocator: its fastest of some steps, and its peak memory."""
+    """Run one side briefly under the system's default allocator; return its fastest step and its peak memory."""
     worker = Worker(module, keep_freed_memory=False)
     try:
-        worker.ask(build=dataclasses.asdict(row), options=options)
-        worker.ask(go=1)
-        fastest = min(worker.ask(go=3)["seconds"])
-        return {"fastest": fastest, "memory": worker.ask(end=True)}
+        worker.request(build=dataclasses.asdict(row), options=options)
+        worker.request(go=1)
+        fastest = min(worker.request(go=3)["seconds"])
+        return {"fastest": fastest, "memory": worker.request(end=True)}
     finally:
         worker.close()
 
 
 def take_turn(worker: Worker, steps: int, clock: float) -> tuple[dict[str, Any], float]:
-    """One turn, with the share of the machine that others used meanwhile.
+    """Take one turn; return it with the fraction of the machine that other processes used meanwhile.
 
     Args:
-      worker: whose turn it is.
-      steps: how many it takes.
-      clock: its processor seconds before.
+      worker: the worker whose turn it is.
+      steps: number of steps.
+      clock: processor seconds of the worker before the turn.
 
     Returns:
       The turn, and the worker's processor seconds after it.
     """
     time.sleep(0.3)  # idle threads of the last side stop spinning
     before, start = busy_seconds(), time.perf_counter()
-    turn = worker.ask(go=steps) | {"steps": steps, "others": None}
+    turn = worker.request(go=steps) | {"steps": steps, "others": None}
     after, elapsed = busy_seconds(), time.perf_counter() - start
     own = turn["process_seconds"] - clock
     if before is not None and after is not None:

@@ -1,6 +1,6 @@
 """The step in PyTorch: transformers' BertForPreTraining or GPT2LMHeadModel, AdamW, clipping.
 
-As fast as its users would reasonably have it: fused AdamW, scaled_dot_product_attention, no attention mask (every token is
+Set up for speed as users reasonably would: fused AdamW, scaled_dot_product_attention, no attention mask (every token is
 real), gradients set to None; on a GPU bfloat16 autocast. `options`: attention ("sdpa" or "eager"), compile (bool).
 """
 
@@ -47,7 +47,7 @@ def make_config(row: Row) -> transformers.PretrainedConfig:
 
 
 def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW without decay on biases and norms."""
+    """Make AdamW without decay on biases and norms."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": workload.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]

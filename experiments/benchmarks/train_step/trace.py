@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmarks.train_step.trace`: where the time of our step goes on an accelerator, kernel by kernel.
+"""`python -m experiments.benchmarks.train_step.trace`: where our step spends its time on an accelerator, kernel by kernel.
 
 A few steps run under jax.profiler, and the time of each kernel is added up. `--directory` reads a trace that a run left
 (`--config.profile.steps=10-13`, WORKDIR/profile) instead.
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(row: Row, options: dict, directory: pathlib.Path) -> float:
-    """Steps after a warm-up, once timed and once traced into the directory; seconds of a step."""
+    """Run steps after a warm-up, once timed and once traced into the directory; return the seconds of a step."""
     from experiments.benchmarks.train_step.ours_side import OurSide
 
     side = OurSide(row, options)
@@ -69,7 +69,7 @@ def run(row: Row, options: dict, directory: pathlib.Path) -> float:
 
 
 def kernels(directory: pathlib.Path) -> dict[str, tuple[float, int]]:
-    """Name of a kernel, without its number -> seconds and calls, over the streams of all accelerators of the trace."""
+    """Return the name of each kernel, without its number -> seconds and calls, over the streams of all accelerators of the trace."""
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0])
     for path in sorted(directory.rglob("*.xplane.pb")):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -86,7 +86,7 @@ def kernels(directory: pathlib.Path) -> dict[str, tuple[float, int]]:
 
 
 def table(found: dict[str, tuple[float, int]], steps: int, top: int) -> list[str]:
-    """Markdown: the kernels that take longest, a step."""
+    """Yield Markdown: the kernels that take longest per step."""
     total = sum(seconds for seconds, _ in found.values())
     lines = ["| kernel | ms a step | share | calls a step |", "|---|---|---|---|"]
     ranked = sorted(found.items(), key=lambda item: -item[1][0])

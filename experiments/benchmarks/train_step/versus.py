@@ -1,7 +1,7 @@
 """`python -m experiments.benchmarks.train_step.versus BEFORE AFTER --rows bert-4x256-128`: our step in two checkouts, in turns.
 
-For a change to be judged on a machine that others use too: both take a few steps each, again and again, and what tells is the
-fastest step and the quarter of fast ones, in seconds and in processor seconds.
+Judges a change on a machine that is also used for other work: both checkouts take a few steps in turns, and are compared by the
+fastest step and the fastest quarter of steps, in seconds and in processor seconds.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def main(argv: list[str]) -> int:
 
 
 def measure(row: Row, checkouts: list[pathlib.Path], rounds: int, steps: int) -> list[str]:
-    """A line of the table for each checkout."""
+    """Return a line of the table for each checkout."""
     workers = [Worker("ours_side", root=root) for root in checkouts]
     try:
         for worker in workers:
-            worker.ask(build=dataclasses.asdict(row), options={"scan_layers": False})
-        losses = [worker.ask(go=2)["loss"] for worker in workers]  # alike, or the work is not
-        turns = [[worker.ask(go=steps) for worker in workers] for _ in range(rounds)]
+            worker.request(build=dataclasses.asdict(row), options={"scan_layers": False})
+        losses = [worker.request(go=2)["loss"] for worker in workers]  # equal, unless the work differs
+        turns = [[worker.request(go=steps) for worker in workers] for _ in range(rounds)]
     finally:
         for worker in workers:
             worker.close()

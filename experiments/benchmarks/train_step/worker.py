@@ -1,7 +1,7 @@
-"""A side of the benchmark in a process of its own, which builds a model once and steps when told.
+"""One side of the benchmark in a separate process, which builds a model once and takes steps on request.
 
-Requests and replies are JSON objects, one a line. Requests come on standard input; replies go to what standard output was when
-the process began, and everything a library prints goes to standard error instead.
+Requests and replies are JSON objects, one per line. Requests come on standard input. Replies go to the original standard
+output; everything that a library prints goes to standard error instead.
 
     {"build": {row}, "options": {}}  ->  {"seconds", "parameters", "device", "platform", "versions", ...}
     {"go": n}                        ->  {"seconds": [per step], "cpu_seconds", "loss", "process_seconds"}
@@ -34,7 +34,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 ENVIRONMENT = {
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # both sides live on one GPU
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # both sides share one GPU
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
@@ -43,7 +43,7 @@ class Side(abc.ABC):
     """A model and its training step.
 
     Attributes:
-      about: what the build reply tells beside its time: parameters, device, platform, versions.
+      about: contents of the build reply in addition to its time: parameters, device, platform, versions.
       wait_each: whether to wait for the device after each step (CPU) or only after the last one of a turn.
     """
 
@@ -52,27 +52,27 @@ class Side(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, batch: dict[str, Any]) -> Any:
-        """Host work that a data loader would do beside the steps; not timed."""
+        """Do the host work that a data loader would do during the steps; not timed."""
 
     @abc.abstractmethod
     def step(self, prepared: Any) -> None:
-        """Moves the batch to the device, and one optimizer step. May return before it is done."""
+        """Move the batch to the device and take one optimizer step; may return before it is done."""
 
     @abc.abstractmethod
     def wait(self) -> None:
-        """Returns when all steps so far are done."""
+        """Wait until all steps so far are done."""
 
     @abc.abstractmethod
     def loss(self) -> float:
-        """Loss in nats of the latest step or steps."""
+        """Return the loss in nats of the latest step or steps."""
 
     def device_peak_bytes(self) -> int | None:
-        """Peak memory of the accelerator, if there is one."""
+        """Return the peak memory of the accelerator, if there is one."""
         return None
 
 
 def peak_resident_bytes() -> int:
-    """High-water mark of this process's resident memory."""
+    """Return the peak resident memory of this process."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -83,7 +83,7 @@ def peak_resident_bytes() -> int:
 
 
 def take_steps(side: Side, prepared: list[Any]) -> dict[str, Any]:
-    """Steps through the batches; seconds of each step, or of their mean where only the last one is waited for."""
+    """Take a step on each batch; return the seconds of each step, or their mean if only the last one is waited for."""
     seconds = []
     cpu, start = time.process_time(), time.perf_counter()
     for batch in prepared:
@@ -99,7 +99,7 @@ def take_steps(side: Side, prepared: list[Any]) -> dict[str, Any]:
 
 
 def serve(build: Callable[[Row, dict[str, Any]], Side]) -> None:
-    """The worker's main loop."""
+    """Run the worker's main loop."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     side, stream = None, None
@@ -121,39 +121,39 @@ def serve(build: Callable[[Row, dict[str, Any]], Side]) -> None:
 
 
 class Worker:
-    """The other end: starts a side's process and asks it things."""
+    """The parent's end: starts the process of a side and sends it requests."""
 
     def __init__(self, module: str, keep_freed_memory: bool = True, root: pathlib.Path | None = None) -> None:
-        """Starts it.
+        """Start the process.
 
         Args:
           module: the side's module, in this folder.
-          keep_freed_memory: sets `ALLOCATOR`: faster steps, and a resident memory that says less about their need.
-          root: of another checkout of the repository, to run that one's code.
+          keep_freed_memory: set `ALLOCATOR`, for faster steps, but a resident memory that shows their needs less well.
+          root: root of another checkout of the repository, to run its code.
         """
         root = (root or pathlib.Path(__file__).parents[3]).resolve()
         command = [sys.executable, "-m", f"experiments.benchmarks.train_step.{module}"]
         pipe, environment = subprocess.PIPE, os.environ | ENVIRONMENT | (ALLOCATOR if keep_freed_memory else {})
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends one request and waits for the reply.
+    def request(self, **message: Any) -> dict[str, Any]:
+        """Send one request and wait for the reply.
 
         Raises:
-          RuntimeError: the process died; what it said is on standard error.
+          RuntimeError: the process died; its error is on standard error.
         """
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args)} died with code {self.process.wait()} at {request}")
+            raise RuntimeError(f"{' '.join(self.process.args)} died with code {self.process.wait()} at {message}")
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """End the process, whatever it is doing."""
         self.process.stdin.close()
         if self.process.poll() is None:
             self.process.terminate()

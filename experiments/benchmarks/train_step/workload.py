@@ -1,4 +1,4 @@
-"""What is timed: rows of the tables, and the batches that both sides step on.
+"""The timed work: rows of the tables, and the batches on which both sides train.
 
 Legend: B batch, L length, M masked positions.
 """
@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
       family: "bert" (masked tokens and next sentence) or "gpt2" (next token).
-      layers, width: of the model; heads of width 64, feed-forward 4 x width.
+      layers, width: size of the model; heads of width 64, feed-forward 4 x width.
       length, batch: tokens per example and examples per step.
       mode: a key of `MODES`.
       dtype: "float32", or "bfloat16" compute with float32 parameters.
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def goal(self) -> float | None:
-        """Ratio of our speed to PyTorch's that the project set itself on a CPU; none elsewhere."""
+        """Ratio of our speed to PyTorch's that is the project's goal on a CPU; none elsewhere."""
         if self.dtype != "float32":
             return None
         if self.mode == "equal":
@@ -94,7 +94,7 @@ ACCELERATOR_ROWS = (
 
 
 def choose(names: str, modes: str, platform: str) -> list[Row]:
-    """Rows named on the command line, table by table.
+    """Return the rows named on the command line, table by table.
 
     Args:
       names: "quick", "all", or names of rows separated by commas.
@@ -102,20 +102,20 @@ def choose(names: str, modes: str, platform: str) -> list[Row]:
       platform: "cpu", "gpu" or "tpu"; decides what "all" means.
 
     Raises:
-      ValueError: an unknown row or mode; says which there are.
+      ValueError: a row or mode is unknown; the message lists the valid ones.
     """
     everything = {row.name: row for row in (*CPU_ROWS, *ACCELERATOR_ROWS)}
     sets = {"quick": QUICK_ROWS, "all": CPU_ROWS if platform == "cpu" else ACCELERATOR_ROWS}
-    wanted, wanted_modes = names.split(","), modes.split(",")
-    for kind, given, valid in (("row", wanted, [*sets, *everything]), ("mode", wanted_modes, list(MODES))):
+    row_names, mode_names = names.split(","), modes.split(",")
+    for kind, given, valid in (("row", row_names, [*sets, *everything]), ("mode", mode_names, list(MODES))):
         if unknown := [name for name in given if name not in valid]:
             raise ValueError(f"No {kind} {unknown[0]!r}. Valid: {', '.join(valid)}.")
-    rows = [row for name in wanted for row in sets.get(name, (everything.get(name),))]
-    return [dataclasses.replace(row, mode=mode) for mode in wanted_modes for row in dict.fromkeys(rows)]
+    rows = [row for name in row_names for row in sets.get(name, (everything.get(name),))]
+    return [dataclasses.replace(row, mode=mode) for mode in mode_names for row in dict.fromkeys(rows)]
 
 
 def batches(row: Row, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Endless random batches under the names of lm_research's batches; every token is real, every row full.
+    """Yield endless random batches under the names of lm_research's batches; every token is real, every row full.
 
     bert: tokens, types, segments [B, L]; mask_positions, targets, weights [B, M]; next_sentence, row_weights [B].
     gpt2: tokens, targets, positions, segments, weights [B, L].
