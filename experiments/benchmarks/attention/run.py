@@ -90,7 +90,7 @@ def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> 
 
 
 def backward(way: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
-    """Return output and gradients for an outer gradient."""
+    """Return a function that computes output and gradients for an outer gradient."""
 
     def run(outer: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
         out, pull = jax.vjp(way, *qkv)

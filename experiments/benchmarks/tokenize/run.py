@@ -45,7 +45,7 @@ def make_tokenizer(kind: str, texts: list[str], folder: pathlib.Path) -> Tokeniz
 
 
 def bare(tokenizer: Tokenizer) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
-    """Make the library's own calls, in a loop and as a batch, with ids as it returns them."""
+    """Return the library's own calls, in a loop and as a batch, with ids as it returns them."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         encode = tokenizer._model.encode
         return lambda texts: [encode(text) for text in texts], encode

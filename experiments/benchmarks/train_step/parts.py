@@ -63,7 +63,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """a b, of which either may be transposed first; leading axes are batches."""
+    """Matrix product a b, of which either may be transposed first; leading axes are batches."""
 
     name: str
     a: tuple[int, ...]
@@ -105,7 +105,7 @@ def compiled(function: Callable, *inputs: Any) -> Callable[[], Any]:
 
 
 def updating(function: Callable, state: Any, *inputs: Any) -> Callable[[], Any]:
-    """Do the same for state -> state, which is donated and passed on from run to run."""
+    """Return such a function for state -> state; the state is donated and passed on from run to run."""
     inputs, held = jax.device_put(inputs), [jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)]
     program = jax.jit(function, donate_argnums=0).lower(held[0], *inputs).compile()
 
@@ -116,7 +116,7 @@ def updating(function: Callable, state: Any, *inputs: Any) -> Callable[[], Any]:
 
 
 def both_ways(function: Callable, *inputs: Any) -> Callable[[], Any]:
-    """Return value and gradients with respect to all inputs, for a random gradient of the value."""
+    """Return a function that computes value and gradients with respect to all inputs, for a random gradient of the value."""
 
     def work(inputs: tuple, slope: jax.Array) -> tuple:
         value, pull = jax.vjp(function, *inputs)
@@ -235,7 +235,7 @@ def _vocabulary(row: Row) -> Part:
 
 
 def _embeddings(row: Row) -> Part:
-    """Look up rows of the token table, and add their gradient to the table's from the vocabulary."""
+    """Make the part that looks up rows of the token table and adds their gradient to the table's from the vocabulary."""
     vocab = workload.VOCAB_SIZE[row.family]
     tokens = np.random.default_rng(0).integers(0, vocab, (row.batch, row.length), dtype=np.int32)
 
@@ -248,7 +248,7 @@ def _embeddings(row: Row) -> Part:
 
 
 def _optimizer(config: Any, params: Any) -> Part:
-    """Run the end of training/step.py: norm, clipping, AdamW, and the choice between the new state and the old."""
+    """Make the part for the end of training/step.py: norm, clipping, AdamW, and the choice between the new state and the old."""
     optimizer = make_optimizer(config.optimizer)
 
     def work(state: tuple, gradient: Any) -> tuple:

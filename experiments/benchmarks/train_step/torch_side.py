@@ -60,7 +60,7 @@ class TorchSide(Side):
         self.row, self.device = row, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.wait_each = self.device.type == "cpu"
         torch.manual_seed(0)
-        torch.set_float32_matmul_precision("high")  # TF32 where there is such a thing
+        torch.set_float32_matmul_precision("high")  # TF32 if the device supports it
         attention = options.get("attention", "sdpa")
         auto = transformers.AutoModelForPreTraining
         self.model = auto.from_config(make_config(row), attn_implementation=attention).to(self.device).train()

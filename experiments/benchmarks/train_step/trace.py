@@ -69,7 +69,7 @@ def run(row: Row, options: dict, directory: pathlib.Path) -> float:
 
 
 def kernels(directory: pathlib.Path) -> dict[str, tuple[float, int]]:
-    """Return the name of each kernel, without its number -> seconds and calls, over the streams of all accelerators of the trace."""
+    """Return kernel name, without its number -> seconds and calls, over the streams of all accelerators of the trace."""
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0])
     for path in sorted(directory.rglob("*.xplane.pb")):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -86,7 +86,7 @@ def kernels(directory: pathlib.Path) -> dict[str, tuple[float, int]]:
 
 
 def table(found: dict[str, tuple[float, int]], steps: int, top: int) -> list[str]:
-    """Yield Markdown: the kernels that take longest per step."""
+    """Return Markdown: the kernels that take longest per step."""
     total = sum(seconds for seconds, _ in found.values())
     lines = ["| kernel | ms a step | share | calls a step |", "|---|---|---|---|"]
     ranked = sorted(found.items(), key=lambda item: -item[1][0])
