@@ -22,7 +22,7 @@ OUTSIDE = ["../../escaped", "/tmp/escaped", "train/../../escaped", "", "a/..", "
 
 
 class Buckets(DirFileSystem):
-    """Stands for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder. The client itself has not been tried."""
+    """Stand-in for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder. The client itself has not been tried."""
 
     def _join(self, path: str) -> str:
         return super()._join(path.removeprefix("gs://"))

@@ -150,7 +150,7 @@ def test_patterns(tmp_path: pathlib.Path) -> None:
 
 
 class Buckets(DirFileSystem):
-    """Stands for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder."""
+    """Stand-in for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder."""
 
     def _join(self, path: str) -> str:
         return super()._join(path.removeprefix("gs://"))

@@ -1,4 +1,4 @@
-"""TFDS without TensorFlow and without a network, on a data set defined beside this file."""
+"""TFDS without TensorFlow and without a network, on a data set defined next to this file."""
 
 from __future__ import annotations
 

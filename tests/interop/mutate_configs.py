@@ -1,4 +1,4 @@
-"""Every key of every family's config.json with every wrong value, through the doors of the library: `python mutate_configs.py [FAMILY ...]`.
+"""Every key of every family's config.json with every wrong value, through the entry points of the library: `python mutate_configs.py [FAMILY ...]`.
 
 A case is good if the model is read, written and run, or if a PretrainedError names the file and the key. It prints the others, the slowest
 case and the growth of memory. tests/interop/test_broken_configs.py runs a sample.
@@ -29,7 +29,7 @@ from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import inspect
 from lm_research.run.init_checkpoint import InitCheckpoint
 
-# As they stand in JSON.
+# As written in JSON.
 VALUES = (
     '"x"',
     '""',
@@ -99,7 +99,7 @@ SECONDS, MEGABYTES = 20, 1500
 
 
 def keys_of(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Ways to the keys of a config.json, those of nested objects included."""
+    """Paths to the keys of a config.json, including those of nested objects."""
     more = LLAMA if "num_key_value_heads" in config else ()
     for key in dict.fromkeys((*config, *KEYS, *more)):
         yield (key,)
@@ -109,7 +109,7 @@ def keys_of(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def mutated(text: str, way: tuple[str, ...], value: str) -> str:
-    """The text of a config.json with another value, given as JSON."""
+    """Return the text of a config.json with another value, given as JSON."""
     config = json.loads(text)
     place = config
     for key in way[:-1]:
@@ -132,7 +132,7 @@ def seconds(limit: int) -> Iterator[None]:
 
 
 def doors(directory: pathlib.Path, run: bool = True) -> None:
-    """Reads a model, and what a run and the verbs would make of it."""
+    """Read a model the way a run and the commands do."""
     inspect(directory, None)
     lm = lm_research.from_pretrained(directory)
     _ = lm.config.to_dict(), lm.context_length
@@ -167,7 +167,7 @@ def main() -> None:
     counts, seen = collections.Counter(), set()
     logging.getLogger("lm_research").setLevel(logging.ERROR)
     for key, golden in chosen.items():
-        first = key[0] not in seen  # of further classes of a family only the keys that say something of the head
+        first = key[0] not in seen  # for further classes of a family only the keys that concern the head
         if not first and "Sequence" not in key[-1]:
             continue
         seen.add(key[0])

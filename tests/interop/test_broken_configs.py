@@ -1,6 +1,6 @@
-"""Files of model directories with values that cannot be: each is refused in a paragraph that names file, key and value, before any array is made.
+"""Files of model directories with impossible values: each is refused in a paragraph that names file, key and value, before any array is allocated.
 
-What is expected follows from what a key means: sizes are whole numbers from 1, rates lie between 0 and 1, and so on. mutate_configs.py does
+What is expected follows from what a key means: sizes are whole numbers from 1, rates are between 0 and 1, and so on. mutate_configs.py does
 the same with every key and value.
 """
 
@@ -27,7 +27,7 @@ from lm_research.pretrained import LanguageModel, inspect
 
 
 def written(directory: pathlib.Path, golden: str, changes: dict[str, str]) -> pathlib.Path:
-    """The checkpoint of a golden, with other values (as JSON) of keys: "decoder.n_embd" is in an object."""
+    """The checkpoint of a golden, with other values (as JSON) for keys: "decoder.n_embd" is in an object."""
     found = golden_models.load_golden(golden_models.FOLDER / f"{golden}.npz")
     golden_models.write_checkpoint(directory, found)
     text = found.config
@@ -129,14 +129,14 @@ def test_a_wrong_value_is_refused_by_name(
         ),
     ],
 )
-def test_null_is_as_good_as_nothing(golden: str, changes: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """The configs of these goldens have the values that transformers takes where a file leaves the keys out."""
+def test_null_equals_an_absent_key(golden: str, changes: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """The configs of these goldens have the values that transformers uses where a file omits the keys."""
     before = inspect(written(tmp_path / "a", golden, {}), None).definition
     after = inspect(written(tmp_path / "b", golden, changes), None).definition
     assert (before.arch, before.head) == (after.arch, after.head)
 
 
-def test_labels_may_have_dots_and_keys_be_any(tmp_path: pathlib.Path) -> None:
+def test_labels_may_contain_dots_and_keys_may_be_anything(tmp_path: pathlib.Path) -> None:
     config = json.loads((written(tmp_path, "bert_sequence", {}) / "config.json").read_text())
     config |= {"id2label": {"0": "U.S.", "1": "b", "2": "c"}, "label2id": {"U.S.": 0}, "x.y": 1, "lists": [{"a": 1}]}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -146,12 +146,12 @@ def test_labels_may_have_dots_and_keys_be_any(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [0, -1, 2**40, True, "x", 2.0])
-def test_numbers_of_labels_that_are_asked_for_have_bounds(labels: Any, tmp_path: pathlib.Path) -> None:
+def test_requested_numbers_of_labels_have_bounds(labels: Any, tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match="num_labels is .*a whole number from 1 to 1048576"):
         inspect(tmp_path, "classification", labels)
 
 
-def test_parameters_are_counted_as_a_paper_does() -> None:
+def test_parameter_counts_match_arithmetic() -> None:
     """2 x 12 x 2^24 x (2^31 - 1) and 4 x (12 x 2^24)^2 are 1.03 x 10^18. GPT-2 small: 50,257 and 1,024 rows of 768, and 12 blocks of 12 x 768^2: 124,318,464 = 39,383,808 + 84,934,656."""
     sizes = dict(
         vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=3072, max_length=1024
@@ -207,7 +207,7 @@ def test_adapter_config(changes: dict[str, Any], message: str, tmp_path: pathlib
 
 
 @pytest.mark.parametrize("shapes", [((0, 32), (32, 0)), ((4,), (32, 4)), ((1, 4, 32), (32, 4))])
-def test_adapters_that_are_no_matrices(shapes: tuple, tmp_path: pathlib.Path) -> None:
+def test_adapters_that_are_not_matrices(shapes: tuple, tmp_path: pathlib.Path) -> None:
     base = written(tmp_path / "base", "bert_sequence", {})
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / peft.CONFIG).write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 8}))
@@ -223,7 +223,7 @@ POOLING = {"type": "sentence_transformers.models.Pooling"}
 
 @pytest.mark.parametrize("path", ["../other", "/etc", "link", "1_Pooling", "x\0y", "a" * 300])
 def test_modules_stay_in_their_directory(path: str, tmp_path: pathlib.Path) -> None:
-    """`link` leads to a directory beside the model's, 1_Pooling/config.json to a file there."""
+    """`link` points to a directory next to the model's, 1_Pooling/config.json to a file in it."""
     model, other = tmp_path / "model", tmp_path / "other"
     for folder in (model / "1_Pooling", other):
         folder.mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_modules_stay_in_their_directory(path: str, tmp_path: pathlib.Path) -> N
         sentence_transformers.load(model)
 
 
-def test_snapshots_of_the_hub_are_links_to_files_beside_them(tmp_path: pathlib.Path) -> None:
+def test_snapshots_of_the_hub_are_links_to_blobs(tmp_path: pathlib.Path) -> None:
     """models--NAME/snapshots/COMMIT/FILE is a link to models--NAME/blobs/DIGEST."""
     snapshot, blobs = tmp_path / "snapshots" / "c0ffee", tmp_path / "blobs"
     for folder in (snapshot / "1_Pooling", blobs):
@@ -283,7 +283,7 @@ def test_flax_files_have_bounds(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
         flax_file.read_flax(path)
 
 
-def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+def test_a_config_that_is_a_pipe_does_not_block(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(UserError, match="config.json"):
         huggingface.read_config(tmp_path)

@@ -1,6 +1,6 @@
-"""Encoders' kinds as decoders, and models of an encoder and a decoder: read from other files than their own, refused, written natively.
+"""Encoder families as decoders, and encoder-decoders made of two models: read from the files of other classes, refused, written natively.
 
-Outputs of files of their own, and generated tokens, are test_goldens.py's and decoding/test_decoding_goldens.py's.
+Outputs of their own files are tested in test_goldens.py, generated tokens in decoding/test_decoding_goldens.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def logits(lm: Any, golden: Golden) -> np.ndarray:
     ("name", "kind"),
     [("bert", "BertForMaskedLM"), ("roberta", "RobertaForMaskedLM"), ("electra", "ElectraForMaskedLM")],
 )
-def test_a_masked_model_is_read_as_a_decoder(name: str, kind: str, tmp_path: pathlib.Path) -> None:
-    """Its tensors are those of the class with a causal mask, so transformers' outputs of that are the expected ones."""
+def test_a_masked_lm_is_read_as_a_decoder(name: str, kind: str, tmp_path: pathlib.Path) -> None:
+    """Its tensors are those of the class with a causal mask, so transformers' outputs for that class are the expected ones."""
     golden, directory = written(f"{name}_decoder", tmp_path / "in", architectures=[kind], is_decoder=False)
     lm = lm_research.from_pretrained(directory, head="causal_lm")
     assert lm.config.is_decoder and lm.report.lines() == []
@@ -47,8 +47,8 @@ def test_a_masked_model_is_read_as_a_decoder(name: str, kind: str, tmp_path: pat
     np.testing.assert_array_equal(logits(again, golden), logits(lm, golden))
 
 
-def test_the_decoder_of_an_encoder_decoder_is_read_alone(tmp_path: pathlib.Path) -> None:
-    """Files of both stacks have one table for all; the encoder's tensors are not used, and said to be."""
+def test_only_the_decoder_of_an_encoder_decoder_is_read(tmp_path: pathlib.Path) -> None:
+    """Files of both stacks have one table for all; the encoder's tensors are reported as unused."""
     golden, directory = written(
         "bart_decoder",
         tmp_path,
@@ -66,8 +66,8 @@ def test_the_decoder_of_an_encoder_decoder_is_read_alone(tmp_path: pathlib.Path)
     assert (np.abs(logits(lm, golden) - golden.outputs["logits"]) * mask).max() < 1e-4
 
 
-def test_positions_that_are_given_are_rows_of_the_table(tmp_path: pathlib.Path) -> None:
-    """RoBERTa's first token has the row behind the padding token's (transformers: create_position_ids_from_input_ids)."""
+def test_given_positions_are_rows_of_the_table(tmp_path: pathlib.Path) -> None:
+    """RoBERTa's first token has the row after the padding token's (transformers: create_position_ids_from_input_ids)."""
     _, directory = written("roberta_decoder", tmp_path)
     lm = lm_research.from_pretrained(directory)
     ids = np.arange(5, 10)[None]
@@ -75,7 +75,7 @@ def test_positions_that_are_given_are_rows_of_the_table(tmp_path: pathlib.Path) 
     np.testing.assert_allclose(lm(input_ids=ids, position_ids=rows)["logits"], lm(input_ids=ids)["logits"], atol=1e-5)
 
 
-def test_what_sees_what_comes_does_not_write(tmp_path: pathlib.Path) -> None:
+def test_a_model_that_sees_later_tokens_does_not_generate(tmp_path: pathlib.Path) -> None:
     lm = lm_research.from_pretrained(written("bert_decoder_both_ways", tmp_path)[1])
     with pytest.raises(UserError, match="is_decoder: false.*head='causal_lm'"):
         lm.generate([[5, 6, 7]], max_new_tokens=2)
@@ -83,7 +83,7 @@ def test_what_sees_what_comes_does_not_write(tmp_path: pathlib.Path) -> None:
     assert lm.generate([[5, 6, 7]], max_new_tokens=2).shape == (1, 5)
 
 
-def test_a_model_of_two_is_the_same_in_the_native_format(tmp_path: pathlib.Path) -> None:
+def test_a_model_of_an_encoder_and_a_decoder_is_the_same_in_the_native_format(tmp_path: pathlib.Path) -> None:
     golden, directory = written("pair_bert_gpt2", tmp_path / "in")
     lm = lm_research.from_pretrained(directory)
     assert lm.family == "bert2gpt2" and lm.definition.arch.kind == "encoder-decoder"
@@ -104,7 +104,9 @@ def test_a_model_of_two_is_the_same_in_the_native_format(tmp_path: pathlib.Path)
         ("decoder", {"cross_attention_hidden_size": 21}, "cross_attention_hidden_size"),
     ],
 )
-def test_models_of_two_that_cannot_be(part: str, changes: dict[str, Any], words: str, tmp_path: pathlib.Path) -> None:
+def test_invalid_models_of_an_encoder_and_a_decoder(
+    part: str, changes: dict[str, Any], words: str, tmp_path: pathlib.Path
+) -> None:
     golden, directory = written("pair_bert_bert", tmp_path)
     config = json.loads(golden.config)
     config[part] |= changes
@@ -116,7 +118,7 @@ def test_models_of_two_that_cannot_be(part: str, changes: dict[str, Any], words:
 @pytest.mark.parametrize(
     "tensor", ["enc_to_dec_proj.weight", "decoder.bert.encoder.layer.0.crossattention.self.key.bias"]
 )
-def test_a_model_of_two_misses_nothing_in_silence(tensor: str, tmp_path: pathlib.Path) -> None:
+def test_a_model_of_an_encoder_and_a_decoder_reports_missing_tensors(tensor: str, tmp_path: pathlib.Path) -> None:
     golden, directory = written("pair_bert_bert", tmp_path)
     tensors = golden_tensors(golden)
     del tensors[tensor]

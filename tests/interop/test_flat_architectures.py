@@ -1,4 +1,4 @@
-"""Native directories of the time when layers were all alike: flat_architectures.json holds what stood in their model.json.
+"""Native directories from when all layers were alike: flat_architectures.json holds the content of their model.json.
 
 Written by `dataclasses.asdict` of the architectures at commit 3e9a067, of the golden models of the same names.
 """
@@ -21,7 +21,7 @@ FLAT: dict[str, dict[str, Any]] = json.loads(
 
 
 def native(name: str, folder: pathlib.Path) -> tuple[Any, pathlib.Path]:
-    """A golden model, and a native directory of it."""
+    """A golden model and its native directory."""
     write_checkpoint(folder / "hf", load_golden(FOLDER / f"{name}.npz"))
     lm = lm_research.from_pretrained(folder / "hf")
     lm.save_native(folder / "native")
@@ -34,7 +34,7 @@ def change(directory: pathlib.Path, architecture: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_they_are_read_and_written_as_now(name: str, tmp_path: pathlib.Path) -> None:
+def test_they_are_read_and_written_in_the_current_format(name: str, tmp_path: pathlib.Path) -> None:
     lm, directory = native(name, tmp_path)
     change(directory, FLAT[name])
     again = lm_research.from_pretrained(directory)
@@ -49,7 +49,7 @@ def test_they_are_read_and_written_as_now(name: str, tmp_path: pathlib.Path) -> 
     assert again.definition.arch.layers[-1].window == FLAT[name]["window"]
 
 
-def test_its_words_are_still_checked(tmp_path: pathlib.Path) -> None:
+def test_their_values_are_still_checked(tmp_path: pathlib.Path) -> None:
     _, directory = native("mistral_causal", tmp_path)
     for field, value, words in (
         ("norm", "before", "layers"),

@@ -27,7 +27,7 @@ def extension(shape: Any, dtype: Any, data: Any, kind: int = 1) -> msgpack.ExtTy
     return msgpack.ExtType(kind, msgpack.packb((shape, dtype, data), use_bin_type=True))
 
 
-def test_names_and_layout_are_those_of_torch(tmp_path: pathlib.Path) -> None:
+def test_names_and_layout_match_torch(tmp_path: pathlib.Path) -> None:
     layer = {"query": {"kernel": SIX, "bias": SIX[0]}, "LayerNorm": {"scale": SIX[1], "bias": SIX[1]}}
     tree = {
         "layer": {"0": layer},
@@ -119,7 +119,7 @@ def test_damage_is_named(what: str, tmp_path: pathlib.Path) -> None:
     assert str(tmp_path / "flax_model.msgpack") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_extensions_within_extensions_end(tmp_path: pathlib.Path) -> None:
+def test_nested_extensions_are_refused(tmp_path: pathlib.Path) -> None:
     content: Any = 1
     for _ in range(500):
         content = msgpack.ExtType(1, msgpack.packb(content))

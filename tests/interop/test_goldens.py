@@ -1,7 +1,7 @@
-"""Every family against transformers: outputs, losses, training curves, and files there and back.
+"""Every family against transformers: outputs, losses, training curves, and files round trip.
 
-Expected numbers are goldens/*.npz, made by goldens/make_goldens.py. What a model makes of padding means nothing and is
-not compared; it may differ where a row of attention sees nothing at all.
+The expected numbers are goldens/*.npz, made by goldens/make_goldens.py. Outputs at padding mean nothing and are
+not compared; they may differ where a query sees no key at all.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def real_positions(golden: Golden, name: str, shape: tuple[int, ...]) -> np.ndar
 
 
 @pytest.mark.parametrize("path", OUTPUTS, ids=lambda path: path.stem)
-def test_outputs_losses_and_files_equal_those_of_transformers(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_outputs_losses_and_files_match_transformers(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     golden = load_golden(path)
     lm = read(golden, tmp_path / "theirs")
     assert lm.report.lines() == []  # every tensor was used, none is missing
@@ -78,7 +78,7 @@ def test_outputs_losses_and_files_equal_those_of_transformers(path: pathlib.Path
 
 
 @pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
-def test_ten_steps_of_adamw_follow_transformers_losses(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_ten_steps_of_adamw_match_transformers_losses(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     golden = load_golden(path)
     lm = read(golden, tmp_path)
     settings = golden.optimizer

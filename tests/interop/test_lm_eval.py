@@ -1,4 +1,4 @@
-"""The harness's requests against scores computed by hand from the model's logits, and a run of its own command."""
+"""The harness's requests against scores computed by hand from the model's logits, and a run of the harness's own command."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def requests(*args: tuple) -> list[Any]:
 
 
 def logs(lm: LanguageModel, ids: list[int]) -> np.ndarray:
-    """Log-probabilities of all tokens at each place, by one forward pass."""
+    """Return log-probabilities of all tokens at each place, from one forward pass."""
     logits_LV = np.asarray(lm(input_ids=[ids])["logits"], np.float64)[0]
     return logits_LV - np.log(np.exp(logits_LV).sum(-1, keepdims=True))
 
 
 def by_hand(lm: LanguageModel, ids: list[int], asked: int) -> float:
-    """Of the last `asked` of the ids, given those before."""
+    """Return those of the last `asked` of the ids, given those before."""
     found = logs(lm, ids[:-1])
     return sum(found[place - 1, ids[place]] for place in range(len(ids) - asked, len(ids)))
 
@@ -68,8 +68,8 @@ def test_loglikelihood(causal: pathlib.Path) -> None:
     start = model.prefix_token_id
     for (context, more), (value, greedy) in zip(pairs, found, strict=True):
         ids = lm.tokenizer.encode_batch([context + more])[0]
-        asked = len(ids) - len(lm.tokenizer.encode_batch([context.rstrip()])[0])  # spaces go with what is asked for
-        ids = [start, *ids][-25:]  # 24 are read, so 25 with the last that is asked for
+        asked = len(ids) - len(lm.tokenizer.encode_batch([context.rstrip()])[0])  # spaces belong to the continuation
+        ids = [start, *ids][-25:]  # 24 are read, so 25 with the last one that is scored
         assert value == pytest.approx(by_hand(lm, ids, asked), abs=1e-4)
         best = logs(lm, ids[:-1]).argmax(-1)[-asked:]
         assert greedy == (best.tolist() == ids[-asked:])
@@ -78,7 +78,7 @@ def test_loglikelihood(causal: pathlib.Path) -> None:
 def test_rolling(causal: pathlib.Path) -> None:
     """A text of more than two windows: each token once, after as much as the harness's windows read.
 
-    The token that the tokenizer puts before a text is asked for too, as the harness does with models of transformers.
+    The token that the tokenizer puts before a text is scored too, as the harness does with models of transformers.
     """
     from lm_eval import utils
 
@@ -114,8 +114,8 @@ STORED = json.loads((pathlib.Path(__file__).parent / "lm_eval_goldens" / "harnes
 
 
 @pytest.mark.parametrize("name", STORED["models"])
-def test_answers_are_those_of_the_harness_own_model(name: str, tmp_path: pathlib.Path) -> None:
-    """Its model "hf", on the same files: how much is read at a time, and what is cut, whatever the positions are."""
+def test_answers_match_the_harness_own_model(name: str, tmp_path: pathlib.Path) -> None:
+    """Its model "hf", on the same files: how much is read at a time and what is cut, for any number of positions."""
     stored = STORED["models"][name]
     tensors = {key: 4 * golden_tensor(key, tuple(shape)) for key, shape in stored["weights"].items()}
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -134,10 +134,10 @@ def test_answers_are_those_of_the_harness_own_model(name: str, tmp_path: pathlib
         assert model.generate_until(given, disable_tqdm=True) == stored["generate_until"]
     assert interface.ResearchLM(str(tmp_path), max_length=9).max_length == 9
     longest = interface.ResearchLM(str(tmp_path), max_length=4096).max_length
-    assert longest == (24 if name == "learned" else 4096)  # no more than there are positions for
+    assert longest == (24 if name == "learned" else 4096)  # no more than the positions allow
 
 
-def test_masked_models_give_pseudo_likelihoods(tmp_path: pathlib.Path) -> None:
+def test_masked_lms_give_pseudo_likelihoods(tmp_path: pathlib.Path) -> None:
     write_model("masked", tmp_path)
     model, lm = interface.ResearchLM(str(tmp_path)), lm_research.from_pretrained(tmp_path)
     ids = np.ravel(lm.tokenizer("the king visited spain")["input_ids"]).tolist()

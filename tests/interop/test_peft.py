@@ -1,4 +1,4 @@
-"""Adapters in peft's format: what peft's own files mean with their base, what we write for it, and what is refused."""
+"""Adapters in peft's format: reading peft's own files with their base, writing files for it, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def read(name: str, **options: Any) -> lm_research.pretrained.LanguageModel:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_the_sum_answers_as_pefts_merged_model(name: str) -> None:
-    """BERT: two ranks and scales, a classifier trained whole, a base without the head. GPT-2: matrices [in, out], rsLoRA."""
+def test_base_plus_adapter_matches_pefts_merged_model(name: str) -> None:
+    """BERT: two ranks and scales, a fully trained classifier, a base without the head. GPT-2: matrices [in, out], rsLoRA."""
     golden = np.load(GOLDENS / name / "outputs.npz")
     lm = read(name, adapter=GOLDENS / name / "adapter")
     found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
@@ -47,10 +47,10 @@ def test_the_sum_answers_as_pefts_merged_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["head_saved", "table_saved", "head_adapted", "table_adapted"])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_an_adapter_of_one_use_of_a_tied_table_leaves_the_other(
+def test_an_adapter_of_one_use_of_a_tied_table_leaves_the_other_unchanged(
     name: str, wrapped: bool, tmp_path: pathlib.Path
 ) -> None:
-    """Logits of peft's own model (peft_goldens/make_goldens.py); so do the names of a compiled model."""
+    """The logits are those of peft's own model (peft_goldens/make_goldens.py), also with the names of a compiled model."""
     base, adapter = GOLDENS / "gpt2" / "base", GOLDENS / "gpt2" / name
     if wrapped:
         tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
@@ -73,8 +73,8 @@ def test_a_directory_that_names_its_base_is_a_model(tmp_path: pathlib.Path) -> N
     assert changed == {f"decoder/layers/attention/{name}/kernel" for name in ("query", "key", "value", "output")}
 
 
-def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
-    """Its task and the classes of its classifier, where the base has neither."""
+def test_the_head_comes_from_the_adapter(tmp_path: pathlib.Path) -> None:
+    """It sets the task and the classes of the classifier, where the base has neither."""
     shutil.copytree(GOLDENS / "bert" / "adapter", tmp_path / "adapter")
     _change(tmp_path / "adapter", base_model_name_or_path=str(GOLDENS / "bert" / "base"), task_type="SEQ_CLS")
     golden, lm = np.load(GOLDENS / "bert" / "outputs.npz"), lm_research.from_pretrained(tmp_path / "adapter")
@@ -106,7 +106,7 @@ def test_convert_adds_an_adapter(tmp_path: pathlib.Path) -> None:
     ],
 )
 @pytest.mark.parametrize("rslora", [False, True])
-def test_what_we_write_means_the_same_when_read(
+def test_written_adapters_give_the_same_logits_when_read(
     family: str, head: str, targets: str, rslora: bool, tmp_path: pathlib.Path
 ) -> None:
     base = define_model(tiny.config("gpt2", model={"family": family}).model, tiny.VOCAB, head)
@@ -124,8 +124,8 @@ def test_what_we_write_means_the_same_when_read(
     assert config["modules_to_save"] == (["classifier"] if full else None)
 
 
-def test_names_and_shapes_are_pefts(tmp_path: pathlib.Path) -> None:
-    """The golden adapter's targets: the same tensors, but for the rank of values, which peft was told to halve."""
+def test_names_and_shapes_match_peft(tmp_path: pathlib.Path) -> None:
+    """The golden adapter's targets: the same tensors, except for the rank of values, which peft was set to halve."""
     base = define_model(tiny.config("bert", model={"intermediate_size": 24}).model, 40, "classification")
     lora = LoraConfig(
         rank=4, target_modules="query,value,attention/output,feed_forward/down", modules_to_save="^classifier/"

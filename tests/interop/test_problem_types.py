@@ -1,4 +1,4 @@
-"""`problem_type` of config.json decides the loss of a classification: transformers' losses are problem_type_goldens/problem_types.json."""
+"""`problem_type` of config.json decides the loss of a classification: transformers' losses are in problem_type_goldens/problem_types.json."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def named(case: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("case", STORED["cases"], ids=named)
-def test_losses_equal_those_of_transformers(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_losses_match_transformers(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
     lm = load(tmp_path, case)
     loss = lm(input_ids=np.array(STORED["inputs"]), labels=case["labels"])["loss"]
     assert float(loss) == pytest.approx(case["loss"], rel=2e-5)
@@ -56,12 +56,12 @@ INPUTS = np.array(STORED["inputs"])
     ],
 )
 def test_labels_of_another_problem_are_refused(name: str, labels: Any, words: str, tmp_path: pathlib.Path) -> None:
-    """What transformers raises an error for, or broadcasts with a warning."""
+    """Cases for which transformers raises an error, or broadcasts with a warning."""
     with pytest.raises(UserError, match=words.replace("(", r"\(")):
         load(tmp_path, BERT[name])(input_ids=INPUTS, labels=np.array(labels))
 
 
-def test_problem_types_that_are_none(tmp_path: pathlib.Path) -> None:
+def test_invalid_problem_types(tmp_path: pathlib.Path) -> None:
     case = BERT["Bert-None-(3,)"]
     with pytest.raises(PretrainedError, match="problem_type is 'regresion'. Did you mean 'regression'"):
         load(tmp_path, case, problem_type="regresion")
@@ -69,7 +69,7 @@ def test_problem_types_that_are_none(tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match="with one label"):
         load(tmp_path, BERT["Bert-regression-(3, 1)"], **one)
     load(tmp_path, case, **one)
-    value = lm_research.from_pretrained(tmp_path, num_labels=1)  # a new head, of which that cannot hold
+    value = lm_research.from_pretrained(tmp_path, num_labels=1)  # a new head, for which that cannot hold
     assert value.config.problem_type is None
     assert float(value(input_ids=INPUTS, labels=[0.0, 0.0, 0.0])["loss"]) == pytest.approx(
         float(np.square(value(input_ids=INPUTS)["logits"]).mean())

@@ -1,4 +1,4 @@
-"""Weights in fewer bits are refused by the name of what made them, wherever they come in.
+"""Weights in fewer bits are refused with the name of the method that made them, at every entry point.
 
 What each method saves: https://huggingface.co/docs/transformers/quantization/overview and the source of its quantizer there.
 """
@@ -32,7 +32,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     r"gptq \(4 bit\)": {"quant_method": "gptq", "bits": 4},
     r"awq \(4 bit\)": {"quant_method": "awq", "bits": 4, "group_size": 128},
     r"bitsandbytes \(4 bit\)": {"quant_method": "bitsandbytes", "load_in_4bit": True},
-    r"bitsandbytes \(8 bit\)": {"load_in_8bit": True},  # of before the key quant_method
+    r"bitsandbytes \(8 bit\)": {"load_in_8bit": True},  # from before the key quant_method
     "mxfp4": {"quant_method": "mxfp4"},
     "quanto": {"quant_method": "quanto", "weights": "int8"},
     "hqq": {"quant_method": "hqq"},
@@ -77,7 +77,7 @@ def write(directory: pathlib.Path, config: dict[str, Any], tensors: dict[str, An
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_config_json_says(name: str, tmp_path: pathlib.Path) -> None:
+def test_quantization_declared_in_config_json(name: str, tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", CONFIGS[name], {})
     with pytest.raises(
         PretrainedError, match=rf"config.json: the weights are quantized: .*{name}.*model.dequantize\(\)"
@@ -86,13 +86,13 @@ def test_what_config_json_says(name: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_what_the_tensors_say(name: str, tmp_path: pathlib.Path) -> None:
+def test_quantization_recognized_by_tensors(name: str, tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", {}, TENSORS[name])
     with pytest.raises(PretrainedError, match=f"llama: the weights are quantized: {name}, by tensor '{UP}"):
         lm_research.from_pretrained(directory)
 
 
-def test_every_way_in(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+def test_every_entry_point(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     directory = write(tmp_path / "llama", {}, TENSORS["float8_e4m3fn with scales"])
     with pytest.raises(PretrainedError, match="quantized"):
         InitCheckpoint(directory, ModelConfig(), "causal_lm")
@@ -114,9 +114,9 @@ def test_every_way_in(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> 
         lm_research.from_pretrained(PEFT / "base", adapter=adapter)
 
 
-def test_an_empty_key_and_scales_of_a_cache_are_no_reason(tmp_path: pathlib.Path) -> None:
+def test_an_empty_key_and_scales_of_a_cache_are_accepted(tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", {}, {f"{UP}.weight": F32, "model.layers.0.self_attn.k_scale": F32})
     config = json.loads((directory / "config.json").read_text()) | {"quantization_config": None}
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PretrainedError, match="has shape"):  # all that is wrong here is the matrix of ones [2, 2]
+    with pytest.raises(PretrainedError, match="has shape"):  # the only error here is the matrix of ones [2, 2]
         lm_research.from_pretrained(directory)

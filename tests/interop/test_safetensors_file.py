@@ -1,4 +1,4 @@
-"""The safetensors format: every kind of damage is refused before anything is read, and named."""
+"""The safetensors format: every kind of damage is named and refused before anything is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def entry(begin: int, end: int, shape: list | None = None, dtype: str = "F32") -
 
 
 def test_reads_views_of_the_mapped_file(tmp_path: pathlib.Path) -> None:
-    # Data may lie in another order than names, and at addresses that no compiler would choose.
+    # Data may be in another order than names, and at unaligned addresses.
     header = {
         "__metadata__": {"format": "pt"},
         "late": entry(3, 27, [2, 3]),
@@ -114,6 +114,6 @@ def test_no_truncation_goes_unnoticed(tmp_path: pathlib.Path) -> None:
 def test_a_header_has_a_limit(tmp_path: pathlib.Path) -> None:
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.write((33_554_433).to_bytes(8, "little"))
-        file.truncate(8 + 33_554_433)  # sparse: takes no room
+        file.truncate(8 + 33_554_433)  # sparse: takes no space
     with pytest.raises(PretrainedError, match="33554432 is the most"):
         open_tensors(tmp_path)

@@ -1,4 +1,4 @@
-"""The files by which a model says how its states become embeddings."""
+"""The files in which a model declares how its states become embeddings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPTED = EmbeddingConfig(
 
 
 def write(folder: pathlib.Path, case: dict[str, Any]) -> pathlib.Path:
-    """The directory of a case: a tiny model, and sentence-transformers' files."""
+    """Make the directory of a case: a tiny model and sentence-transformers' files."""
     files = {name: base64.b64decode(text) for name, text in GOLDEN["models"][case["base"]].items()}
     for name, number in case["files"].items():
         text = GOLDEN["contents"][number]
@@ -51,10 +51,8 @@ def unpacked(text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['base']} {case['name']}")
-def test_vectors_and_similarities_are_those_of_sentence_transformers(
-    case: dict[str, Any], tmp_path: pathlib.Path
-) -> None:
-    """See sentence_goldens/make_goldens.py; the files are written back as they were, and read so again."""
+def test_vectors_and_similarities_match_sentence_transformers(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """See sentence_goldens/make_goldens.py; the files are written back unchanged, and read again."""
     lm, texts = lm_research.from_pretrained(write(tmp_path / "a", case)), GOLDEN["texts"]
     for one in case["calls"]:
         call = dict(one["call"])
@@ -99,8 +97,8 @@ def test_the_server_puts_prompts_before_texts(tmp_path: pathlib.Path) -> None:
     ("name", "base"),
     [("usual prompt", "bert"), ("skipped prompt", "bert"), ("skipped prompt", "llama"), ("cut", "bert")],
 )
-def test_evaluation_compares_as_the_files_say(name: str, base: str, tmp_path: pathlib.Path) -> None:
-    """Similarities of the first text and the others, with the usual prompt before them."""
+def test_evaluation_compares_as_the_files_declare(name: str, base: str, tmp_path: pathlib.Path) -> None:
+    """Similarities of the first text and the others, with the default prompt before them."""
     model, texts, call = (
         write(tmp_path / "model", case_named(name, base)),
         GOLDEN["texts"],
@@ -123,12 +121,12 @@ def test_evaluation_compares_as_the_files_say(name: str, base: str, tmp_path: pa
     np.testing.assert_allclose(found, unpacked(call["alike"]), rtol=1e-4, atol=2e-5)
 
 
-def test_a_dense_layer_is_not_judged(tmp_path: pathlib.Path) -> None:
+def test_any_dense_layer_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="has a Dense module after the pooling"):
         init_embedding(str(write(tmp_path, case_named("dense"))))
 
 
-def test_prompts_that_there_are() -> None:
+def test_available_prompts() -> None:
     """sentence-transformers gives every model the names query and document."""
     assert EmbeddingConfig().prompt() == EmbeddingConfig().prompt("query") == EmbeddingConfig().prompt("document") == ""
     assert PROMPTED.prompt() == PROMPTED.prompt("query") == "find: "
@@ -148,19 +146,19 @@ def test_prompts_that_there_are() -> None:
         PROMPTED,
     ],
 )
-def test_there_and_back(said: EmbeddingConfig, tmp_path: pathlib.Path) -> None:
+def test_round_trip(said: EmbeddingConfig, tmp_path: pathlib.Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / NATIVE).write_bytes(said.dumps())
     save(tmp_path, said, 8)
     assert load(tmp_path) == load(tmp_path / "plain") == said
 
 
-def test_a_directory_that_says_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_directory_without_these_files(tmp_path: pathlib.Path) -> None:
     assert load(tmp_path) is None
 
 
 def written(folder: pathlib.Path, pooling: dict[str, Any], *kinds: str) -> pathlib.Path:
-    """A directory as versions 2 to 5 of sentence-transformers write it."""
+    """Make a directory as versions 2 to 5 of sentence-transformers write it."""
     kinds = ("Transformer", "Pooling", *kinds)
     paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds) if number)]
     modules = [
@@ -200,7 +198,7 @@ def test_pooling(case: str, tmp_path: pathlib.Path) -> None:
             said.check()
 
 
-def test_what_cannot_be_computed_is_said(tmp_path: pathlib.Path) -> None:
+def test_unsupported_pooling_is_reported(tmp_path: pathlib.Path) -> None:
     said = load(written(tmp_path, POOLINGS["mean"][0], "Dense", "Normalize"))
     assert said.normalize and not said.supported
     with pytest.raises(UserError, match="a Dense after the pooling, which is not supported"):
@@ -216,8 +214,8 @@ def test_damaged_files(content: str, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json", "embedding.json"])
 @pytest.mark.parametrize("target", ["nothing", "itself"])
-def test_links_that_lead_nowhere_are_refused(name: str, target: str, tmp_path: pathlib.Path) -> None:
-    """Passed over, they would mean other vectors."""
+def test_dangling_links_are_refused(name: str, target: str, tmp_path: pathlib.Path) -> None:
+    """Ignoring them would give different vectors."""
     if name != "embedding.json":
         written(tmp_path, POOLINGS["cls"][0])
     path = tmp_path / name

@@ -1,4 +1,4 @@
-"""A directory of weights: which files are taken, how shards are checked, what old names become."""
+"""A directory of weights: which files are used, how shards are checked, how old names are mapped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def values(source: TensorSource) -> dict[str, float]:
     return {name: source.read(name).item() for name in source.names}
 
 
-def test_the_first_format_that_is_there_is_taken(tmp_path: pathlib.Path) -> None:
+def test_the_first_format_present_is_used(tmp_path: pathlib.Path) -> None:
     (tmp_path / "flax_model.msgpack").write_bytes(serialization.to_bytes({"a": {"scale": np.array([1.0])}}))
     assert (open_tensors(tmp_path).format, values(open_tensors(tmp_path))) == ("flax", {"a.weight": 1})
     index(tmp_path, {}, "pytorch_model.bin.index.json")
@@ -53,8 +53,8 @@ def test_the_first_format_that_is_there_is_taken(tmp_path: pathlib.Path) -> None
 @pytest.mark.parametrize(
     "name", ["_orig_mod.a.b", "module._orig_mod.a.b", "_orig_mod.module.a.b", "a._orig_mod.b", "a.module.b._orig_mod"]
 )
-def test_the_wrappers_of_training_scripts_are_no_part_of_names(name: str, tmp_path: pathlib.Path) -> None:
-    """torch.compile puts `_orig_mod.` in front of the names of what it compiles, DataParallel `module.`, one around the other."""
+def test_prefixes_of_training_wrappers_are_removed_from_names(name: str, tmp_path: pathlib.Path) -> None:
+    """torch.compile puts `_orig_mod.` in front of the names of what it compiles, DataParallel `module.`, and they may be nested."""
     save(tmp_path / "model.safetensors", **{name: 2})
     assert values(open_tensors(tmp_path)) == {"a.b": 2}
     (tmp_path / "model.safetensors").rename(tmp_path / "shard")
@@ -66,7 +66,7 @@ def test_the_wrappers_of_training_scripts_are_no_part_of_names(name: str, tmp_pa
         open_tensors(tmp_path)
 
 
-def test_shards_are_read_as_the_index_says(tmp_path: pathlib.Path) -> None:
+def test_shards_are_read_according_to_the_index(tmp_path: pathlib.Path) -> None:
     save(tmp_path / "one", a=1, b=2, extra=9)
     save(tmp_path / "two", b=3, c=4)
     index(tmp_path, {"c": "two", "b": "two", "a": "one"})
@@ -118,7 +118,7 @@ def test_damaged_indices_are_named(weight_map: Any, message: str, tmp_path: path
         (b'{"weight_map": {"a": "one", "a": "two"}}', "the name 'a' occurs twice"),
     ],
 )
-def test_an_index_that_is_none(text: bytes, message: str, tmp_path: pathlib.Path) -> None:
+def test_an_invalid_index(text: bytes, message: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(text)
     with pytest.raises(PretrainedError, match=message):
         open_tensors(tmp_path)
@@ -149,7 +149,7 @@ def test_old_names_of_layer_norms(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
-def test_a_link_to_nothing_is_not_passed_over(name: str, tmp_path: pathlib.Path) -> None:
+def test_a_dangling_link_is_not_ignored(name: str, tmp_path: pathlib.Path) -> None:
     save(tmp_path / "pytorch_model.bin", a=1)
     (tmp_path / name).symlink_to(tmp_path / "removed")
     with pytest.raises(PretrainedError, match=f"{name} cannot be used: it is a link to nothing"):

@@ -1,4 +1,4 @@
-"""Written weights: exact bytes, shards, nothing half done, nothing stale."""
+"""Written weights: exact bytes, shards, nothing partial, nothing stale."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_exact_bytes(tmp_path: pathlib.Path) -> None:
 def test_same_bytes_as_the_safetensors_library(tmp_path: pathlib.Path) -> None:
     library = pytest.importorskip("safetensors.numpy")
     arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in ARRAYS.items() if a.dtype.isnative}
-    arrays = {name: a for name, a in arrays.items() if a.dtype.isbuiltin == 1}  # the library does not know float8 here
+    arrays = {
+        name: a for name, a in arrays.items() if a.dtype.isbuiltin == 1
+    }  # the library does not support float8 here
     (path,) = write_tensors(tmp_path, tensors_of(arrays))
     assert path.read_bytes() == library.save(arrays, metadata={"format": "pt"})
 
@@ -87,7 +89,7 @@ def test_shards_and_their_index(tmp_path: pathlib.Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
     text = paths[-1].read_text()
     index = json.loads(text)
-    # "huge" is filed before the shard that was open; huggingface_hub does the same.
+    # "huge" is written before the shard that was open; huggingface_hub does the same.
     where = {"huge": 0, "a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
     assert index == {"metadata": {"total_size": 80}, "weight_map": {name: names[i] for name, i in where.items()}}
     assert text == json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -95,7 +97,7 @@ def test_shards_and_their_index(tmp_path: pathlib.Path) -> None:
     assert open_tensors(tmp_path).file("d") == tmp_path / names[2]
 
 
-def test_bytes_are_deterministic_and_one_array_is_held_at_a_time(tmp_path: pathlib.Path) -> None:
+def test_bytes_are_deterministic_and_only_one_array_is_held_at_a_time(tmp_path: pathlib.Path) -> None:
     alive = 0
 
     class Counted(np.ndarray):
@@ -118,7 +120,7 @@ def test_bytes_are_deterministic_and_one_array_is_held_at_a_time(tmp_path: pathl
 
 
 @pytest.mark.parametrize(("before", "after"), [(10**9, 8), (8, 10**9), (8, 16), (8, 8)])
-def test_files_of_an_earlier_save_go(before: int, after: int, tmp_path: pathlib.Path) -> None:
+def test_files_of_an_earlier_save_are_removed(before: int, after: int, tmp_path: pathlib.Path) -> None:
     others = {
         "config.json": b"{}",
         "pytorch_model.bin": b"?",
@@ -152,7 +154,7 @@ def test_a_save_that_fails_leaves_the_earlier_one(shard_bytes: int, tmp_path: pa
     assert files_in(tmp_path) == before
 
 
-def test_what_cannot_be_written_is_said(tmp_path: pathlib.Path) -> None:
+def test_what_cannot_be_written_is_reported(tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match=r"Tensor 'z' cannot be saved: safetensors has no dtype complex128"):
         write_tensors(tmp_path, tensors_of({"z": np.zeros(1, np.complex128)}))
     assert not list(tmp_path.iterdir())
@@ -161,7 +163,7 @@ def test_what_cannot_be_written_is_said(tmp_path: pathlib.Path) -> None:
         write_tensors(tmp_path / "file", tensors_of(ARRAYS))
 
 
-def test_an_array_that_is_not_what_was_announced_is_a_bug(tmp_path: pathlib.Path) -> None:
+def test_an_array_that_differs_from_its_announcement_is_a_bug(tmp_path: pathlib.Path) -> None:
     for shape, dtype in (((3, 2), np.float32), ((2, 3), np.float16)):
         with pytest.raises(AssertionError, match="float"):
             write_tensors(tmp_path, [("float", shape, np.dtype(dtype), lambda: ARRAYS["float"])])

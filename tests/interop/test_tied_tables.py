@@ -1,6 +1,6 @@
 """Tables that config.json ties and that differ in the files: each is used, as transformers 5.24 does (goldens/apart_*.npz), and kept.
 
-What a family's output table is tied to, and which bias counts, are in `_tied_weights_keys` of transformers' classes.
+What a family's output table is tied to, and which bias is used are in `_tied_weights_keys` of transformers' classes.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def logits(lm: Any, golden: golden_models.Golden) -> np.ndarray:
 
 
 def real(golden: golden_models.Golden) -> np.ndarray:
-    """1 where an output counts: what a row of padding sees is nothing in causal models."""
+    """1 where an output counts: in causal models a row of padding sees nothing."""
     mask = golden.inputs["attention_mask"]
     return mask[..., None] if mask.shape == golden.outputs["logits"].shape[:2] else np.ones(1)
 
 
 @pytest.mark.parametrize("path", APART, ids=lambda path: path.stem)
-def test_different_tables_are_used_kept_and_told(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_different_tables_are_used_kept_and_reported(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     golden = load_golden(path)
     golden_models.write_checkpoint(tmp_path / "theirs", golden)
     lm = lm_research.from_pretrained(tmp_path / "theirs")
@@ -95,7 +95,7 @@ def gpt2(tmp_path: pathlib.Path) -> tuple[pathlib.Path, golden_models.Golden]:
     return tmp_path / "gpt2", golden
 
 
-def test_equal_copies_are_dropped_without_a_word(gpt2: Any) -> None:
+def test_equal_copies_are_dropped_silently(gpt2: Any) -> None:
     directory, _ = gpt2
     tensors = safetensors.numpy.load_file(directory / "model.safetensors")
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
@@ -104,7 +104,7 @@ def test_equal_copies_are_dropped_without_a_word(gpt2: Any) -> None:
     assert lm.report.lines() == [] and lm.config.tie_word_embeddings and "next_token" not in lm.params
 
 
-def test_a_table_that_no_head_reads_is_told(gpt2: Any) -> None:
+def test_a_table_that_no_head_reads_is_reported(gpt2: Any) -> None:
     lines = lm_research.from_pretrained(gpt2[0], head="none").report.lines()
     assert len(lines) == 1 and "lm_head.weight" in lines[0]
 
@@ -118,8 +118,8 @@ def test_native_directories_and_convert_keep_both(gpt2: Any, tmp_path: pathlib.P
         shutil.rmtree(tmp_path / to)
 
 
-def test_untied_tables_learn_apart(gpt2: Any) -> None:
-    """A run starts from both, and the gradient of one is not that of the other."""
+def test_untied_tables_are_trained_separately(gpt2: Any) -> None:
+    """A run starts from both, and their gradients differ."""
     start = InitCheckpoint(gpt2[0], lm_research.config.ModelConfig(), "causal_lm")
     params = flatten(lm_research.from_pretrained(gpt2[0]).params)
     assert not start.definition.arch.tied and start.new_parts == ()

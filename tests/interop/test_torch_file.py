@@ -1,4 +1,4 @@
-"""PyTorch's files: both forms, strides, shared storages, damage, and pickles that ask for more than weights."""
+"""PyTorch's files: both forms, strides, shared storages, damage, and pickles that request more than weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lm_research.interop.tensor_files import TensorSource, open_tensors
 
 
 def text(value: str) -> bytes:
-    """The instructions of a pickle that make a text; likewise the next ones."""
+    """Pickle instructions that make a text; the next functions are similar."""
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
@@ -178,7 +178,7 @@ def test_views_of_legacy_storages(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-def test_wrapped_state_dicts_and_entries_that_are_no_tensors(wrapper: str, tmp_path: pathlib.Path) -> None:
+def test_wrapped_state_dicts_and_entries_that_are_not_tensors(wrapper: str, tmp_path: pathlib.Path) -> None:
     inner = mapping(w=MATRIX, steps=integer(3), note=text("hello"), nothing=b"N")
     parameter = named("torch._utils", "_rebuild_parameter") + several(
         MATRIX, b"\x88", named("collections", "OrderedDict") + b")R"
@@ -253,7 +253,7 @@ def test_damage_is_named(what: str, tmp_path: pathlib.Path) -> None:
 # ((), ()), then twice that, ... : 2^60 empty tuples in 300 bytes. A hash, a comparison or a print of it takes years.
 DOUBLED = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60)) + b"h\x3c"
 DEEP = b")" + b"\x85" * 100_000  # (((...))): a hash of it overflows the stack of the C library
-ENDLESS = b"]q\x00h\x00a"  # a list in itself
+ENDLESS = b"]q\x00h\x00a"  # a list that contains itself
 ORDERED = named("collections", "OrderedDict")
 
 
@@ -337,7 +337,7 @@ def with_directory(content: bytes, change: Callable[[bytearray, int], None]) -> 
 
 
 def test_entries_of_a_zip_file_do_not_share_their_bytes(tmp_path: pathlib.Path) -> None:
-    """Bytes 42 to 45 of an entry of the directory are where it lies (APPNOTE 4.3.12): entry 1 is given that of entry 0."""
+    """Bytes 42 to 45 of an entry of the directory are its position (APPNOTE 4.3.12): entry 1 gets that of entry 0."""
     state = mapping(w=MATRIX, v=tensor(storage(key="1"), 0, (6,), (1,)))
     content = zipped(state, {"0": SIX.tobytes(), "1": SIX.tobytes()})
     first = content.index(b"PK\x03\x04", content.index(b"byteorder"))
@@ -355,7 +355,7 @@ def test_a_tensor_has_no_more_elements_than_its_storage(tmp_path: pathlib.Path) 
 
 
 class Call:
-    """Pickles as a call of `function`, as an attacker would do it."""
+    """Pickles as a call of `function`, as an attacker would."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         self.reduced = function, arguments
@@ -401,7 +401,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
         ("lm_research.interop.restricted_pickle", "load"),
     ],
 )
-def test_only_the_listed_names_are_known(module: str, name: str, tmp_path: pathlib.Path) -> None:
+def test_only_the_listed_names_are_allowed(module: str, name: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match=f"refers to {module}.{name}"):
         opened(tmp_path, zipped(mapping(w=MATRIX, x=named(module, name)), {"0": SIX.tobytes()}))
 
@@ -416,13 +416,13 @@ def test_only_the_listed_names_are_known(module: str, name: str, tmp_path: pathl
     ],
 )
 @pytest.mark.parametrize("state", [mapping(make=b"N", dtype=b"N"), several(b"N", mapping(make=b"N", dtype=b"N"))])
-def test_a_pickle_cannot_change_what_it_is_given(known: tuple[str, str], state: bytes, tmp_path: pathlib.Path) -> None:
+def test_a_pickle_cannot_change_its_globals(known: tuple[str, str], state: bytes, tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match="it is not a PyTorch file"):
         opened(tmp_path, zipped(mapping(x=named(*known) + state + b"b"), {}))
     assert opened(tmp_path, GOOD_ZIP).read("w").dtype == np.float32
 
 
-def test_messages_show_nothing_that_a_terminal_would_obey(tmp_path: pathlib.Path) -> None:
+def test_messages_contain_no_terminal_control_codes(tmp_path: pathlib.Path) -> None:
     long = "\x1b[2J" + "x" * 10_000
     for content in (
         zipped(named("torch", long), {}),

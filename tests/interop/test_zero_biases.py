@@ -1,4 +1,4 @@
-"""A model without biases in a format that wants them says the same when it is read back."""
+"""A model without biases, in a format that requires them, gives the same outputs when read back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 
 
-def test_the_papers_transformer_is_read_back_as_marian(tmp_path: pathlib.Path) -> None:
+def test_the_original_transformer_is_read_back_as_marian(tmp_path: pathlib.Path) -> None:
     shape = ModelConfig(
         family="transformer",
         num_layers=1,

@@ -1,6 +1,6 @@
-"""Run by test_recheck.py in a process with eight simulated devices, some of which are made to flip a bit; prints what is said as JSON.
+"""Run by test_recheck.py in a process with eight simulated devices, some of which are made to flip a bit; prints the results as JSON.
 
-For each mesh: healthy devices; device 3 always wrong in the gradient of its rows; device 5 wrong in its first one alone; device 6 wrong in one
+For each mesh: healthy devices; device 3 always wrong in the gradient of its rows; device 5 wrong only in its first one; device 6 wrong in one
 of both updates.
 """
 
@@ -39,7 +39,7 @@ make_gradient = recheck.make_gradient
 
 
 def flip(tree: Any, device: int) -> Any:
-    """The lowest bit of one number in what this device has of the last array that is float32."""
+    """Flip the lowest bit of one number in this device's shard of the last float32 array."""
     leaves, structure = jax.tree.flatten(tree)
     place = max(i for i, leaf in enumerate(leaves) if leaf.dtype == np.float32 and leaf.ndim)
     parts = []
@@ -53,7 +53,7 @@ def flip(tree: Any, device: int) -> Any:
 
 
 def faulty(program: Callable, device: int, calls: Callable[[int], bool]) -> Callable:
-    """The program with such a flip in the calls, counted from 0, that are named."""
+    """Wrap the program so that the given calls, counted from 0, have such a flip."""
     count = iter(range(1_000_000))
 
     def run(*args: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""train.budget: arithmetic for FLOPs and tokens; for time, simulated machines whose clock stands in for the real one."""
+"""train.budget: arithmetic for FLOPs and tokens; for time, simulated machines with a clock of their own."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_amounts(text: str, amount: float, unit: str) -> None:
 @pytest.mark.parametrize(
     "text", ["3", "min", "3 minutes", "-3min", "0s", "1e999s", "3min30", "1e18", "3m", "nantokens"]
 )
-def test_what_is_no_amount_is_refused_with_examples(text: str) -> None:
+def test_an_invalid_amount_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError, match="train.budget") as caught:
         config_of(text)
     for example in ("90s", "30min", "2h", "1e18flops", "2e9tokens"):
         assert example in str(caught.value)
 
 
-def test_epochs_beside_a_budget_are_refused() -> None:
+def test_epochs_together_with_a_budget_are_refused() -> None:
     with pytest.raises(ConfigError, match="both set the number of steps"):
         resolve({"train": {"budget": "2h", "num_epochs": 1.0}})
 
@@ -75,10 +75,10 @@ def test_tokens_and_flops_are_arithmetic() -> None:
     assert steps("2600tokens", schedule={"warmup_steps": 10}) == 10
 
 
-def test_a_budget_of_tokens_is_the_run_of_as_many_steps(
+def test_a_budget_of_tokens_equals_a_run_of_that_many_steps(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """20 steps of 8 rows of 32 tokens are 5120 tokens; and the workdir knows its run again."""
+    """20 steps of 8 rows of 32 tokens are 5120 tokens; and the workdir accepts the run again."""
     flags = ("--config.train.budget=5120tokens", "--config.train.num_steps=1")
     for _ in range(2):
         assert lab.train(tmp_path, *flags) == 0
@@ -90,7 +90,7 @@ def test_a_budget_of_tokens_is_the_run_of_as_many_steps(
 
 
 def test_positions() -> None:
-    """From 50 of 100 on, 25 steps for the 50 places left are 2 each; from place 70, 40 for the 30 left are 0.75 each."""
+    """From 50 of 100, 25 steps cover the remaining 50 places, 2 each; from place 70, 40 steps cover the remaining 30, 0.75 each."""
     assert schedule_position([(0, 100)]).tolist() == [0, 0, 1, 100]
     assert schedule_position([(0, 100), (50, 75)]).tolist() == [50, 50, 2, 100]
     assert schedule_position([(0, 100), (50, 75), (60, 100)]).tolist() == [60, 70, 0.75, 100]
@@ -98,7 +98,7 @@ def test_positions() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "wsd"])
 @pytest.mark.parametrize("warmup", [{"warmup_ratio": 0.1}, {"warmup_steps": 10}, {}])
-def test_the_schedule_of_a_plan_is_that_of_as_many_steps(name: str, warmup: dict[str, float]) -> None:
+def test_the_schedule_of_a_plan_equals_that_of_as_many_steps(name: str, warmup: dict[str, float]) -> None:
     plain = make_schedule(resolve({"train": {"num_steps": 100}, "schedule": {"name": name, **warmup}}))
     planned = make_schedule(config_of("2h", schedule={"name": name, **warmup}))
     step = jnp.arange(100)
@@ -112,7 +112,7 @@ def test_the_schedule_of_a_plan_is_that_of_as_many_steps(name: str, warmup: dict
 
 
 class Machine:
-    """A clock, and what things cost on it in seconds; `step` is a function of the seconds so far."""
+    """A clock and the cost of each activity in seconds; `step` is a function of the seconds so far."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: Callable[[float], float]) -> None:
         self.now, self.step = 1000.0, step
@@ -131,7 +131,7 @@ CONFIG = {"eval": {"every_steps": 300}, "checkpoint": {"every_steps": 200}, "log
 def live(
     machine: Machine, workdir: pathlib.Path, seconds: int, start: int = 0, stop: int | None = None
 ) -> tuple[TimeBudget, int, list[str], float]:
-    """A life of a run as run/fit.py has it, from a checkpoint at `start` to its end, or to its death after `stop`."""
+    """Simulate one process of a run as in run/fit.py, from a checkpoint at `start` to the end, or until it is killed after `stop`."""
     config, log = config_of(f"{seconds}s", **CONFIG), []
     born = machine.now
     machine.now += COSTS["start"]
@@ -166,7 +166,7 @@ def live(
         lambda now: 0.1 if now < 80 else 0.25,  # slower from there on
         lambda now: 0.1 if now < 80 else 0.04,  # faster
         lambda now: 0.1 if now < 165 else 0.3,  # slower close to the end
-        lambda now: 0.1 * (1 + 0.8 * math.sin(now)),  # moody
+        lambda now: 0.1 * (1 + 0.8 * math.sin(now)),  # varying speed
         lambda now: 6.0,  # few steps
     ],
 )
@@ -178,21 +178,21 @@ def test_a_run_ends_on_time(
     course, steps, log, seconds = live(machine, tmp_path, 180)
     early = (
         6 if step(0) < 1 else 36
-    )  # what evaluations and checkpoints cost is not known before the only ones, and feared
+    )  # the cost of evaluations and checkpoints is unknown before the only ones, so a margin is kept
     assert 180 - early < seconds < 180 + 6
     assert json.loads((tmp_path / "budget.json").read_text())["num_steps"] == steps == course.end
     told = int(re.match(r"budget: ([\d,]+) steps", log[-1])[1].replace(",", ""))
-    assert told == pytest.approx(steps, rel=0.035)  # smaller corrections are left to the file
+    assert told == pytest.approx(steps, rel=0.035)  # the file has the smaller corrections
     at, place, pace, length = course.schedule_args[0].tolist()
     assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)  # the schedule ends with the run
 
 
-def test_a_steady_machine_keeps_its_first_plan_and_its_number(
+def test_a_steady_machine_keeps_its_first_plan_and_number_of_steps(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All costs what is assumed: an evaluation 10 batches of a third of a step, a checkpoint 1 s and a step.
+    """Everything costs what the plan assumes: an evaluation 10 batches of a third of a step, a checkpoint 1 s and a step.
 
-    Of 600 s are left: 9 of the start, 0.5 of compiling and as much feared for the first evaluation, 3.1 for 1 + 1 + 29 or so timed
+    From 600 s are subtracted: 9 for the start, 0.5 for compiling and as much reserved for the first evaluation, 3.1 for about 1 + 1 + 29 timed
     steps, and at the end an evaluation, two checkpoints and half a hundredth: 581.4 s.
     """
     for name, cost in {"eval": 1 / 3, "checkpoint": 1.1, "compile": 0.5}.items():
@@ -216,7 +216,9 @@ def test_a_resumed_run_spends_what_is_left(tmp_path: pathlib.Path, monkeypatch: 
     assert "s of it left for steps 400 to" in log[0]
 
 
-def test_a_run_without_time_left_ends_by_one_more_step(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_time_left_ends_after_one_more_step(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = Machine(monkeypatch, lambda now: 0.1)
     live(machine, tmp_path, 180, stop=500)
     (life,) = json.loads((tmp_path / "time.json").read_text())
@@ -234,8 +236,8 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: pathlib.Path, monkeypat
     assert (again.end, last) == (steps, steps) and (tmp_path / "budget.json").read_text() == before
 
 
-def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """180 s are spent; with 360 s it takes as many steps again, on the schedule of a run that was planned to end there."""
+def test_a_finished_run_continues_with_a_larger_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """180 s are spent; with 360 s it takes that many steps again, on the schedule of a run planned to end there."""
     machine = Machine(monkeypatch, lambda now: 0.1)
     _, first, _, seconds = live(machine, tmp_path, 180)
     course, steps, log, more = live(machine, tmp_path, 360, start=first)
@@ -248,7 +250,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: pathlib.Path, mon
     at, place, pace, length = course.schedule_args[0].tolist()
     assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)
     assert length == pytest.approx(stored["plans"][0]["end"])
-    assert live(machine, tmp_path, 360, start=steps)[1] == steps  # and is finished again
+    assert live(machine, tmp_path, 360, start=steps)[1] == steps  # and finishes again
 
 
 def test_plans_after_the_checkpoint_are_forgotten(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +272,7 @@ def test_a_budget_that_the_start_uses_up_is_refused(tmp_path: pathlib.Path, monk
         live(Machine(monkeypatch, lambda now: 0.1), tmp_path, 20)
 
 
-def test_without_time_the_end_is_known() -> None:
+def test_without_a_time_limit_the_end_is_known_in_advance() -> None:
     course = time_budget.make_budget(resolve({"train": {"num_steps": 7}}), pathlib.Path(), 0, *[None] * 4)
     assert type(course) is StepBudget and (course.end, course.last, course.device_args, course.needs_calibration) == (
         7,
@@ -281,12 +283,12 @@ def test_without_time_the_end_is_known() -> None:
     assert course.update(3, None) is False
 
 
-def test_a_timed_run_trains_saves_and_resumes_by_its_plan(
+def test_a_timed_run_trains_saves_and_resumes_according_to_its_plan(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A million seconds but for half a hundredth are 23.55 steps of 42,250: 1 for the last evaluation and 20.5 times 1.1, so 20.
+    """A million seconds less half a hundredth are 23.55 steps of 42,250 s: 1 for the last evaluation and 20.5 times 1.1, so 20.
 
-    An evaluation of 3 batches is taken for a step, one every 10. Seconds of checkpoints and of compiling do not count beside these.
+    An evaluation of 3 batches counts as a step, one every 10. Checkpoints and compiling take negligible time by comparison.
     """
     monkeypatch.setattr(time_budget, "_seconds", lambda take, count: (take(), 42_250.0)[1])
     monkeypatch.setattr(TimeBudget, "update", lambda self, step, state: False)
@@ -295,8 +297,10 @@ def test_a_timed_run_trains_saves_and_resumes_by_its_plan(
     assert lab.train(run, *flags) == 0
     assert json.loads((run / "budget.json").read_text())["plans"] == [{"step": 0, "end": 20}]
     assert (summary(run)["status"], summary(run)["step"]) == ("finished", 20) and checkpoints(run) == [6, 12, 18, 20]
-    assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 7  # as asked: it stays the same run
-    # The steps that were timed left nothing behind: it is the run of 20 steps, but for the last bits of the learning rate.
+    assert (
+        json.loads((run / "config.json").read_text())["train"]["num_steps"] == 7
+    )  # as configured: it stays the same run
+    # The steps that were timed left nothing behind: it equals the run of 20 steps, except for the last bits of the learning rate.
     for a, b in zip(metrics(run), metrics(bert_run), strict=True):
         assert a["step"] == b["step"]
         assert all(a[name] == pytest.approx(b[name], rel=1e-4) for name in a if name.endswith(("_nats", "_rate")))

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, whole or absent, checked when read, kept by age and by loss."""
+"""Checkpoints: exact, complete or absent, verified on reading, kept by age and by loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
 from lm_research.run.checkpoint import Checkpoints
 
-# What Orbax's threads say of damaged arrays after the error itself has been told.
+# Warnings that Orbax's threads log about damaged arrays after the error itself has been raised.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -39,7 +39,7 @@ FILES = {"config.json": b'{"seed": 0}', "corpus.json": b'{"digest": "abc"}', "to
 
 
 def state(step: int) -> dict[str, Any]:
-    """A state of every type and shape a run has; its numbers depend on the step."""
+    """A state with every type and shape that a run has; its numbers depend on the step."""
     rng = np.random.default_rng(step)
 
     def draw() -> dict[str, jax.Array]:
@@ -62,7 +62,7 @@ def open_(workdir: pathlib.Path, **keys: Any) -> Checkpoints:
 
 
 def save(workdir: pathlib.Path, *steps: int, losses: dict[int, float] | None = None, **keys: Any) -> list[int]:
-    """One run that saves at the given steps and ends; returns the steps found on disk."""
+    """Save at the given steps as one run; return the steps found on disk."""
     store = open_(workdir, **keys)
     for step in steps:
         loss = (losses or {}).get(step)
@@ -91,7 +91,7 @@ def assert_same(a: dict, b: dict) -> None:
         assert x.dtype == y.dtype and x.shape == y.shape and np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
+def test_a_restored_state_equals_the_saved_one_bit_for_bit(tmp_path: pathlib.Path) -> None:
     assert save(tmp_path, 5, 7) == [5, 7]
     assert_same(restore(tmp_path), state(7))
     assert_same(restore(tmp_path, step=5), state(5))
@@ -101,7 +101,7 @@ def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: pathlib.Path) -> No
     store.close()
 
 
-def test_saving_takes_a_picture_of_the_moment(tmp_path: pathlib.Path) -> None:
+def test_saving_takes_a_snapshot(tmp_path: pathlib.Path) -> None:
     """The next step may overwrite the buffers while they are still being written."""
     store = open_(tmp_path)
     moving = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s), donate_argnums=0)
@@ -151,11 +151,11 @@ def test_the_best_are_kept_too_over_any_number_of_restarts(tmp_path: pathlib.Pat
     assert save(tmp_path, 12, losses={12: 0.9}, keep=1, keep_best=2) == [2, 9, 12]
 
 
-def test_of_equally_good_ones_the_newest_is_kept(tmp_path: pathlib.Path) -> None:
+def test_among_equally_good_ones_the_newest_is_kept(tmp_path: pathlib.Path) -> None:
     assert save(tmp_path, 1, 2, 3, losses={1: 0.5, 2: 0.5}, keep=1, keep_best=1) == [2, 3]
 
 
-def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path: pathlib.Path) -> None:
+def test_remains_of_a_killed_save_are_ignored_and_removed(tmp_path: pathlib.Path) -> None:
     save(tmp_path, 5, 7)
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "7", folder / "9.orbax-checkpoint-tmp")
@@ -166,7 +166,7 @@ def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize("lost", ["state", "files", "files/manifest.json", "_CHECKPOINT_METADATA", "state/_METADATA"])
-def test_an_old_one_that_a_killed_cleanup_left_half_deleted_does_no_harm(tmp_path: pathlib.Path, lost: str) -> None:
+def test_an_old_checkpoint_half_deleted_by_a_killed_cleanup_does_no_harm(tmp_path: pathlib.Path, lost: str) -> None:
     save(tmp_path, 5, 7, losses={5: 0.1, 7: 0.2}, keep=2)
     path = tmp_path / "checkpoints" / "5" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -217,8 +217,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_to_any_file_is_harmless_or_told(tmp_path: pathlib.Path, kind: str) -> None:
-    """Either the state comes back to the last bit, or the error names the checkpoint and a way out that works."""
+def test_damage_to_any_file_is_harmless_or_reported(tmp_path: pathlib.Path, kind: str) -> None:
+    """Either the state is restored bit for bit, or the error names the checkpoint and a fix that works."""
     original = tmp_path / "original"
     save(original, 5, 7)
     files = [path.relative_to(original) for path in sorted((original / "checkpoints/7").rglob("*")) if path.is_file()]
@@ -278,7 +278,7 @@ def test_manifest(tmp_path: pathlib.Path) -> None:
 
 
 def resume(workdir: pathlib.Path, told: list[str] | None = None, best: bool = False, **keys: Any) -> dict | None:
-    """What a run would go on from."""
+    """The checkpoint that a run would resume from."""
     everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), state(0))
     store = open_(workdir, **keys)
     try:
@@ -336,7 +336,7 @@ WRECKS = {
 
 
 @pytest.mark.parametrize("kind", WRECKS)
-def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_kept(tmp_path: pathlib.Path, kind: str) -> None:
     save(tmp_path, 5, 7)
     WRECKS[kind](tmp_path / "checkpoints/7")
     with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/7 .* Remove .* to resume from step 5"):
@@ -346,7 +346,7 @@ def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> N
     assert len(told) == 2 and all(line.startswith("WARNING: ") for line in told)
     assert f"{tmp_path}/checkpoints/7 " in told[0] and f"kept in {tmp_path}/checkpoints/damaged/7" in told[0]
     assert os.path.lexists(tmp_path / "checkpoints/damaged/7")
-    assert_same(resume(tmp_path, told), state(5))  # and it is not asked again
+    assert_same(resume(tmp_path, told), state(5))  # and it is not tried again
     assert len(told) == 2
     store = open_(tmp_path)
     store.save(state(7))
@@ -354,13 +354,13 @@ def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> N
     assert_same(resume(tmp_path), state(7))
 
 
-def test_a_pipe_that_nobody_needs_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+def test_an_unneeded_pipe_is_not_read(tmp_path: pathlib.Path) -> None:
     save(tmp_path, 5)
     pipe("_CHECKPOINT_METADATA")(tmp_path / "checkpoints/5")
     assert_same(resume(tmp_path), state(5))
 
 
-def test_none_is_moved_where_none_is_whole(tmp_path: pathlib.Path) -> None:
+def test_none_is_moved_if_none_is_complete(tmp_path: pathlib.Path) -> None:
     assert resume(tmp_path) is None
     save(tmp_path, 3, 5, 7)
     for step, kind in ((3, "empty"), (5, "a file"), (7, "no data")):
@@ -370,7 +370,7 @@ def test_none_is_moved_where_none_is_whole(tmp_path: pathlib.Path) -> None:
     assert found(tmp_path) == [3, 5, 7]
 
 
-def test_what_does_not_fit_is_not_moved(tmp_path: pathlib.Path) -> None:
+def test_checkpoints_that_do_not_fit_are_not_moved(tmp_path: pathlib.Path) -> None:
     save(tmp_path, 5, 7)
     store = open_(tmp_path)
     everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), other_shape())
@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_not_moved(tmp_path: pathlib.Path) -> None:
     assert found(tmp_path) == [5, 7]
 
 
-def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_is_not_damaged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 5, 7)
     read = pathlib.Path.read_bytes
 
@@ -395,8 +395,8 @@ def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, mon
     assert found(tmp_path) == [5, 7]
 
 
-def test_a_full_disk_is_told_with_what_was_filling_it(tmp_path: pathlib.Path) -> None:
-    """The unfinished checkpoint is gone when the room is told, so the file that met the full disk alone would explain nothing."""
+def test_a_full_disk_is_reported_with_what_was_filling_it(tmp_path: pathlib.Path) -> None:
+    """The unfinished checkpoint is gone when the free space is reported, so naming only the file that hit the full disk would explain nothing."""
     with pytest.raises(OSError, match="No space") as caught, open_(tmp_path) as store:
         store.save(state(5))
         store.wait()
@@ -406,7 +406,7 @@ def test_a_full_disk_is_told_with_what_was_filling_it(tmp_path: pathlib.Path) ->
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
 
 
-def test_the_best_whole_one(tmp_path: pathlib.Path) -> None:
+def test_the_best_complete_one(tmp_path: pathlib.Path) -> None:
     save(tmp_path, 3, 5, 7, losses={3: 0.2, 5: 0.1, 7: 0.3})
     WRECKS["no data"](tmp_path / "checkpoints/5")
     told: list[str] = []
@@ -418,7 +418,7 @@ def found_steps(workdir: pathlib.Path) -> list[int]:
     return checkpoint_steps(workdir / "checkpoints")
 
 
-def test_names_that_are_no_steps(tmp_path: pathlib.Path) -> None:
+def test_names_that_are_not_steps(tmp_path: pathlib.Path) -> None:
     for name in ("007", "7.damaged", "damaged", "-1", "1e3", "٣", "²", "tmp", "12", "0"):
         (tmp_path / name).mkdir()
     assert checkpoint_steps(tmp_path) == [0, 12]

@@ -1,4 +1,4 @@
-"""`fit` itself: what it returns, and that callbacks come where the loop says."""
+"""`fit` itself: its return value, and the order of callbacks in the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm_research.run.fit import FitResult, fit
 
 
 class Told(Callback):
-    """Writes down what it is called for."""
+    """Record the calls it receives."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
@@ -48,7 +48,7 @@ class Told(Callback):
 
 @pytest.fixture
 def call(lab: Lab, tmp_path: pathlib.Path) -> Any:
-    """`fit` of the tiny run, as the command calls it, with more flags and a callback that is told."""
+    """`Call `fit` on the tiny run as the command does, with more flags and a recording callback."""
 
     def run(told: Told, *flags: str) -> FitResult:
         config, workdir = cli.parse([*lab.flags(), f"--workdir={tmp_path}", *flags])
@@ -64,7 +64,7 @@ def call(lab: Lab, tmp_path: pathlib.Path) -> Any:
 
 
 def expected(start: int, stop: int) -> list[tuple[str, int]]:
-    """Evaluate, save, step, write, as loop.py says of each step."""
+    """Evaluate, save, step, write: the order that loop.py documents for each step."""
     calls: list[tuple[str, int]] = []
     for step in range(start, stop + 1):
         last = step == stop
@@ -77,7 +77,7 @@ def expected(start: int, stop: int) -> list[tuple[str, int]]:
     return [*calls, ("train end", stop)]
 
 
-def test_callbacks_are_called_in_the_order_of_the_loop_and_again_where_a_run_goes_on(
+def test_callbacks_are_called_in_the_order_of_the_loop_and_again_after_a_resume(
     call: Any, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     first, second = Told(), Told()

@@ -1,4 +1,4 @@
-"""Where the time goes, by a clock that the tests turn."""
+"""Where the time goes, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lm_research.run.goodput import RunHistory, TimeAccount, describe_times, rea
 
 
 class Turned:
-    """Stands for the module `time`: seconds pass when told to."""
+    """Stand-in for the module `time`: seconds pass only on command."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -32,7 +32,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Turned:
 
 
 def test_time_goes_to_steps_or_to_a_cause(hands: Turned) -> None:
-    clock = TimeAccount(born=90.0)  # 10 s until here
+    clock = TimeAccount(born=90.0)  # 10 s so far
     hands.now += 4.0
     with clock.paused("compile"):
         hands.now += 3.0
@@ -64,8 +64,8 @@ def test_a_failure_inside_a_pause_ends_it(hands: Turned) -> None:
     assert clock.lap() == 0.0 and clock.lost["eval"] == 3.0
 
 
-def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned, tmp_path: pathlib.Path) -> None:
-    """30 steps of 1 s, the last 10 not saved; 20 s later the next life goes on from step 20."""
+def test_a_crash_costs_the_repeated_steps_and_the_time_between(hands: Turned, tmp_path: pathlib.Path) -> None:
+    """30 steps of 1 s, the last 10 not saved; 20 s later the next process resumes from step 20."""
     clock = TimeAccount(born=100.0)
     lives = RunHistory(tmp_path, clock, first=0)
     hands.now += 30.0
@@ -86,8 +86,8 @@ def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned,
     assert describe_times(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"
 
 
-def test_steps_taken_again_are_those_of_the_life_before_alone() -> None:
-    """Steps 20 to 30 in 20 s, then from step 0 on: ten are repeated, not thirty. The machine's clock went back: no time between is lost."""
+def test_repeated_steps_are_only_those_of_the_previous_process() -> None:
+    """Steps 20 to 30 in 20 s, then from step 0 on: ten are repeated, not thirty. The machine's clock was set back: no time between is counted as lost."""
     lives = [
         {"begin": 0.0, "first": 20, "end": 30.0, "last": 30, "seconds": {"steps": 20.0, "eval": 10.0}},
         {"begin": 25.0, "first": 0, "end": 60.0, "last": 40, "seconds": {"steps": 35.0}},
@@ -98,7 +98,7 @@ def test_steps_taken_again_are_those_of_the_life_before_alone() -> None:
     assert describe_times({"steps": 7000.0, "eval": 3.0, "compile": 262.0}) == "96.4% of 2:01:05 in steps, compile 3.6%"
 
 
-def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Path) -> None:
+def test_the_account_is_written_periodically(hands: Turned, tmp_path: pathlib.Path) -> None:
     lives = RunHistory(tmp_path, TimeAccount(born=100.0), first=0)
     for step in range(1, 31):
         hands.now += 1.0
@@ -114,7 +114,7 @@ def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Pa
 @pytest.mark.parametrize(
     "text", ['[{"begin": 1', '[{"begin": 1, "first": 0, "end": 2, "last": 1, "seconds": {"eval": 1}}]', "[" * 100_000]
 )
-def test_a_torn_account_begins_anew(text: str, tmp_path: pathlib.Path, hands: Turned) -> None:
+def test_a_torn_account_starts_over(text: str, tmp_path: pathlib.Path, hands: Turned) -> None:
     (tmp_path / goodput.FILE).write_text(text)
     RunHistory(tmp_path, TimeAccount(born=100.0), first=0).write(5)
     assert [life["last"] for life in read_lives(tmp_path)] == [5]

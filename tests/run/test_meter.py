@@ -1,4 +1,4 @@
-"""Lines of metrics: tokens are counted, not taken from rates; no share of a peak that was measured too low."""
+"""Lines of metrics: tokens are counted, not derived from rates; no fraction of a peak that was measured too low."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def window(real: int) -> dict[str, np.ndarray]:
     return {"window": {name: np.float32(value) for name, value in values.items()}}
 
 
-def test_tokens_are_counted_and_go_on_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_counts_continue_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     first = make(monkeypatch, [])
     lines = [first.line(step, window(real), lambda step: 0.1) for step, real in ((20, 15360), (40, 15001))]
     lines = [{"step": step, **line} for step, line in zip((20, 40), lines, strict=True)]
     assert [line["tokens"] for line in lines] == [15360, 30361]
     assert lines[0]["tokens_per_second"] == pytest.approx(15360 / SECONDS, rel=1e-5)
-    # 20 steps of 16 rows of 100 are 3.2 epochs; `lap` is of 20 steps, whose mean gradient norm and losses are a twentieth and a ninth.
+    # 20 steps of 16 rows of 100 are 3.2 epochs; `lap` covers 20 steps, whose mean gradient norm and losses are a twentieth and a ninth.
     assert [line["epoch"] for line in lines] == [3.2, 6.4] and lines[0]["goodput"] == 0.5
     assert lines[1]["step_seconds"] == pytest.approx(SECONDS / 20, rel=1e-5)
     assert (lines[0]["grad_norm"], lines[0]["lm_loss_nats"], lines[0]["data_seconds"]) == (1.0, 1.0, 0.0)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: every number in full, nothing filtered, and after a restart only what still holds."""
+"""metrics.jsonl: every number in full precision, nothing filtered, and after a restart only the lines that still hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: tuple[
     writer.close()
 
 
-def test_numbers_come_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
+def test_numbers_round_trip_bit_for_bit(tmp_path: pathlib.Path) -> None:
     values = {"a": 1 / 3, "b": 5e-324, "c": math.inf, "d": math.nan, "e": 2**53 + 1, "f": 0.1 + 0.2}
     writer = MetricsWriter(tmp_path, (), 0)
     writer.write(7, values)
@@ -70,7 +70,7 @@ def test_only_the_main_process_writes(tmp_path: pathlib.Path) -> None:
 
 
 def events(folder: pathlib.Path) -> list[tuple[str, int, float | None]]:
-    """(tag, step, number or None for text) of all values in a folder's event files.
+    """(tag, step, number or None for text) of all values in a directory's event files.
 
     Records are a length (8 bytes), its checksum (4), the event, its checksum (4).
     """
@@ -104,7 +104,7 @@ LINES = [{"step": step} for step in (10, 20, 25, 30)]  # every 10 steps, and an 
     ("left", "written", "says"),
     [
         (LINES, 4, ""),
-        (LINES, None, ""),  # of a checkpoint that does not say how many there were
+        (LINES, None, ""),  # a checkpoint that does not record how many there were
         ([], None, "all lines up to step 30 are missing (steps 1 to 30)"),
         ([], 4, "all lines up to step 30 are missing (steps 1 to 30)"),
         (LINES[:1], 4, "3 of its lines up to step 30 are missing (steps 11 to 30)"),
@@ -123,7 +123,7 @@ def test_no_lines_are_due_before_the_first_one() -> None:
 
 
 def test_damaged_lines_are_left_out_and_kept_elsewhere(tmp_path: pathlib.Path) -> None:
-    """Whatever stands in a line: no number of a step, JSON that is too deep or too long for Python, or no UTF-8."""
+    """Whatever a line holds: no step number, JSON that is too deep or too long for Python, or invalid UTF-8."""
     path, told = tmp_path / "metrics.jsonl", []
     bad = [b'{"step": "2"}', b"[" * 10**5, b'{"step": ' + b"1" * 5000 + b"}", b'{"step": true}', b'\xff{"step": 2}']
     path.write_bytes(b"\n".join([b'{"step": 1}', *bad, b'{"step": 3}', b'{"step": 4}', b'{"st']))

@@ -1,4 +1,4 @@
-"""No more than two steps are ever under way, and what is called finished is."""
+"""At most two steps are in flight, and a step reported as finished is finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_research.run import pace
 
 
 class Held:
-    """What a step returns, finished when the test says so."""
+    """A step's result, finished when the test decides."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -37,4 +37,4 @@ def test_a_third_step_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> No
     assert waiting.is_alive()  # the first is waited for
     held[1].gate.set()
     waiting.join(60)
-    assert found == [1] and keeper.wait() == 1  # the second may be under way while the third begins
+    assert found == [1] and keeper.wait() == 1  # the second may be in flight while the third begins

@@ -1,4 +1,4 @@
-"""What a person sees: lines in a log, traces of the steps asked for."""
+"""What a user sees: log lines, and traces of the requested steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research.run.profiler import Profiler
 from lm_research.run.progress import Progress
 
 
-def test_lines_are_printed_and_kept_with_the_time(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_and_stored_with_the_time(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLogger(tmp_path)
     log("one\ntwo")
     log()
@@ -26,13 +26,13 @@ def test_lines_are_printed_and_kept_with_the_time(tmp_path: pathlib.Path, capsys
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 4
 
 
-def test_other_processes_keep_quiet(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_processes_print_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunLogger(tmp_path, main_process=False)("one")
     assert capsys.readouterr().out == ""
 
 
 def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """30 of 50 steps are left after step 20: at 2 s each a minute."""
+    """30 of 50 steps remain after step 20: a minute at 2 s each."""
     progress = Progress(0, 50, RunLogger(tmp_path))
     values = {
         "loss_nats": 2.5,
@@ -68,5 +68,5 @@ def test_profiler(tmp_path: pathlib.Path, asked: tuple | None, steps: range, tra
         profiler.on_step_end(step, {"step": jnp.ones(3) + step})
     profiler.on_train_end(max(steps))
     assert bool(list(tmp_path.rglob("*.xplane.pb"))) == traced
-    jax.profiler.start_trace(str(tmp_path / "mine"))  # none is running any more
+    jax.profiler.start_trace(str(tmp_path / "mine"))  # none is still running
     jax.profiler.stop_trace()

@@ -1,6 +1,6 @@
-"""A device that computes something wrong is found and named; healthy ones are left alone, and nothing of a run changes.
+"""A device that computes something wrong is found and named; healthy ones are not, and the run's results do not change.
 
-Faults are flips of the lowest bit of one number in what one simulated device has of a result.
+A fault flips the lowest bit of one number in one simulated device's part of a result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def runs(shifts: list[int], says: Callable[[int, int, int], int], devices: int, same: int = 1) -> list[recheck.Run]:
-    """What `says`(device, rows, number of the run) gives, for devices that have the rows of others."""
+    """The values of `says`(device, rows, number of the run), for devices that hold the rows of others."""
     return [
         (shift, np.array([[says(d, (d + shift) % devices // same, number)] for d in range(devices)], np.uint32))
         for number, shift in enumerate(shifts)
@@ -40,7 +40,7 @@ def runs(shifts: list[int], says: Callable[[int, int, int], int], devices: int, 
         ([0, 1], 4, 1, lambda d, rows, run: 0, []),
         ([0, 1, 2, 3], 4, 1, lambda d, rows, run: d == 2, [2]),  # always
         ([0, 1, 2, 3], 4, 1, lambda d, rows, run: (d, run) == (2, 0), [2]),  # once
-        ([0, 1, 2, 3], 4, 1, lambda d, rows, run: d == 2 and rows == 3, [2]),  # with some rows alone
+        ([0, 1, 2, 3], 4, 1, lambda d, rows, run: d == 2 and rows == 3, [2]),  # with some rows only
         ([0, 1, 2, 0], 3, 1, lambda d, rows, run: d == 0, [0]),
         (
             [0, 1, 0, 1],
@@ -48,14 +48,14 @@ def runs(shifts: list[int], says: Callable[[int, int, int], int], devices: int, 
             1,
             lambda d, rows, run: d == 1,
             [0, 1],
-        ),  # one says this, one that: nobody can tell which is wrong
+        ),  # the two differ: which one is wrong cannot be decided
         ([0, 1, 0, 1], 2, 1, lambda d, rows, run: (d, run) == (1, 1), [1]),  # but this one contradicts itself
         ([0, 1, 2, 3], 8, 2, lambda d, rows, run: d == 5, [5]),  # two devices have the same rows
         ([0, 1, 2, 3], 8, 8, lambda d, rows, run: d == 5, [5]),
     ],
 )
-def test_who_is_suspect(shifts: list[int], devices: int, same: int, wrong: Callable, named: list[int]) -> None:
-    """By hand: the evidence of rows is 10 times their number, and 1 more where a device is wrong."""
+def test_suspect_devices(shifts: list[int], devices: int, same: int, wrong: Callable, named: list[int]) -> None:
+    """By hand: the digest of rows is 10 times their number, plus 1 where a device is wrong."""
     assert find_suspects(runs(shifts, lambda *at: 10 * at[1] + int(wrong(*at)), devices, same), same) == named
 
 
@@ -72,7 +72,7 @@ def test_a_parked_state_outlives_the_step() -> None:
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was said on eight devices, by mesh and fault."""
+    """The results on eight devices, by mesh and fault."""
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
@@ -103,14 +103,14 @@ def test_a_faulty_device_is_named(eight: dict, mesh: str, fault: str, device: in
     assert "any of them" not in said["error"]
 
 
-def test_a_run_with_a_fault_stops_and_goes_on_from_what_is_sound(
+def test_a_run_with_a_fault_stops_and_resumes_from_a_sound_checkpoint(
     lab: Lab,
     bert_run: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Steps 8 and 16 are checked. The program is called twice for each: a bit that flips in its 17th call is in step 16."""
+    """Steps 8 and 16 are checked. The program is called twice for each: a bit that flips in its 17th call belongs to step 16."""
     compile_step, count = learner.compile_step, iter(range(1, 1000))
 
     def compiled(*args: Any) -> Callable:

@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, one config, and files that are never half written."""
+"""The run directory: one process at a time, one config, and files that are never partially written."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_place_that_cannot_be_written(place: str) -> None:
 
 
 @pytest.mark.parametrize("name", [".lock", "log.txt", "metrics.jsonl"])
-def test_a_pipe_is_never_waited_for(tmp_path: pathlib.Path, name: str) -> None:
+def test_a_pipe_never_blocks(tmp_path: pathlib.Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(CheckpointError, match=f"{tmp_path}/{name} is a named pipe, .* Move it away"):
         run_directory.lock(tmp_path)
 
 
-def test_what_is_no_file_is_kept_as_it_is(tmp_path: pathlib.Path) -> None:
+def test_what_is_not_a_file_is_left_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "b")
     (tmp_path / "c").symlink_to("nowhere")
@@ -71,7 +71,7 @@ def test_what_is_no_file_is_kept_as_it_is(tmp_path: pathlib.Path) -> None:
         assert os.path.lexists(tmp_path / name) == (name == "d")
 
 
-def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: pathlib.Path) -> None:
+def test_write_atomically_replaces_and_leaves_no_other_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file.json"
     for content in ("first, and longer", b"second"):
         run_directory.write_atomically(path, content)
@@ -79,7 +79,7 @@ def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: pathlib.P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_same_config_may_go_on(tmp_path: pathlib.Path) -> None:
+def test_the_same_config_may_resume(tmp_path: pathlib.Path) -> None:
     run_directory.check_config(tmp_path, CONFIG)
     run_directory.store_config(tmp_path, CONFIG)
     run_directory.store_config(tmp_path, CONFIG)
@@ -99,7 +99,7 @@ def test_the_same_config_may_go_on(tmp_path: pathlib.Path) -> None:
     ],
     ids=str,
 )
-def test_what_computes_nothing_may_change(tmp_path: pathlib.Path, change: dict) -> None:
+def test_keys_that_do_not_affect_the_computation_may_change(tmp_path: pathlib.Path, change: dict) -> None:
     run_directory.store_config(tmp_path, CONFIG)
     changed = replace(CONFIG, **change)
     run_directory.store_config(tmp_path, changed)
@@ -117,7 +117,7 @@ def test_what_computes_nothing_may_change(tmp_path: pathlib.Path, change: dict) 
     ],
     ids=str,
 )
-def test_what_computes_something_else_is_refused(tmp_path: pathlib.Path, change: dict, words: list[str]) -> None:
+def test_keys_that_affect_the_computation_are_refused(tmp_path: pathlib.Path, change: dict, words: list[str]) -> None:
     run_directory.store_config(tmp_path, CONFIG)
     with pytest.raises(CheckpointError) as caught:
         run_directory.store_config(tmp_path, replace(CONFIG, **change))
@@ -129,14 +129,14 @@ def test_what_computes_something_else_is_refused(tmp_path: pathlib.Path, change:
 @pytest.mark.parametrize(
     "train", [{"num_steps": 80}, {"num_steps": 40}, {"num_epochs": 2.0}, {"budget": "2h"}], ids=str
 )
-def test_how_far_a_run_goes_may_change(tmp_path: pathlib.Path, train: dict) -> None:
+def test_the_length_of_a_run_may_change(tmp_path: pathlib.Path, train: dict) -> None:
     run_directory.store_config(tmp_path, CONFIG)
     changed = run_directory.store_config(tmp_path, replace(CONFIG, train=train))
     assert changed == {f"train.{name}": (CONFIG.train.__dict__[name], value) for name, value in train.items()}
 
 
-def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path: pathlib.Path) -> None:
-    """What it did then is what the new keys do by default; another value of one is refused."""
+def test_a_run_of_a_version_with_fewer_keys_resumes(tmp_path: pathlib.Path) -> None:
+    """It ran with what are now the defaults of the new keys; any other value is refused."""
     stored = json.loads(dumps(CONFIG))
     del stored["task"], stored["mesh"]["zero1"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
@@ -145,7 +145,7 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path: pathlib.Path) -> N
         run_directory.check_config(tmp_path, replace(CONFIG, task={"name": "tagging"}))
 
 
-def test_steps_that_follow_from_epochs_are_no_difference(tmp_path: pathlib.Path) -> None:
+def test_steps_that_follow_from_epochs_are_not_a_difference(tmp_path: pathlib.Path) -> None:
     asked = replace(CONFIG, train={"num_epochs": 2.0})
     run_directory.store_config(tmp_path, replace(asked, train={"num_steps": 77}))
     run_directory.check_config(tmp_path, asked)

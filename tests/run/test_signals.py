@@ -1,4 +1,4 @@
-"""The first signal asks to stop, the second ends the process, and what was there before comes back."""
+"""The first signal requests a stop, the second ends the process, and the previous handlers are restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_becomes_a_flag(number: int) -> None:
+def test_a_signal_sets_a_flag(number: int) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest() as request:
         assert not request
@@ -25,7 +25,7 @@ def test_a_signal_becomes_a_flag(number: int) -> None:
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_without_a_signal_nothing_is_asked() -> None:
+def test_without_a_signal_no_stop_is_requested() -> None:
     with StopRequest() as request:
         pass
     assert not request

@@ -1,4 +1,4 @@
-"""Trackers beside stand-ins for wandb and mlflow that write down what they are told, and fail or hang on command."""
+"""Trackers with stand-ins for wandb and mlflow that record their calls, and fail or hang on command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm_research.run.trackers.threads import Trackers, check_installed, redact
 
 
 class Recorder:
-    """What the stand-ins were told, as (call, arguments); `broken` names calls that raise, `hung` one that never returns."""
+    """The calls that the stand-ins received, as (call, arguments); `broken` names calls that raise, `hung` one that never returns."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -43,7 +43,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Puts stand-ins for both packages where an import finds them."""
+    """Install stand-ins for both packages where an import finds them."""
     found = Recorder()
 
     class Run:
@@ -116,7 +116,7 @@ def track(workdir: pathlib.Path, steps: range, warnings: list[str], names: tuple
     found.close()
 
 
-def test_both_get_config_numbers_and_texts(tmp_path: pathlib.Path, recorder: Recorder) -> None:
+def test_both_receive_config_numbers_and_texts(tmp_path: pathlib.Path, recorder: Recorder) -> None:
     warnings: list[str] = []
     (tmp_path / "run").mkdir()
     track(tmp_path / "run", range(1, 3), warnings)
@@ -135,7 +135,7 @@ def test_both_get_config_numbers_and_texts(tmp_path: pathlib.Path, recorder: Rec
     assert recorder.told("wandb.finish") == [0] and recorder.told("mlflow.end") == [("run0", "FINISHED")]
 
 
-def test_a_resumed_run_goes_on_with_its_runs(tmp_path: pathlib.Path, recorder: Recorder) -> None:
+def test_a_resumed_run_continues_its_tracked_runs(tmp_path: pathlib.Path, recorder: Recorder) -> None:
     warnings: list[str] = []
     for first in (1, 5):
         track(tmp_path, range(first, first + 2), warnings)
@@ -145,13 +145,13 @@ def test_a_resumed_run_goes_on_with_its_runs(tmp_path: pathlib.Path, recorder: R
         ids == {"wandb": first["id"], "mlflow": "run0"} and first["id"] == second["id"] and second["resume"] == "allow"
     )
     assert recorder.told("mlflow.update_run") == [("run0", "RUNNING")] and len(recorder.told("mlflow.create_run")) == 1
-    recorder.runs.clear()  # another address, which has never heard of it
+    recorder.runs.clear()  # another address, which does not have it
     track(tmp_path, range(7, 8), warnings)
     assert len(recorder.told("mlflow.create_run")) == 2 and warnings == []
 
 
 @pytest.mark.parametrize("call", ["init", "log", "finish"])
-def test_what_fails_is_told_once_without_secrets(
+def test_failures_are_reported_once_without_secrets(
     call: str, tmp_path: pathlib.Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "hunter2hunter2")
@@ -161,10 +161,10 @@ def test_what_fails_is_told_once_without_secrets(
     (warning,) = warnings
     assert warning.startswith("tracker wandb ") and "No space left on device" in warning and "metrics.jsonl" in warning
     assert "hunter2" not in warning and "pw123" not in warning
-    assert len(recorder.told("mlflow.metrics")) == 8  # the other one misses nothing
+    assert len(recorder.told("mlflow.metrics")) == 8  # the other one receives everything
 
 
-def test_one_that_hangs_costs_a_bounded_time(
+def test_a_hanging_tracker_costs_a_bounded_time(
     tmp_path: pathlib.Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "CLOSE_SECONDS", 0.3)
@@ -173,7 +173,7 @@ def test_one_that_hangs_costs_a_bounded_time(
     warnings: list[str] = []
     begin = time.monotonic()
     track(tmp_path, range(1, 50), warnings, ("wandb",))
-    assert time.monotonic() - begin < 5  # not for ever; 0.3 s and the machine's moods
+    assert time.monotonic() - begin < 5  # not forever: 0.3 s plus the machine's variation
     (warning,) = warnings
     assert "slower than the run" in warning
 
@@ -185,7 +185,7 @@ def test_a_package_that_cannot_be_imported(tmp_path: pathlib.Path, recorder: Rec
     assert len(warnings) == 1 and "could not start (ModuleNotFoundError" in warnings[0]
 
 
-def test_a_training_run_with_failing_trackers_is_the_run_without(
+def test_a_run_with_failing_trackers_equals_the_run_without(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder.broken = {"wandb.log", "mlflow.client"}
@@ -196,7 +196,7 @@ def test_a_training_run_with_failing_trackers_is_the_run_without(
     assert recorder.told("wandb.finish") == [0]
 
 
-def test_event_files_without_room_are_told_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_files_on_a_full_disk_are_reported_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboardX import record_writer
 
     full = open("/dev/full", "wb")  # Linux: no write to it succeeds
@@ -211,7 +211,7 @@ def test_event_files_without_room_are_told_once(tmp_path: pathlib.Path, monkeypa
         full.close()
 
 
-def test_a_tracker_of_another_package_is_one_class(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_for_another_package_is_one_class(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(TRACKERS, "_found", dict(TRACKERS._found))
 

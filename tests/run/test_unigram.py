@@ -1,4 +1,4 @@
-"""The yardstick of unigram frequencies, against frequencies counted in all training rows by hand."""
+"""The unigram baseline against frequencies counted over all training rows by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 16  # rows of a batch
 
 
 def pairs(folder: pathlib.Path, seed: int, count: int) -> TokenStore:
-    """Documents of two sentences; the second has words that the first hardly ever has."""
+    """Documents of two sentences; the second has words that are rare in the first."""
     rng = np.random.default_rng(seed)
     texts = [
         [
@@ -53,7 +53,7 @@ def test_special_tokens_count_as_often_as_they_are_predicted(
     expected = -sum(count * math.log(share[token]) for token, count in seen.items()) / sum(seen.values())
 
     def found(processes: int) -> float:
-        """What each of so many processes says, each with its rows of a batch."""
+        """The result of each of that many processes, each with its rows of a batch."""
         feeds = [
             BatchBuilder(shown, SIZE, 0, slice(i * SIZE // processes, (i + 1) * SIZE // processes), None)
             for i in range(processes)

@@ -77,7 +77,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """An undisturbed run; to be read only."""
+    """An uninterrupted run; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "texts"
     assert train(workdir, **files, **{"eval.every_steps": 40, "checkpoint.every_steps": 40}) == 0
     return workdir

@@ -85,7 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run to be read only."""
+    """A read-only run."""
     workdir = tmp_path_factory.mktemp("runs") / "answers"
     assert train(workdir, **files) == 0
     return workdir

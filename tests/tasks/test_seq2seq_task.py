@@ -101,7 +101,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """An undisturbed run; to be read only."""
+    """An uninterrupted run; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "turned"
     assert train(workdir, **files) == 0
     return workdir

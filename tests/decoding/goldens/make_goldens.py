@@ -1,6 +1,6 @@
-"""Makes *.json beside this file: the token ids that another implementation, Hugging Face transformers on PyTorch, generates.
+"""Makes *.json next to this file: the token ids that another implementation, Hugging Face transformers on PyTorch, generates.
 
-Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
+Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 
     PYTHONPATH=tests python tests/decoding/goldens/make_goldens.py
 

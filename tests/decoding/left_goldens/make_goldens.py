@@ -1,4 +1,4 @@
-"""Makes sources.json beside this file: what transformers generates where an encoder's rows are padded on the left.
+"""Makes sources.json next to this file: what transformers generates where an encoder's rows are padded on the left.
 
 Run with torch 2.13 and transformers 5.24: PYTHONPATH=tests python tests/decoding/left_goldens/make_goldens.py
 

@@ -1,6 +1,6 @@
-"""Makes *.npz beside this file: what another implementation, Hugging Face transformers on PyTorch, computes.
+"""Makes *.npz next to this file: what another implementation, Hugging Face transformers on PyTorch, computes.
 
-Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
+Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 
     PYTHONPATH=tests python tests/interop/goldens/make_goldens.py [START-OF-A-NAME ...]
 
@@ -16,10 +16,10 @@ Small models of odd sizes, float32, eager attention, no dropout. Each file holds
 A file of losses holds STEPS steps of AdamW on three batches in turn, inputs/NAME [3, ...]; outputs/losses [STEPS] are
 those before each step.
 
-Where no key is open to a query, as in causal models at padding on the left, outputs mean nothing: compare the places
-where attention_mask is 1. Biases of keys cancel in a softmax unless positions rotate between; their values can't be seen
+Where no key is visible to a query, as in causal models with padding on the left, outputs mean nothing: compare only the places
+where attention_mask is 1. Biases of keys cancel in a softmax unless positions rotate between; their values do not show
 in outputs. Every model goes through a checkpoint, written by golden_models.write_checkpoint and read by
-from_pretrained, which must miss nothing and find nothing too much; save_pretrained must then write the same names.
+from_pretrained, which must report no missing and no unexpected tensors; save_pretrained must then write the same names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ VERSIONS = {
 
 @dataclasses.dataclass
 class Case:
-    """A model and what goes in; `labels` names the task, see `draw`."""
+    """A model and its inputs; `labels` names the task, see `draw`."""
 
     name: str
     kind: str
@@ -67,8 +67,10 @@ class Case:
     types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
     decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
     deep: bool = False  # hidden states and attentions
-    text: dict | None = None  # config.json word for word, where it is not what save_pretrained writes
-    extra: tuple[str, ...] = ()  # tensors beside those that save_pretrained writes: NAME=LIKE takes LIKE's shape
+    text: dict | None = None  # literal text of config.json, where it differs from what save_pretrained writes
+    extra: tuple[
+        str, ...
+    ] = ()  # tensors in addition to those that save_pretrained writes: NAME=LIKE takes LIKE's shape
     steps: float = 0.0  # learning rate of a file of losses
     apart: bool = False  # `extra` are tensors that config.json ties to others of different values
     absent: tuple[str, ...] = ()  # tensors that the files lack, as others are tied to them
@@ -79,12 +81,12 @@ def merged(base: dict, **changes) -> dict:
 
 
 def reader_of(config):
-    """The config of what reads input_ids: the encoder's of a model of two."""
+    """The config of the part that reads input_ids: the encoder's in an encoder-decoder."""
     return config.encoder if config.model_type == "encoder-decoder" else config
 
 
 def computed(name: str, family: str) -> bool:
-    """Marian's decoder alone stores its sinusoidal positions, which follow from their number."""
+    """Only Marian's decoder stores its sinusoidal positions, which follow from their number."""
     return family == "marian" and name.endswith("embed_positions.weight")
 
 
@@ -156,7 +158,7 @@ def draw_labels(case: Case, config, rng, tokens, mask, usual) -> dict[str, np.nd
         out["labels"] = rng.uniform(-1, 1, rows).astype(np.float32)
     if case.labels == "several":
         out["labels"] = rng.randint(0, 2, (rows, config.num_labels)).astype(np.float32)
-    if case.labels == "span":  # the last row's end lies outside: left out of the loss
+    if case.labels == "span":  # the last row's end is out of range: left out of the loss
         out["start_positions"] = rng.randint(0, length, rows)
         out["end_positions"] = np.array([*rng.randint(0, length, rows - 1), length + 3])
     if case.labels == "target":  # -100 at the ends of rows only, as padded targets are
@@ -188,7 +190,7 @@ def shapes_in(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 
 def describe(case: Case, folder: pathlib.Path) -> Golden:
-    """Config and names as save_pretrained writes them."""
+    """Return the config and names that save_pretrained writes."""
     model_class = getattr(transformers, case.kind)
     model_class(model_class.config_class(**case.config)).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) if case.text is None else case.text
@@ -204,7 +206,7 @@ def describe(case: Case, folder: pathlib.Path) -> Golden:
 
 
 def load(golden: Golden, folder: pathlib.Path):
-    """The model that from_pretrained makes of the checkpoint, checked."""
+    """Load the checkpoint with from_pretrained and check it."""
     write_checkpoint(folder / "in", golden)
     model, info = getattr(transformers, golden.kind).from_pretrained(
         folder / "in", output_loading_info=True, attn_implementation="eager", dtype=torch.float32
@@ -425,14 +427,14 @@ OLD_T5 = merged(
 OLD_MT5 = merged(OLD_T5, architectures=["MT5ForConditionalGeneration"], model_type="mt5")
 HEAD = ("lm_head.weight=shared.weight",)
 
-# Encoders' kinds as decoders, alone and behind an encoder. The cache of BART's decoder has as many layers as its encoder would.
+# Encoder families as decoders, on their own and with an encoder. The cache of BART's decoder has as many layers as its encoder would.
 BART3, MARIAN3 = merged(BART, encoder_layers=3), merged(MARIAN, encoder_layers=3)
 ALONE = {"is_decoder": True, "num_hidden_layers": 3}
 BEHIND = merged(ALONE, add_cross_attention=True)
 
 
 def pair(encoder: tuple[str, dict], decoder: tuple[str, dict], **more) -> dict:
-    """The config of a model of two; the token that targets begin with is none of the special ones."""
+    """The config of an encoder-decoder; the token that targets begin with is not one of the special ones."""
     tokens = {"decoder_start_token_id": 4, "pad_token_id": 0, "eos_token_id": 3}
     parts = [merged(config, model_type=kind) for kind, config in (encoder, decoder)]
     return {
@@ -466,7 +468,7 @@ ENCODERS = [
     Case("bert_question", "BertForQuestionAnswering", merged(BERT, hidden_act="gelu_new"), "span"),
     Case("bert_choice", "BertForMultipleChoice", merged(BERT, hidden_act="silu"), "choice"),
     Case("bert_next", "BertForNextSentencePrediction", BERT, "pair"),
-    Case(  # padding on the right alone: PyTorch gives the pad token's row no gradient, so no loss may come from it
+    Case(  # padding on the right only: PyTorch gives the pad token's row no gradient, so no loss may come from it
         "bert_losses",
         "BertForPreTraining",
         merged(BERT, **NO_DROPOUT),
@@ -506,7 +508,7 @@ ENCODERS = [
     Case("albert_sequence", "AlbertForSequenceClassification", merged(ALBERT, num_labels=3), "sequence"),
     Case("albert_token", "AlbertForTokenClassification", merged(ALBERT, num_labels=4), "classes"),
     Case("albert_question", "AlbertForQuestionAnswering", ALBERT, "span"),
-    Case(  # five layers in three groups of two blocks: 5 is no multiple of 3
+    Case(  # five layers in three groups of two blocks: 5 is not a multiple of 3
         "albert_groups",
         "AlbertForMaskedLM",
         merged(ALBERT, num_hidden_layers=5, num_hidden_groups=3, inner_group_num=2),

@@ -1,11 +1,11 @@
-"""Makes harness.json beside this file: what the harness's own model "hf" answers for small models.
+"""Make harness.json next to this file: answers of the harness's own model "hf" for small models.
 
-Run in an environment of its own with torch 2.13, transformers 5.24 and lm_eval 0.4.13; no test needs the first two:
+Run in a separate environment with torch 2.13, transformers 5.24 and lm_eval 0.4.13; tests need neither of the first two:
 
     PYTHONPATH=tests python tests/interop/lm_eval_goldens/make_goldens.py
 
-Weights follow the rule of tests/helpers/golden_models.py, times four, so that likelihoods differ. Of encoder-decoders `hf` writes more
-tokens than it was told (as many as the source has beside): those answers are not kept.
+Weights follow the rule of tests/helpers/golden_models.py, times four, so that likelihoods differ. For encoder-decoders `hf` writes more
+tokens than requested (as many again as the source has): those answers are not kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def answers(kind: str, config: dict, bos: bool) -> dict:
     cls = getattr(transformers, kind)
     model = cls(cls.config_class(**SMALL, **config)).eval()
     with torch.no_grad():
-        for name, weight in reversed(model.state_dict().items()):  # of tied ones the first name counts
+        for name, weight in reversed(model.state_dict().items()):  # of tied tensors the first name counts
             weight.copy_(4 * torch.tensor(golden_tensor(name, tuple(weight.shape))))
     first = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}
     weights = {name: list(x.shape) for name, x in model.state_dict().items() if name == first[x.data_ptr()]}

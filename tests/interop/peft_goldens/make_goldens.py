@@ -1,11 +1,11 @@
-"""Makes the folders beside this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
+"""Makes the folders next to this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
 
     pip install torch==2.13.0 transformers==5.24.0 peft==0.21.2
     python tests/interop/peft_goldens/make_goldens.py [tied]
 
 NAME/base is the model, NAME/adapter what peft's save_pretrained wrote, NAME/outputs.npz the ids and the merged model's logits. gpt2/NAME is
 an adapter of gpt2/base that changes one use of its tied table, or both, and logits.npz the logits of peft's model without merging: merging
-adds what is meant for one use to the other, as both are one array there.
+adds the change of one use to the other, as both are one array there.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make(name: str, model: torch.nn.Module, base: torch.nn.Module, lora: LoraCon
 
 
 def tied() -> None:
-    """Only what `torch.manual_seed(0)` gives is random."""
+    """Randomness comes only from `torch.manual_seed(0)`."""
     for name, options in {
         "head_saved": {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
         "table_saved": {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},

@@ -1,6 +1,6 @@
-"""Makes problem_types.json beside this file: losses of transformers' sequence classifiers for each problem_type and number of outputs.
+"""Make problem_types.json next to this file: losses of transformers' sequence classifiers for each problem_type and number of outputs.
 
-Run in an environment of its own with torch 2.13 and transformers 5.24; no test needs them:
+Run in a separate environment with torch 2.13 and transformers 5.24; tests do not need them:
 
     PYTHONPATH=tests python tests/interop/problem_type_goldens/make_goldens.py
 
@@ -63,14 +63,14 @@ def build(kind: str, problem_type: str | None, outputs: int) -> torch.nn.Module:
     cls = getattr(transformers, kind)
     model = cls(cls.config_class(**SMALL, **KINDS[kind], num_labels=outputs, problem_type=problem_type)).eval()
     with torch.no_grad():
-        for name, weight in reversed(model.state_dict().items()):  # of tied ones the first name counts
+        for name, weight in reversed(model.state_dict().items()):  # of tied tensors the first name counts
             if weight.is_floating_point():
                 weight.copy_(torch.tensor(golden_tensor(name, tuple(weight.shape))))
     return model
 
 
 def shapes(model: torch.nn.Module) -> dict[str, list[int]]:
-    """Of every tensor by name; a tied one is there once."""
+    """Return every tensor by name; a tied one appears once."""
     first = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}
     return {name: list(x.shape) for name, x in model.state_dict().items() if name == first[x.data_ptr()]}
 

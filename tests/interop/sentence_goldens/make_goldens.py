@@ -1,4 +1,4 @@
-"""Makes sentences.json: tiny models with files of sentence-transformers beside them, and what that library makes of texts by them.
+"""Make sentences.json: tiny models with their sentence-transformers files, and that library's embeddings of texts.
 
     pip install torch sentence-transformers==6.2.0 transformers==5.24.0
     python tests/interop/sentence_goldens/make_goldens.py
@@ -95,7 +95,7 @@ def models(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def texts_of(folder: pathlib.Path) -> dict[str, str]:
-    """Content of a folder's files; what is not text in base64, its name ending in .64."""
+    """Return the content of a folder's files; binary files in base64, their names ending in .64."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))

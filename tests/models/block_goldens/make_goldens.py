@@ -1,6 +1,6 @@
 """Makes the .npz files beside it: what transformers' models on PyTorch compute, one for each way a block can be built.
 
-Run in an environment of its own with torch 2.13 and transformers 5.24; no test needs either:
+Run in a separate environment with torch 2.13 and transformers 5.24; no test needs either:
 
     python tests/models/block_goldens/make_goldens.py
 

@@ -1,6 +1,6 @@
 """Makes bert.npz and gpt2.npz: what another implementation, Hugging Face transformers on PyTorch, computes.
 
-Run in an environment of its own with torch 2.13 and transformers 5.23; no test needs either:
+Run in a separate environment with torch 2.13 and transformers 5.23; no test needs either:
 
     python tests/models/goldens/make_goldens.py
 

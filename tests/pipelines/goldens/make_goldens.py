@@ -1,6 +1,6 @@
-"""Makes pipelines.json beside this file: what transformers' pipelines answer for small models whose weights follow a rule.
+"""Makes pipelines.json next to this file: what transformers' pipelines answer for small models whose weights follow a rule.
 
-Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
+Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 
     PYTHONPATH=tests python tests/pipelines/goldens/make_goldens.py
 

@@ -1,6 +1,6 @@
-"""Makes run_exports.json beside this file: the ids that Hugging Face transformers gives for tokenizers of our runs.
+"""Makes run_exports.json next to this file: the ids that Hugging Face transformers gives for tokenizers of our runs.
 
-Run in an environment of its own with transformers 5.24 (no torch is needed); no test needs it:
+Run in a separate environment with transformers 5.24 (no torch is needed); no test needs it:
 
     PYTHONPATH=.:tests python tests/training/goldens/make_goldens.py
 
