@@ -1,9 +1,9 @@
 """Batches of every objective are a function of (seed, step): equal for 1, 2 and 8 processes, threads, workers, restarts.
 
 And equal to the digests in goldens/batch_digests.json, which Python 3.11 (NumPy 2.4.6) and Python 3.12 (NumPy 2.5.5) both gave. A
-change that moves them moves the data of every run that was started before it: it says so, and writes them anew on both with
+change that alters them alters the data of every run started before it: it must state this, and rewrite them on both with
 `python tests/data/test_batch_digests.py > tests/data/goldens/batch_digests.json` from the root of the repository. Those with settings
-were made on Python 3.11 alone.
+were made on Python 3.11 only.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def make_feed(folder: pathlib.Path, objective: str, rows: str) -> BatchBuilder:
 
 
 def digest(batches: list[dict[str, np.ndarray]]) -> str:
-    """Of several processes' parts of one batch, put together."""
+    """Join several processes' parts of one batch."""
     whole = hashlib.sha256()
     for name in sorted(batches[0]):
         array = np.concatenate([batch[name] for batch in batches], axis=1)
@@ -159,7 +159,7 @@ def test_worker_processes_and_other_interpreters_read_the_same(corpora: pathlib.
     assert done.stdout.strip() == str(expected)
 
 
-def test_a_killed_process_is_followed_by_one_that_reads_on(corpora: pathlib.Path) -> None:
+def test_a_process_after_a_killed_one_continues_reading(corpora: pathlib.Path) -> None:
     """A kill -9 in the middle of reading ahead, then a fresh process from the step after the last one it gave."""
     expected = digests(corpora, "masked_lm", 1, STEPS[:51])
     code = "import sys, pathlib\nimport test_batch_digests as t\n"

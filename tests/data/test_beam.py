@@ -1,4 +1,4 @@
-"""Apache Beam: the same corpus as worker processes make, and mistakes. Most of it needs the extra `beam`."""
+"""Apache Beam: the same corpus as worker processes make, and errors. Most of it needs the extra `beam`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corpora in a bucket: made once, left there whole, fetched by whoever comes later, and opened from a copy."""
+"""Corpora in a bucket: built once, stored complete, fetched by later machines, and opened from a copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTSIDE = ["../../escaped", "/tmp/escaped", "train/../../escaped", "", "a/..", "
 
 
 class Buckets(DirFileSystem):
-    """Stand-in for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder. The client itself has not been tried."""
+    """Stand-in for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder. The client itself is not tested."""
 
     def _join(self, path: str) -> str:
         return super()._join(path.removeprefix("gs://"))
@@ -30,7 +30,7 @@ class Buckets(DirFileSystem):
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, list[str]]]:
-    """A function from the name of a machine to (digest of the corpus it opens, what it said)."""
+    """A function from the name of a machine to (digest of the corpus it opens, its log)."""
     monkeypatch.setattr(
         backend.fsspec_backend, "_get_filesystem", lambda name: Buckets(str(tmp_path / "cloud"), LocalFileSystem())
     )
@@ -64,7 +64,7 @@ def test_one_machine_builds_and_another_fetches(run: Callable, tmp_path: pathlib
     }
 
 
-def test_a_copy_that_never_arrived_whole_is_made_again(run: Callable, tmp_path: pathlib.Path) -> None:
+def test_an_incomplete_copy_is_made_again(run: Callable, tmp_path: pathlib.Path) -> None:
     digest, _ = run("a")
     (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
     (corpus / remote_cache.LIST).unlink()  # written last: the machine was killed before
@@ -103,7 +103,7 @@ def test_a_list_of_files_is_checked_before_any_is_copied(
     assert not (tmp_path / "here").exists()
 
 
-def test_a_store_is_looked_at_by_its_address(run: Callable, tmp_path: pathlib.Path) -> None:
+def test_a_store_can_be_inspected_by_its_address(run: Callable, tmp_path: pathlib.Path) -> None:
     run("a")
     (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
     shutil.rmtree(tmp_path / "a")

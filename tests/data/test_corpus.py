@@ -1,4 +1,4 @@
-"""The corpus: built once, found again, split without overlap, and honest about what it cannot do."""
+"""The corpus: built once, found again, split without overlap, and refusals of what it cannot do."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_same_text_elsewhere_has_the_same_digest(folder: pathlib.Path, tmp_path:
 def test_a_damaged_tokenizer_is_damage_of_the_corpus(
     content: bytes, folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """So prepare makes it again, and nobody reads of a key for tokenizers that he never set."""
+    """So prepare builds it again, and the message does not name a tokenizer key that the user never set."""
     open_corpus(make_config(folder), tmp_path, print)
     (made,) = (tmp_path / "data").iterdir()
     (made / "tokenizer.model").write_bytes(content)
@@ -153,7 +153,7 @@ def test_repeated_and_empty_documents_are_left_out(tmp_path: pathlib.Path) -> No
 
 
 def test_validation_source(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """What stands in both is held out, never trained on."""
+    """Documents in both are held out, never trained on."""
     held = write(tmp_path / "held", ["Another text. It is new.", TEXTS[5]])
     corpus = open_corpus(make_config(folder, validation_source=str(held)), tmp_path / "run", print)
     assert texts_of(corpus, "validation") == folded(["Another text. It is new.", TEXTS[5]])
@@ -210,7 +210,7 @@ def test_tokenizer_path(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("family", ["bert cased", "gpt2", "t5"])
 def test_tokenizer_of_a_published_model(family: str, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Its files lie in the corpus's folder, which needs the model's no more; sentences keep their spaces."""
+    """Its files are copied to the corpus's folder, which no longer needs the model's; sentences keep their spaces."""
     model = write_folder(tmp_path / "model", family)
     config = make_config(folder, dict(path=str(model)))
     corpus = open_corpus(config, tmp_path / "run", print)
@@ -256,7 +256,7 @@ def test_folder_that_cannot_be_made(folder: pathlib.Path, tmp_path: pathlib.Path
         open_corpus(make_config(folder, cache_dir=str(tmp_path / "file")), tmp_path / "run", print)
 
 
-def test_the_data_room_does_not_import_jax() -> None:
+def test_the_data_package_does_not_import_jax() -> None:
     code = (
         "import sys\n"
         "import lm_research.data.corpus, lm_research.data.loader\n"

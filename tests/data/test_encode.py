@@ -39,13 +39,13 @@ def test_same_as_one_sentence_at_a_time(kind: str, gap: str, keep_newlines: bool
     assert piece.sentence_lengths.tolist() == [len(sentence) for document in expected for sentence in document]
     assert piece.document_lengths.tolist() == [len(document) for document in expected]
     assert piece.source == 2 and (piece.sentence_lengths > 0).all()
-    if kind == "wordpiece" and keep_newlines:  # which has no token for a line of its own
+    if kind == "wordpiece" and keep_newlines:  # which has no token for line breaks
         assert len(piece.document_lengths) < len(TEXTS)
 
 
 @pytest.mark.parametrize("keep_newlines", [False, True])
-def test_sentencepiece_too(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
-    """Spaces come back by the tokenizer; a text with sentencepiece's own sign for a space goes another way to its ids."""
+def test_sentencepiece_does_the_same(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
+    """The tokenizer restores spaces; a text with sentencepiece's own space symbol takes another path to its ids."""
     texts = [*TEXTS, "a▁b. Two"]
     config = TokenizerConfig(type="bpe", vocab_size=310, keep_newlines=keep_newlines)
     tokenizer = SentencePieceTokenizer.train(TEXTS * 3, config, tmp_path / "tokenizer.model")

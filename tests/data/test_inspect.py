@@ -18,7 +18,7 @@ def show(**batch: list) -> list[str]:
     return show_row({name: np.array([values]) for name, values in batch.items()}, 0, Pieces())
 
 
-def test_masks_say_what_they_hide() -> None:
+def test_masks_show_what_they_hide() -> None:
     """Position 2 is masked (id 4), position 3 replaced at random, position 0 is a slot that is not used."""
     lines = show(
         tokens_BL=[2, 7, 4, 9, 3, 0],
@@ -30,14 +30,14 @@ def test_masks_say_what_they_hide() -> None:
     assert lines == ["tokens: t2 t7 「t4→t8」 「t9→t10」 t3"]
 
 
-def test_documents_of_a_row_are_told_apart() -> None:
+def test_documents_of_a_row_are_distinguished() -> None:
     lines = show(
         tokens_BL=[5, 6, 7, 8, 0], segments_BL=[1, 1, 2, 3, 0], targets_BL=[6, 0, 8, 9, 0], weights_BL=[1.0, 0, 1, 1, 0]
     )
     assert lines == ["tokens: t5 t6 ‖ t7 ‖ t8", "targets: t6 ␣ ‖ t8 ‖ t9"]
 
 
-def test_sources_have_segments_of_their_own() -> None:
+def test_sources_have_separate_segments() -> None:
     lines = show(
         source_tokens_BS=[5, 0],
         source_segments_BS=[1, 0],
@@ -49,7 +49,7 @@ def test_sources_have_segments_of_their_own() -> None:
     assert lines == ["source_tokens: t5", "tokens: t6 t7", "targets: t7 t8"]
 
 
-def test_numbers_stand_beside() -> None:
+def test_numbers_are_printed_next_to_the_text() -> None:
     assert show(tokens_BL=[5], next_sentence_B=1, row_weights_B=0.5) == [
         "tokens: t5",
         "numbers: next_sentence 1, row_weights 0.5",

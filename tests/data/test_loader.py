@@ -35,7 +35,7 @@ def test_order_is_that_of_the_steps(prefetch: int) -> None:
     assert [int(batch["step"][0]) for batch in load(slow_when_even, 3, 40, prefetch=prefetch)] == list(range(3, 40))
 
 
-def test_resuming_goes_on_with_the_same_batches() -> None:
+def test_resuming_continues_with_the_same_batches() -> None:
     whole = list(load(squares, 0, 12))
     for late, batch in zip(load(squares, 5, 12), whole[5:], strict=True):
         assert all(np.array_equal(late[name], batch[name]) for name in batch)
@@ -57,7 +57,7 @@ def test_nothing_to_load() -> None:
     assert list(load(squares, 5, 5)) == []
 
 
-def test_exceptions_surface_where_their_batch_is_due() -> None:
+def test_exceptions_are_raised_where_their_batch_is_due() -> None:
     batches = load(fails_at_7, 5, 20)
     assert [int(next(batches)["step"][0]) for _ in range(2)] == [5, 6]
     with pytest.raises(ValueError, match="no batch 7"):
@@ -65,7 +65,7 @@ def test_exceptions_surface_where_their_batch_is_due() -> None:
 
 
 def test_worker_processes_make_the_same_batches() -> None:
-    """One start of the processes serves all: order, equality, ownership of the memory, and the exception."""
+    """One start of the processes covers all: order, equality, ownership of the memory, and the exception."""
     batches, got = load(fails_at_7, 0, 12, num_workers=2), []
     with pytest.raises(ValueError, match="no batch 7"):
         for batch in batches:

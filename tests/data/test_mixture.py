@@ -1,4 +1,4 @@
-"""Mixtures: shares, stages, no example lost, and a pure function of (seed, step) for any number of processes."""
+"""Mixtures: fractions, stages, no example lost, and a pure function of (seed, step) for any number of processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm_research.errors import ConfigError
 
 
 class Named(Examples):
-    """Examples that say who they are."""
+    """Examples that identify themselves."""
 
     def __init__(self, name: int, num_examples: int) -> None:
         self.name, self.num_examples = name, num_examples
@@ -49,7 +49,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quotas() -> None:
     assert quotas([0.5, 0.3, 0.2], 10).tolist() == [5, 3, 2]
     assert quotas([1 / 3] * 3, 10).tolist() == [4, 3, 3]
-    assert quotas([0.999, 0.001], 100).tolist() == [99, 1]  # too small a share still has a row
+    assert quotas([0.999, 0.001], 100).tolist() == [99, 1]  # too small a fraction still has a row
     assert quotas([1.0, 0.0], 7).tolist() == [7, 0] and quotas([0.5, 0.5], 1).sum() == 1
     assert quotas([0.2, 0.8], 0).tolist() == [0, 0]
 
@@ -74,7 +74,7 @@ def test_quotas_by_largest_remainder(weights: tuple[float, ...], size: int, expe
     assert quotas(weights, size).tolist() == expected
 
 
-def test_shares_are_exact_in_every_block(small_blocks: None) -> None:
+def test_fractions_are_exact_in_every_block(small_blocks: None) -> None:
     """Weights 0.7, 0.2, 0.1 of 40 rows: 28, 8, 4."""
     who = rows(make([(0, (0.7, 0.2, 0.1))], (13, 9, 1000)), range(50))
     for block in range(10):
@@ -140,7 +140,7 @@ def test_rows_in_any_order_are_those_of_counting(small_blocks: None) -> None:
 
 
 def test_epochs_by_hand(small_blocks: None) -> None:
-    """Of 56 rows of the first stage 28 each; of 104 of the second 78 and 26; the third reads the second source alone."""
+    """Of 56 rows of the first stage 28 each; of 104 of the second 78 and 26; the third reads only the second source."""
     mixed = make([(0, (0.5, 0.5)), (7, (0.75, 0.25)), (20, (0.0, 1.0))], (30, 11))
     read = {5: (20, 20), 7: (28, 28), 10: (28 + 18, 28 + 6), 20: (28 + 78, 28 + 26), 30: (106, 54 + 80)}
     for step, (first, second) in read.items():
@@ -238,7 +238,7 @@ def test_weights_and_temperature() -> None:
         (dict(mixture="a=x,b=y", mixture_stages="soon: a=1 b=1"), "is not STEP"),
     ],
 )
-def test_mistakes(keys: dict[str, str], message: str) -> None:
+def test_errors(keys: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         stages_of(data(**keys), {"a": 1, "b": 1})
 
@@ -261,7 +261,7 @@ def two_sources(tmp_path: pathlib.Path, **keys: Any) -> Config:
 
 
 def test_a_corpus_of_two_sources(tmp_path: pathlib.Path) -> None:
-    """Each has its own held-out share, its own view of the store, and its own counts; workers read the same batches."""
+    """Each has its own held-out fraction, its own view of the store, and its own counts; workers read the same batches."""
     config = two_sources(tmp_path)
     corpus = open_corpus(config, tmp_path / "run", print)
     for part in (corpus.train, corpus.validation):

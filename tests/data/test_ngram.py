@@ -16,7 +16,7 @@ V = 7
 
 
 def corpus(seed: int, count: int) -> list[np.ndarray]:
-    """Documents of a small language with habits, so that counts of 1, 2 and more occur."""
+    """Documents of a small language with frequent patterns, so that counts of 1, 2 and more occur."""
     rng = np.random.default_rng(seed)
     documents = []
     for _ in range(count):
@@ -59,7 +59,7 @@ class BruteForce:
         return max(order[gram] - discount, 0) / total + discount * len(following) / total * lower
 
 
-def test_every_probability_is_that_of_the_formulas() -> None:
+def test_every_probability_matches_the_formulas() -> None:
     train, held = corpus(0, 12), corpus(1, 30)
     model, reference = Trigrams(train, V), BruteForce(train)
     grams = [g for document in held for g in zip(["s", "s", *document], ["s", *document], document, strict=False)]

@@ -1,4 +1,4 @@
-"""Corpora with what is no file in them, links, bombs, and lines without end: told by name and at once, never waited for."""
+"""Corpora that contain special files, links, decompression bombs, or endless lines: reported by name at once, without blocking."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ODD = {
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "csv.gz", "parquet", "array_record"])
 @pytest.mark.parametrize("what", ODD)
-def test_what_is_no_file_is_named(
+def test_what_is_not_a_file_is_named(
     what: str, ending: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,13 +72,13 @@ def test_it_can_be_left_out_like_a_damaged_file(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "b.txt")
     problems = Problems("skip")
     assert read(tmp_path, problems) == ["words"] and problems.count == 1 and "b.txt" in problems.first[0]
-    os.mkfifo(tmp_path / "notes")  # of no kind that is looked for
+    os.mkfifo(tmp_path / "notes")  # not of a kind that is searched for
     (tmp_path / "b.txt").unlink()
     assert read(tmp_path) == ["words"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path: pathlib.Path) -> None:
-    """Ten folders that each link to all, and to the folder above: 10! ways lead through them."""
+    """Ten folders that each link to all, and to the folder above: 10! paths lead through them."""
     for number in range(10):
         folder = tmp_path / "data" / f"part{number}"
         folder.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_patterns_match_as_in_glob(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of a folder without permissions is put in its place: whoever runs this test may be root."""
+    """The error of a folder without permissions is simulated: the test may run as root."""
     (tmp_path / "a.txt").write_text("words")
     for name in ("closed", "lost+found"):
         (tmp_path / name).mkdir()
@@ -157,7 +157,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: pathlib.Path, monkeypatch: pyte
     "name",
     ["a\0.txt", "n" * 256, "ä" * 128 + "*", "x/" * 2100, "\udce9.txt", "~no_such_user_here/a.txt", "tar:" + "n" * 300],
 )
-def test_names_that_no_file_has(name: str) -> None:
+def test_names_that_no_file_can_have(name: str) -> None:
     for attempt in (
         read,
         lambda source: list(read_records(source, resolve({}))),
@@ -175,10 +175,10 @@ PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
     ("kind", "ending"),
     [("txt", "gz"), ("txt", "xz"), ("txt", "bz2"), ("jsonl", "gz"), ("csv", "gz"), ("array_record", "gz")],
 )
-def test_what_unpacks_to_far_more_is_refused(
+def test_files_that_unpack_to_far_more_are_refused(
     kind: str, ending: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit of a MiB stands for the true one of 256: 4 MiB of a letter pack into a few KB of gzip, and fewer of the others."""
+    """A limit of 1 MiB replaces the real one of 256: 4 MiB of a letter pack into a few KB of gzip, and fewer of the others."""
     monkeypatch.setattr(files, "_SMALL", 2**20)
     monkeypatch.setattr(text, "LONGEST_LINE", 2**30)
     path = tmp_path / f"a.{kind}.{ending}"
@@ -200,13 +200,11 @@ def test_lines_that_are_too_long(ending: str, tmp_path: pathlib.Path, monkeypatc
         read(path)
     problems = Problems("skip")
     assert read(path, problems) == ["a" * 97, "c"]
-    assert (
-        problems.count == 2 and "line 4, byte offset 1107" in problems.first[1]
-    )  # 100 + 1003 + 4 bytes stand before it
+    assert problems.count == 2 and "line 4, byte offset 1107" in problems.first[1]  # 100 + 1003 + 4 bytes precede it
 
 
-def test_a_line_of_zeros_without_end(tmp_path: pathlib.Path) -> None:
-    """A file with a hole of 8 GiB takes no room on a disk; all of it is one line."""
+def test_an_endless_line_of_zeros(tmp_path: pathlib.Path) -> None:
+    """A file with a hole of 8 GiB takes no space on a disk; all of it is one line."""
     with (tmp_path / "a.txt").open("wb") as file:
         file.truncate(2**33)
     with pytest.raises(DataError, match="line 1 has more than 128 MiB"):

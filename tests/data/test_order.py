@@ -15,7 +15,7 @@ from lm_research.errors import ConfigError
 
 
 class Numbers(Examples):
-    """Examples that say who they are: rows of (epoch, index)."""
+    """Examples that identify themselves: rows of (epoch, index)."""
 
     def __init__(self, num_examples: int) -> None:
         self.num_examples = num_examples
@@ -108,7 +108,7 @@ def test_groups_read_every_example_as_often_as_the_plain_order(size: int, batch_
         assert sorted(map(tuple, grouped.tolist())) == sorted(map(tuple, plain.tolist()))
 
 
-def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -> None:
+def test_rows_of_a_group_are_about_equally_long_and_batches_are_unordered() -> None:
     lengths = np.random.default_rng(0).integers(0, 1000, 4000)
     groups = LengthGroupedSampler(Long(lengths), 10, 0)
     batches = [lengths[groups(step)[1]] for step in range(400)]
@@ -121,7 +121,7 @@ def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -
     assert {tuple(batch) for batch in batches} != {tuple(batch) for batch in again}
 
 
-def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
+def test_a_feed_of_groups_is_divided_like_any_other() -> None:
     lengths = np.random.default_rng(1).integers(1, 100, 600)
 
     def feed(rows):
@@ -151,7 +151,7 @@ def test_pools_of_about_fifty_steps(size: int, batch_size: int, pools: int) -> N
 
 @pytest.mark.parametrize(("size", "batch_size", "pool_steps"), [(60, 4, 5), (10, 4, 1), (97, 3, 4)])
 def test_groups_by_sorting(size: int, batch_size: int, pool_steps: int) -> None:
-    """Many records are equally long and keep the order that they were drawn in; a pool is remembered, and never mistaken for another."""
+    """Many records are equally long and keep the order in which they were drawn; a pool is cached, and never confused with another."""
     lengths = np.random.default_rng(3).integers(0, 4, size)
     groups = LengthGroupedSampler(Long(lengths), batch_size, 5, pool_steps)
     steps = -(-3 * size // batch_size)
@@ -168,7 +168,7 @@ def test_groups_by_sorting(size: int, batch_size: int, pool_steps: int) -> None:
 
 
 class Shared(SharedRowExamples):
-    """Rows of up to two examples; `arrange` is told of how many the number of rows must be a multiple."""
+    """Rows of up to two examples; `arrange` receives the number of which the row count must be a multiple."""
 
     num_examples = 40
 
@@ -202,7 +202,7 @@ def test_processes_share_rows_of_several_examples(accumulation: int, row_multipl
         assert BatchBuilder(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
 
 
-def test_a_part_knows_the_whole_batch() -> None:
+def test_a_part_has_the_digest_of_the_whole_batch() -> None:
     class Whole(Numbers):
         def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
             return {"all_BG": np.tile(index_G, (len(index_B), 1)), "row_B": index_B}
@@ -219,7 +219,7 @@ def test_a_part_knows_the_whole_batch() -> None:
 def test_ids_that_the_model_has_no_row_for(
     name: str, vocab_size: int | None, refused: bool, tmp_path: pathlib.Path
 ) -> None:
-    """Ids 0 and 9: 10 rows are enough, 9 are not; targets and positions are no rows of the table."""
+    """Ids 0 and 9: 10 rows are enough, 9 are not; targets and positions are not rows of the table."""
 
     class Ids(Numbers):
         def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:

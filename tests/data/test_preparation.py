@@ -89,7 +89,7 @@ t.build(t.make_config(folder), folder / "run")
 
 
 @pytest.mark.parametrize(("after", "shards"), [(0, 0), (3, 3), (6, 6), (9, 6), (12, 8), (17, 12), (18, 12)])
-def test_killed_anywhere_it_goes_on(after: int, shards: int, tmp_path: pathlib.Path) -> None:
+def test_killed_anywhere_it_resumes(after: int, shards: int, tmp_path: pathlib.Path) -> None:
     """6 shards and their number are written, the tokenizer (3 times), 6 more shards, two stores, the corpus: 19 in all."""
     config = make_config(tmp_path)
     expected = content(build(config, tmp_path / "undisturbed")[0])
@@ -184,7 +184,7 @@ def test_cleaning_reaches_the_store_and_the_manifest(tmp_path: pathlib.Path) -> 
     assert corpus.train.manifest["built_with"]["numpy"] == np.__version__
 
 
-def test_cleaning_is_part_of_what_a_corpus_is(tmp_path: pathlib.Path) -> None:
+def test_cleaning_is_part_of_a_corpus_fingerprint(tmp_path: pathlib.Path) -> None:
     changes = [
         {},
         {"unicode": "NFC"},
@@ -199,7 +199,7 @@ def test_cleaning_is_part_of_what_a_corpus_is(tmp_path: pathlib.Path) -> None:
         build(make_config(tmp_path, clean={"redact_pii": "mails"}), tmp_path / "run")
 
 
-def test_near_repeats_of_held_out_text_leave_the_training_text(tmp_path: pathlib.Path) -> None:
+def test_near_repeats_of_held_out_text_are_removed_from_training(tmp_path: pathlib.Path) -> None:
     long = [" ".join(f"w{n}x{k}" for k in range(60)) for n in range(12)]
     held = tmp_path / "held.txt"
     held.write_text(long[4].replace("w4x30", "other"))
@@ -221,13 +221,13 @@ def test_unreadable_lines_are_skipped_and_counted(tmp_path: pathlib.Path) -> Non
 
 
 class ByFile(Processes):
-    """Reads each file in a task of its own, as runners of many machines do."""
+    """Read each file in a separate task, as runners on many machines do."""
 
     by_file = True
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_files_read_apart_make_the_same_corpus(workers: int, tmp_path: pathlib.Path) -> None:
+def test_files_read_separately_make_the_same_corpus(workers: int, tmp_path: pathlib.Path) -> None:
     """Of seven files, one empty, one with a line that cannot be read, and documents that repeat in others."""
     folder = tmp_path / "text"
     folder.mkdir()

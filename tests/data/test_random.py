@@ -73,12 +73,12 @@ def test_orders_do_not_change_between_versions(size: int) -> None:
     assert permute(np.array(index), size, 3, "order", 4).tolist() == expected
 
 
-def test_start_reads_the_same_stream_further_on() -> None:
+def test_start_skips_ahead_in_the_same_stream() -> None:
     keys = example_keys(0, "mask", 0, np.arange(7))
     assert np.array_equal(uniform(keys, 10)[:, 4:], uniform(keys, 6, start=4))
 
 
-def test_a_batch_is_its_rows() -> None:
+def test_a_batch_equals_its_rows() -> None:
     """No state: any subset in any order gives the same numbers."""
     index, epoch = np.array([3, 0, 8]), np.array([1, 0, 1])
     whole = uniform(example_keys(1, "mask", np.repeat([0, 1], 10), np.tile(np.arange(10), 2)), 4)

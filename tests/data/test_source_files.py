@@ -1,4 +1,4 @@
-"""Files of every kind, packed and in buckets: what is found, what it holds, and ten kinds of damage."""
+"""Files of every kind, packed and in buckets: which are found, their content, and ten kinds of damage."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Buckets(DirFileSystem):
 
 
 def test_buckets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the client, which needs a network, is real: etils.epath, fsspec and our own code."""
+    """Everything but the client, which needs a network, is real: etils.epath, fsspec and our own code."""
     monkeypatch.setattr(
         backend.fsspec_backend, "_get_filesystem", lambda name: Buckets(str(tmp_path), LocalFileSystem())
     )

@@ -1,4 +1,4 @@
-"""Text files, folders and the packaged corpus: what is read, in which order, and every mistake's message."""
+"""Text files, folders and the packaged corpus: what is read, in which order, and every error message."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_folder_is_read_in_order_of_its_paths(tmp_path: pathlib.Path) -> None:
 
 
 def test_documents_stream(tmp_path: pathlib.Path) -> None:
-    """The second file is not opened before the first one's documents are asked for."""
+    """The second file is not opened before the first one's documents are requested."""
     (tmp_path / "a.txt").write_text("first\n\nsecond")
     (tmp_path / "b.txt").write_bytes(b"\xff bad")
     documents = read_documents(str(tmp_path), DataConfig())
@@ -137,15 +137,15 @@ def test_folder_without_text_names_what_it_has(tmp_path: pathlib.Path) -> None:
         ("/nowhere/at/all.txt", "does not exist"),
     ],
 )
-def test_mistakes_are_told_at_once(source: str, message: str) -> None:
-    """Before the first document is asked for, and by the fingerprint too."""
+def test_errors_are_reported_at_once(source: str, message: str) -> None:
+    """Before the first document is requested, and by the fingerprint too."""
     with pytest.raises(DataError, match=message):
         read_documents(source, DataConfig())
     with pytest.raises(DataError, match=message):
         fingerprint(source, DataConfig())
 
 
-def test_a_near_miss_is_proposed(tmp_path: pathlib.Path) -> None:
+def test_a_near_miss_is_suggested(tmp_path: pathlib.Path) -> None:
     (tmp_path / "shakespeare.txt").write_text("x")
     with pytest.raises(DataError, match="Did you mean 'shakespeare.txt'"):
         read(tmp_path / "shakespere.txt")

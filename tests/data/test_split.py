@@ -1,4 +1,4 @@
-"""Which documents are trained on, from facts about them alone: every count, message and borderline by hand."""
+"""Which documents are trained on, from facts about them only: every count, message and borderline by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm_research.errors import DataError
 
 
 def spool(source: str, texts: str, skipped: int = 0) -> Any:
-    """A letter is a document of as many characters as its place in the alphabet; "-" is an empty one, "<" one that is too short."""
+    """A letter is a document whose length is its place in the alphabet; "-" is an empty one, "<" one that is too short."""
     reasons = [REASONS.index({"-": "empty", "<": "short"}.get(letter, "kept")) for letter in texts]
     lengths = [0 if letter == "-" else 1 if letter == "<" else ord(letter) - 96 for letter in texts]
     stats = DocumentStats(
@@ -82,7 +82,7 @@ def test_a_source_without_repeats_gives_no_warning() -> None:
 
 
 def test_a_validation_source() -> None:
-    """It comes last, all of it is held out, and what it shares with the others leaves them."""
+    """It comes last, all of it is held out, and its documents are removed from the others."""
     lines: list[str] = []
     train, validation = assign_splits([spool("one", "abca")], spool("held", "bx-"), config(), lines.append)
     assert train.parts_D.tolist() == [TRAIN, DROPPED, TRAIN, DROPPED]
@@ -97,7 +97,7 @@ def test_a_validation_source() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [("--", None), ("<-", None), ("ab", "--")])
-def test_nothing_that_is_kept(one: str, other: str | None) -> None:
+def test_nothing_is_kept(one: str, other: str | None) -> None:
     texts = other or one
     found = {name: sum(letter == sign for letter in texts) for name, sign in (("empty", "-"), ("short", "<"))}
     words = ", ".join(f"{name} {found[name]}" for name in REASONS if found.get(name))
@@ -139,7 +139,7 @@ def test_one_sentence_cannot_be_cut(tmp_path: pathlib.Path) -> None:
 
 
 def written(folder: pathlib.Path, *shards: list[str]) -> DocumentSpool:
-    """A spool on disk; texts of spaces are empty ones."""
+    """A spool on disk; texts of only spaces are empty."""
     paths = [folder / f"{number}.npz" for number in range(len(shards))]
     for path, texts in zip(paths, shards, strict=True):
         write_shard(path, texts, [REASONS.index("kept" if text.strip() else "empty") for text in texts])

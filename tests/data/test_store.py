@@ -46,7 +46,7 @@ def test_tokens_are_little_endian_and_as_narrow_as_the_vocabulary_allows(
     assert (tmp_path / "store/tokens.bin").read_bytes() == expected
 
 
-def test_digest_tells_content_and_boundaries(tmp_path: pathlib.Path) -> None:
+def test_digest_depends_on_content_and_boundaries(tmp_path: pathlib.Path) -> None:
     def digest(name: str, documents: list, **extra: object) -> str:
         return write_store(tmp_path / name, documents, "abc", 100, **extra).digest
 
@@ -55,7 +55,7 @@ def test_digest_tells_content_and_boundaries(tmp_path: pathlib.Path) -> None:
     assert len({base, digest("c", [[[1], [2, 3]]]), digest("d", [[[1, 2]], [[3]]]), digest("e", [[[1, 2], [4]]])}) == 4
 
 
-def test_killed_build_leaves_nothing_that_looks_whole(tmp_path: pathlib.Path) -> None:
+def test_killed_build_leaves_nothing_that_looks_complete(tmp_path: pathlib.Path) -> None:
     code = (
         "import os, sys, pathlib; from lm_research.data.store import write_store\n"
         "def documents():\n"
@@ -65,7 +65,9 @@ def test_killed_build_leaves_nothing_that_looks_whole(tmp_path: pathlib.Path) ->
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")])
     assert killed.returncode == -9
-    assert [path.name.endswith(".tmp") for path in tmp_path.iterdir()] == [True]  # a left-over, under no store's name
+    assert [path.name.endswith(".tmp") for path in tmp_path.iterdir()] == [
+        True
+    ]  # a leftover that does not have a store's name
     with pytest.raises(DataError, match="does not exist"):
         TokenStore.open(tmp_path / "store")
     assert write_store(tmp_path / "store", DOCUMENTS, "abc", 2**16).num_tokens == 9
@@ -99,7 +101,7 @@ def test_two_builders_at_once(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_other_content_is_not_passed_off(tmp_path: pathlib.Path) -> None:
+def test_other_content_is_refused(tmp_path: pathlib.Path) -> None:
     write_store(tmp_path / "store", [[[1]]], "abc", 100)
     with pytest.raises(DataError, match="another token store"):
         write_store(tmp_path / "store", [[[2]]], "abc", 100)
@@ -145,7 +147,7 @@ def test_damaged_manifest(manifest: str | None, message: str, tmp_path: pathlib.
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "manifest.json"])
-def test_pipes_are_not_waited_for(name: str, tmp_path: pathlib.Path) -> None:
+def test_pipes_do_not_block(name: str, tmp_path: pathlib.Path) -> None:
     write_store(tmp_path / "store", DOCUMENTS, "abc", 2**16)
     (tmp_path / "store" / name).unlink()
     os.mkfifo(tmp_path / "store" / name)
@@ -155,10 +157,10 @@ def test_pipes_are_not_waited_for(name: str, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("reader", ["numpy.memmap", "numpy.load", "pathlib.Path.read_bytes"])
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EMFILE, "no")])
-def test_what_the_machine_cannot_read_is_not_damaged(
+def test_unreadable_is_not_damaged(
     reader: str, error: OSError, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is told to delete a store for want of a permission."""
+    """A missing permission must not lead to advice to delete the store."""
     write_store(tmp_path / "store", DOCUMENTS, "abc", 2**16)
     monkeypatch.setattr(reader, mock.Mock(side_effect=error))
     with pytest.raises(type(error)):

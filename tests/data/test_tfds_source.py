@@ -53,7 +53,7 @@ def test_many_reads_at_once_change_nothing(prepared: pathlib.Path, monkeypatch: 
 
 
 def test_text_key(prepared: pathlib.Path) -> None:
-    """`text` goes before other text features; a key picks any of them, and only them."""
+    """`text` takes precedence over other text features; a key selects any of them, and only them."""
     assert read(NAME, prepared, text_key="headline")[0].startswith("Headline")
     with pytest.raises(DataError, match="text_key='headlin'.*Did you mean 'headline'"):
         read(NAME, prepared, text_key="headlin")
@@ -63,7 +63,7 @@ def test_text_key(prepared: pathlib.Path) -> None:
         read("tfds:tiny_numbers_for_tests", prepared)
 
 
-def test_fingerprint_tells_version_split_and_feature(prepared: pathlib.Path) -> None:
+def test_fingerprint_depends_on_version_split_and_feature(prepared: pathlib.Path) -> None:
     data = DataConfig(tfds_dir=str(prepared))
     names = [fingerprint(source, data) for source in (NAME, f"{NAME}@test", f"{NAME}@train")]
     assert "tiny_text_for_tests/1.0.0" in names[0]
@@ -88,7 +88,7 @@ def test_no_network(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DataError, match=r"tiny_text_for_tests.*no network.*config.data.tfds_dir") as caught:
         read(NAME, tmp_path)
     assert str(tmp_path) in str(caught.value) and "example.org" in str(caught.value)
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")  # behind a proxy the probe says nothing
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")  # behind a proxy the probe is inconclusive
     assert len(read(NAME, tmp_path)) == 20
 
 
@@ -101,8 +101,8 @@ def test_failed_preparation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         read(NAME, tmp_path)
 
 
-def test_what_is_no_file_is_named(tmp_path: pathlib.Path) -> None:
-    """A pipe in place of a shard, or of what tells of them, would be waited for."""
+def test_what_is_not_a_file_is_named(tmp_path: pathlib.Path) -> None:
+    """Opening a pipe in place of a shard, or of its metadata, would block."""
     tfds.builder(NAME[5:], data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     shard = next(tmp_path.rglob("*train*array_record*"))
     for path in (shard, shard.with_name("dataset_info.json")):
@@ -138,6 +138,6 @@ def test_format_that_needs_tensorflow(prepared: pathlib.Path, tmp_path: pathlib.
         ("tfds:", "cannot open"),
     ],
 )
-def test_mistakes(source: str, message: str, prepared: pathlib.Path) -> None:
+def test_errors(source: str, message: str, prepared: pathlib.Path) -> None:
     with pytest.raises(DataError, match=message):
         read(source, prepared)

@@ -29,14 +29,14 @@ def made(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
 
 
 def check(made: TokenStore, mode: str = "auto") -> list[str]:
-    """What is told of a store as it lies on disk now."""
+    """The problems reported for a store as it is on disk now."""
     told: list[str] = []
     Verification([TokenStore.open(made.path)], mode, told.append)
     return told
 
 
 def edit(made: TokenStore, **changes: object) -> None:
-    """Changes keys of the manifest; None leaves one out."""
+    """Change keys of the manifest; None removes one."""
     path = made.path / "manifest.json"
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
@@ -59,7 +59,7 @@ def test_any_flipped_bit_is_found(made: TokenStore, name: str, old: bool) -> Non
         edit(made, blocks=None)
     path = made.path / name
     data = path.read_bytes()
-    first = 0 if name == "tokens.bin" else len(data) - 8 * len(np.load(path))  # behind NumPy's header
+    first = 0 if name == "tokens.bin" else len(data) - 8 * len(np.load(path))  # after NumPy's header
     for place in np.linspace(first, len(data) - 1, 9).astype(int):
         path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
         with pytest.raises(DamagedStore, match=name) as caught:
@@ -69,10 +69,10 @@ def test_any_flipped_bit_is_found(made: TokenStore, name: str, old: bool) -> Non
         )
         assert caught.value.folder == made.path.parent
     path.write_bytes(data)
-    assert bool(check(made)) == old  # told once that there are no digests of blocks
+    assert bool(check(made)) == old  # reports once that there are no digests of blocks
 
 
-def test_off_looks_at_no_content(made: TokenStore) -> None:
+def test_off_reads_no_content(made: TokenStore) -> None:
     data = bytearray((made.path / "tokens.bin").read_bytes())
     data[0] ^= 1
     (made.path / "tokens.bin").write_bytes(data)
@@ -82,7 +82,7 @@ def test_off_looks_at_no_content(made: TokenStore) -> None:
 
 
 def with_digests(made: TokenStore, name: str, data: bytes) -> None:
-    """Writes a file, and a manifest that says it is right."""
+    """Write a file, and a manifest that matches it."""
     (made.path / name).write_bytes(data)
     blocks = made.manifest["blocks"]
     parts = [hashlib.sha256(data[i : i + 8]).hexdigest() for i in range(0, len(data), 8)]
@@ -104,7 +104,7 @@ def test_ids_outside_of_the_vocabulary(made: TokenStore) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
 @pytest.mark.parametrize(("name", "entry", "value"), [("sentences", 2, 99), ("documents", 1, 0), ("sentences", 0, -1)])
-def test_tables_that_are_no_index(made: TokenStore, name: str, entry: int, value: int, mode: str) -> None:
+def test_tables_that_are_not_an_index(made: TokenStore, name: str, entry: int, value: int, mode: str) -> None:
     path = made.path / f"{name}.npy"
     table = np.load(path)
     header = path.read_bytes()[: -table.nbytes]
@@ -188,7 +188,7 @@ def test_a_batch_with_ids_that_the_model_lacks(tmp_path: pathlib.Path) -> None:
         feed(10)
 
 
-def test_files_beside_stores(tmp_path: pathlib.Path) -> None:
+def test_files_next_to_stores(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.json").write_text("[]")
     check_files(tmp_path, {"a.json": hashlib.sha256(b"[]").hexdigest()})
     os.mkfifo(tmp_path / "pipe")

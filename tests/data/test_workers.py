@@ -1,4 +1,4 @@
-"""Work on several processes: order, errors, and nobody left behind."""
+"""Work on several processes: order, errors, and no process left behind."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="reads /proc")
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: pathlib.Path) -> None:
     code = "from test_workers import map_in_order, sleeps\n"
     code += f"if __name__ == '__main__': list(map_in_order(sleeps, [{str(tmp_path)!r}] * 2, 2))"
     script = tmp_path.parent / f"{tmp_path.name}.py"

@@ -1,4 +1,4 @@
-"""Reads goldens/*.json, what transformers generates with models whose weights follow a rule, and makes those models."""
+"""Read goldens/*.json, which transformers generated with models whose weights follow a rule, and make those models."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Digits(toys.ByteTokenizer):
 
 
 def served(lm: LanguageModel) -> list[str]:
-    """What a server's slots say after the prompts."""
+    """The tokens that a server's slots generate after the prompts."""
     lm.tokenizer, events, said = Digits(), queue.Queue(), [""] * len(PROMPTS)
     batcher = Batcher(lm, slots=3, length=24, max_queue=9, max_seconds=300, max_tokens=8)
     options, writers = batcher.options({"max_new_tokens": 6, "seed": 0}), []
@@ -65,7 +65,7 @@ def served(lm: LanguageModel) -> list[str]:
 
 
 def main() -> None:
-    """The model goes through a directory and back onto a mesh by name, as people do it."""
+    """Save the model to a directory and load it onto a mesh by name, as users do."""
     with tempfile.TemporaryDirectory() as folder:
         toys.language_model().save_pretrained(folder)
         lm = from_pretrained(folder, mesh="data=2,fsdp=2,tensor=2")

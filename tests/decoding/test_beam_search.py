@@ -1,4 +1,4 @@
-"""Beams wide enough find the best of all texts; groups and words that must be said against plain searches over lists."""
+"""Beams wide enough find the best of all texts; groups and forced words against plain searches over lists."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_wide_beams_find_the_best_text_with_the_words(lm: LanguageModel, exact: 
 
 
 @pytest.mark.parametrize("words", [[[2], [6, 0]], [[7, 7, 2]], [[1, 2], [2, 1]], [[4]]])
-def test_few_beams_say_the_words_too(lm: LanguageModel, words: list[list[int]]) -> None:
+def test_few_beams_generate_the_words_too(lm: LanguageModel, words: list[list[int]]) -> None:
     texts, scores = search(
         lm, max_new_tokens=6, num_beams=4, num_return_sequences=2, force_words_ids=words, eos_token_id=5
     )
@@ -107,8 +107,8 @@ def test_few_beams_say_the_words_too(lm: LanguageModel, words: list[list[int]]) 
     assert scores[0] >= scores[1] > -100
 
 
-def test_rows_search_apart(lm: LanguageModel) -> None:
-    """A batch of prompts of different lengths gives what each gives alone."""
+def test_rows_search_independently(lm: LanguageModel) -> None:
+    """A batch of prompts of different lengths gives the same as each prompt alone."""
     prompts = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
     options = dict(max_new_tokens=5, num_beams=3, eos_token_id=2, num_return_sequences=2, no_repeat_ngram_size=2)
     together = generate(lm, prompts, return_dict_in_generate=True, **options)
@@ -121,7 +121,7 @@ def test_rows_search_apart(lm: LanguageModel) -> None:
 
 
 def test_candidates_are_the_best_in_order() -> None:
-    """Four of the six continuations of two beams; drawn ones are in order of their scores too, not of their noise."""
+    """Four of the six continuations of two beams; sampled ones are also ordered by their scores, not by their noise."""
     totals_BKV = jnp.array([[[-1.0, -5.0, -3.0], [-2.0, -4.0, -6.0]]])
     found = beam.top(totals_BKV, 4)
     assert found.scores_BC.tolist() == [[-1, -2, -3, -4]]

@@ -59,7 +59,7 @@ class LetterTokenizer(toys.ByteTokenizer):
 
 
 def test_stop_strings_end_a_row() -> None:
-    """Behind the first token that completes one, in each row by itself."""
+    """After the first token that completes one, in each row separately."""
     lm = toys.language_model(vocab=257, scale=0.3, tokenizer=LetterTokenizer())
     options = dict(max_new_tokens=10, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True)
     free = generate(lm, prompts=["ab", "xyz"], **options)
@@ -67,4 +67,4 @@ def test_stop_strings_end_a_row() -> None:
     found = generate(lm, prompts=["ab", "xyz"], stop_strings=[stop], **options)
     for text, whole in zip(found.texts, free.texts, strict=True):
         assert text == (whole[: whole.index(stop) + 2] if stop in whole else whole)
-    assert len(found.new_tokens[0]) <= 5 and found.sequences[0, -1] == 256  # filled up beside the longer row
+    assert len(found.new_tokens[0]) <= 5 and found.sequences[0, -1] == 256  # padded to the longer row

@@ -15,12 +15,12 @@ from lm_research.errors import UserError
 from lm_research.pretrained import LanguageModel
 
 QUICK = {"gpt2": (1, 4), "llama": (1,), "mistral": (1,), "t5": (1, 4), "bart": (1,)}  # beams
-# Decoders of encoders' kinds, and models of an encoder and a decoder: few cases, of which the plain ones are quick for some.
+# Decoders of encoder families, and encoder-decoders made of two models: few cases; the plain ones run by default for some.
 FEW = {"bert_decoder": (1, 3), "roberta_decoder": (1,), "bart_decoder": (1,), "pair_bert_gpt2": (1, 3)}
 
 
 def cases() -> list[Any]:
-    """Every case; those that take programs of their own run with -m slow, but for some."""
+    """Every case; most of those that compile separate programs run with -m slow."""
     found = []
     for name in golden_texts.NAMES:
         seen: set[str] = set()
@@ -57,7 +57,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(("name", "case"), cases())
-def test_tokens_are_those_of_transformers(name: str, case: dict, models: Any) -> None:
+def test_tokens_match_transformers(name: str, case: dict, models: Any) -> None:
     inputs = golden_texts.load(name)["inputs"]
     output = generate(models(name), **inputs, **case["arguments"], return_dict_in_generate=True)
     assert output.sequences.tolist() == case["sequences"]
@@ -88,7 +88,7 @@ def left_padded() -> list[Any]:
 
 
 @pytest.mark.parametrize("case", left_padded())
-def test_padding_before_sources_moves_what_an_encoder_reads_as_in_transformers(case: dict, models: Any) -> None:
+def test_padding_before_sources_shifts_positions_as_in_transformers(case: dict, models: Any) -> None:
     assert generate(models(case["model"]), **case["inputs"], **case["arguments"]).tolist() == case["sequences"]
 
 

@@ -1,4 +1,4 @@
-"""Embeddings do not depend on what a text is read beside, and pool as sentence-transformers does (tests/tasks/goldens/)."""
+"""Embeddings do not depend on the other texts of a batch, and pool as sentence-transformers does (tests/tasks/goldens/)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXTS = ["a", "some words", "a text that is the longest of them all", "b c"]
 
 
 @pytest.mark.parametrize(("pooling", "name"), [("mean", "mean"), ("cls", "cls"), ("last", "lasttoken")])
-def test_pooling_is_that_of_sentence_transformers(pooling: str, name: str) -> None:
+def test_pooling_matches_sentence_transformers(pooling: str, name: str) -> None:
     """Rows padded on the right, on the left (which its cls does not look for), and not at all."""
     rows = [0, 1, 3] if pooling == "cls" else [0, 1, 2, 3]
     found = np.asarray(pool(jnp.asarray(GOLDENS["states"]), jnp.asarray(GOLDENS["mask"]), pooling))
@@ -62,7 +62,7 @@ def test_a_text_has_one_embedding(pooling: str) -> None:
     assert lm.embed([]).shape == (0, alone.shape[1])
 
 
-def test_what_the_directory_says_is_the_default() -> None:
+def test_the_directory_sets_the_default() -> None:
     lm = model(pooling="last", normalize=False, max_length=5)
     found = lm.embed(TEXTS)
     np.testing.assert_allclose(found, lm.embed([text[:5] for text in TEXTS], "last", False), atol=1e-6)
@@ -71,7 +71,7 @@ def test_what_the_directory_says_is_the_default() -> None:
     np.testing.assert_allclose(model().embed(TEXTS), model().embed(TEXTS, "mean", True), atol=1e-7)
 
 
-def test_what_cannot_be_computed_is_said() -> None:
+def test_unsupported_pooling_is_reported() -> None:
     with pytest.raises(
         UserError, match="pooling is 'least'; it must be mean, cls, last, max, mean_sqrt_len or weightedmean"
     ):
@@ -81,7 +81,7 @@ def test_what_cannot_be_computed_is_said() -> None:
     dense = model(further=("Dense",))
     with pytest.raises(UserError, match="a Dense after the pooling"):
         dense.embed(TEXTS)
-    assert dense.embed(TEXTS, pooling="mean").shape[0] == 4  # asked for, the vectors before it
+    assert dense.embed(TEXTS, pooling="mean").shape[0] == 4  # on request, the vectors before it
 
 
 def test_token_ids_are_read_as_they_are() -> None:

@@ -1,4 +1,4 @@
-"""Which gaps are shown, and that the guesses are the model's.
+"""Which gaps are shown, and that the predictions are the model's.
 
 Legend: B rows, L length, M gaps a row, V vocabulary.
 """
@@ -32,7 +32,7 @@ class SuccessorModel:
     def reader(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
         left = jax.nn.one_hot(jnp.roll(tokens_BL, 1, 1) + 1, tiny.VOCAB)
         right = jax.nn.one_hot(jnp.roll(tokens_BL, -1, 1) - 1, tiny.VOCAB)
-        row_ends = segments_BL.sum(1)[:, None, None]  # so that a wrong segment shows in the shares
+        row_ends = segments_BL.sum(1)[:, None, None]  # so that a wrong segment shows in the probabilities
         return (jnp.log(9.0) * left + jnp.log(3.0) * right) * (row_ends == 10)
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array) -> Projection:
@@ -44,7 +44,7 @@ def filler() -> MaskFiller:
     return MaskFiller(types.SimpleNamespace(bind=SuccessorModel), tiny.WordTokenizer(), length=16, best=2)
 
 
-def test_guesses_are_the_models_with_their_shares(filler: MaskFiller) -> None:
+def test_guesses_are_the_models_with_their_probabilities(filler: MaskFiller) -> None:
     tokens = [10, 11, 12, 40, 22, 23, 24, 25]  # eight words, [CLS] and [SEP]: rows of 10
     lines = filler(np.eye(tiny.VOCAB, dtype=np.float32), [Gap(tokens, 3), Gap(tokens, 6)])
     # exp: 9 for one word, 3 for another, 1 for the other 62: 9 / 74 = 12%, 3 / 74 = 4%.
@@ -55,7 +55,7 @@ def test_guesses_are_the_models_with_their_shares(filler: MaskFiller) -> None:
     assert lines[1].split("->")[1].split()[:2] == ["w24", "30%"]
 
 
-def test_no_gaps_no_lines(filler: MaskFiller) -> None:
+def test_without_gaps_there_are_no_lines(filler: MaskFiller) -> None:
     assert filler(None, []) == []
 
 
@@ -68,7 +68,7 @@ def test_rows_past_the_tokenizer_are_never_guessed() -> None:
 
 
 def test_a_trained_model_fills_the_gaps_it_has_learned() -> None:
-    """A real model that has seen one sentence, each of its words hidden in turn, names every hidden word."""
+    """A real model trained on one sentence predicts each of its words when that word is hidden."""
     definition, sentence = tiny.model("bert"), [7, 21, 9, 33, 12, 50, 14, 28]
     rows_BL = np.tile([2, *sentence, 3, 0, 0, 0, 0, 0, 0], (8, 1))
     segments_BL, places_BM = (rows_BL > 0).astype(int), np.arange(1, 9)[:, None]
@@ -98,7 +98,7 @@ def test_a_trained_model_fills_the_gaps_it_has_learned() -> None:
 def test_gaps_are_whole_words_in_the_middle_of_readable_sentences(tmp_path: pathlib.Path) -> None:
     tokenizer = tiny.WordTokenizer()
     tokenizer.starts_word = tokenizer.starts_word.copy()
-    tokenizer.starts_word[40:] = False  # w40 and above go on with a word
+    tokenizer.starts_word[40:] = False  # w40 and above continue a word
     rng = np.random.default_rng(0)
     texts = [[rng.integers(5, tiny.VOCAB, n).tolist() for n in rng.integers(2, 20, 8)] for _ in range(20)]
     store = tiny.store(tmp_path, texts)
@@ -113,7 +113,7 @@ def test_gaps_are_whole_words_in_the_middle_of_readable_sentences(tmp_path: path
         assert abs(gap.position - len(gap.tokens) // 2) == min(abs(i - len(gap.tokens) // 2) for i in whole)
 
 
-def test_short_words_and_short_sentences_make_no_gap(tmp_path: pathlib.Path) -> None:
+def test_short_words_and_short_sentences_have_no_gap(tmp_path: pathlib.Path) -> None:
     tokenizer = tiny.WordTokenizer()
     short = tiny.store(tmp_path / "short", [[[5, 6, 7], [8, 9]]])
     assert find_gaps(short, tokenizer, 3, length=16) == []
@@ -125,7 +125,7 @@ def test_short_words_and_short_sentences_make_no_gap(tmp_path: pathlib.Path) -> 
 
 
 def test_text_without_spaces_has_gaps_too(tmp_path: pathlib.Path) -> None:
-    """Chinese has no marked words: a token of two characters stands for one, and punctuation for none."""
+    """Chinese has no marked words: a token of two characters counts as a word, and punctuation does not."""
     sentence = "天下大势，分久必合，合久必分。周末七国分争，并入于秦。"
     texts = [sentence, "天下大势。", "周末分争", "七国分争", "并入于秦"] * 9
     tokenizer = SentencePieceTokenizer.train(

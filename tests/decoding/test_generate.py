@@ -1,4 +1,4 @@
-"""What goes into `generate` and comes out: shapes, padding, seeds, ends, log-probabilities, streams, and mistakes.
+"""Inputs and outputs of `generate`: shapes, padding, seeds, ends, log-probabilities, streams, and errors.
 
 Legend: R rows, L length.
 """
@@ -34,7 +34,7 @@ def exact(lm: LanguageModel) -> Exact:
 
 @pytest.fixture(scope="module")
 def speaker() -> LanguageModel:
-    """Says bytes, many of which make no character."""
+    """A tokenizer of bytes, many of which are not valid characters."""
     return toys.language_model(vocab=257, scale=0.3, tokenizer=ByteTokenizer())
 
 
@@ -45,7 +45,7 @@ def greedy(exact: Exact, prompt: list[int], steps: int) -> list[int]:
     return text[len(prompt) :]
 
 
-def test_greedy_takes_the_best_token_each_time(lm: LanguageModel, exact: Exact) -> None:
+def test_greedy_takes_the_best_token_at_each_step(lm: LanguageModel, exact: Exact) -> None:
     output = generate(lm, PROMPTS, max_new_tokens=6, return_dict_in_generate=True)
     assert output.new_tokens == [greedy(exact, prompt, 6) for prompt in PROMPTS]
     assert output.sequences.shape == (3, 5 + 6) and output.sequences.dtype == np.int32
@@ -71,7 +71,7 @@ def test_either_side_may_be_padded(lm: LanguageModel) -> None:
 
 
 def test_padding_is_not_read_without_a_mask(lm: LanguageModel) -> None:
-    """As transformers: pad_token_id is hidden wherever it stands, unless it ends texts; a row of nothing else is read."""
+    """As in transformers: pad_token_id is masked wherever it occurs, unless it is also the end token; a row of nothing else is read."""
     padded = np.full((3, 7), 9)
     for row, prompt in enumerate(PROMPTS):
         padded[row, 7 - len(prompt) :] = prompt
@@ -136,7 +136,7 @@ def test_a_row_draws_the_same_in_any_batch(lm: LanguageModel) -> None:
     assert own[1] == together[1] and own[0] != together[0]
 
 
-def test_copies_are_so_many_equal_prompts(lm: LanguageModel) -> None:
+def test_copies_equal_that_many_equal_prompts(lm: LanguageModel) -> None:
     copies = generate(lm, PROMPTS[:1], seed=3, num_return_sequences=4, **SAMPLED).tolist()
     assert copies == generate(lm, PROMPTS[:1] * 4, seed=3, **SAMPLED).tolist()
     assert len({str(row) for row in copies}) == 4
@@ -148,11 +148,11 @@ def test_few_programs_serve_many_shapes(lm: LanguageModel) -> None:
     for length, new, temperature in ((2, 5, 0.5), (9, 7, 2.0), (15, 8, 0.7), (1, 3, 1.1)):
         generate(fresh, [[1] * length] * 3, max_new_tokens=new, do_sample=True, temperature=temperature, top_p=0.9)
     sizes = [program._cache_size() for program in engine_of(fresh)._programs.values()]
-    assert sizes == [1, 1]  # one that reads and one that says
+    assert sizes == [1, 1]  # one that reads and one that generates
 
 
 def test_programs_that_are_not_used_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And made again when they are wanted: callers can't make a model keep ever more."""
+    """They are compiled again when needed: callers cannot make a model keep ever more."""
     monkeypatch.setattr(engine, "PROGRAMS", 2)
     lm = toys.language_model()
     found = [lm.generate(input_ids=[[1, 2]], max_new_tokens=most).tolist() for most in (2, 20, 2)]
@@ -160,7 +160,7 @@ def test_programs_that_are_not_used_are_dropped(monkeypatch: pytest.MonkeyPatch)
     assert len(engine_of(lm)._programs) == 2
 
 
-def test_log_probabilities_are_the_models(lm: LanguageModel, exact: Exact) -> None:
+def test_log_probabilities_match_the_model(lm: LanguageModel, exact: Exact) -> None:
     output = generate(
         lm, PROMPTS, max_new_tokens=4, top_logprobs=3, repetition_penalty=3.0, return_dict_in_generate=True
     )
@@ -183,7 +183,7 @@ def test_prompts_are_texts(speaker: LanguageModel) -> None:
     assert generate(speaker, prompts="ab", max_new_tokens=5) == texts[:1]
 
 
-def test_stop_strings_end_a_row_behind_them(speaker: LanguageModel) -> None:
+def test_stop_strings_end_a_row_after_them(speaker: LanguageModel) -> None:
     options = dict(max_new_tokens=24, do_sample=True, top_k=40, seed=1)
     free = generate(speaker, prompts=["ab", "xyz"], return_dict_in_generate=True, **options)
     stop = speaker.tokenizer.decode(free.new_tokens[0][17:19])
@@ -205,7 +205,7 @@ def test_streams_join_to_the_text(speaker: LanguageModel, options: dict) -> None
 
 
 @pytest.mark.parametrize("way", [{"penalty_alpha": 0.4, "top_k": 4}, {"num_beams": 2}, {"draft": True}], ids=str)
-def test_every_way_gives_log_probabilities(lm: LanguageModel, exact: Exact, way: dict[str, Any]) -> None:
+def test_every_strategy_gives_log_probabilities(lm: LanguageModel, exact: Exact, way: dict[str, Any]) -> None:
     options = {"assistant_model": lm} if "draft" in way else way
     output = generate(lm, PROMPTS, max_new_tokens=3, output_logprobs=True, return_dict_in_generate=True, **options)
     for prompt, text, found in zip(PROMPTS, output.new_tokens, output.logprobs, strict=True):
@@ -213,8 +213,8 @@ def test_every_way_gives_log_probabilities(lm: LanguageModel, exact: Exact, way:
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_filters_of_a_models_files_matter_when_drawing(lm: LanguageModel) -> None:
-    """Many files say temperature 0 and mean the best token."""
+def test_filters_of_a_models_files_matter_when_sampling(lm: LanguageModel) -> None:
+    """Many files set temperature 0 and mean the best token."""
     filed = LanguageModel(lm.definition, lm.params, "gpt2", {})
     filed.generation_config = {"temperature": 0.0, "top_k": -1, "do_sample": False}
     assert filed.generate(PROMPTS, max_new_tokens=4).tolist() == generate(lm, PROMPTS, max_new_tokens=4).tolist()
@@ -234,7 +234,7 @@ def test_tokens_that_a_models_files_name_may_be_of_a_larger_vocabulary(lm: Langu
         filed.generate(PROMPTS, max_new_tokens=4)
 
 
-def test_arrays_are_as_good_as_lists(lm: LanguageModel) -> None:
+def test_arrays_equal_lists(lm: LanguageModel) -> None:
     words, plain = [[4, 5], [6, 7]], dict(max_new_tokens=5, eos_token_id=[11, 12], suppress_tokens=[1, 2])
     arrays = {name: np.asarray(value) for name, value in plain.items()}
     found = generate(lm, PROMPTS, bad_words_ids=np.asarray(words), **arrays)
@@ -312,12 +312,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("given", "message"), MISTAKES, ids=lambda x: str(x)[:50])
-def test_mistakes_are_explained(lm: LanguageModel, given: dict, message: str) -> None:
+def test_errors_are_explained(lm: LanguageModel, given: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate(lm, **{"input_ids": PROMPTS, **given})
 
 
-def test_texts_without_room_for_their_attention_are_refused() -> None:
+def test_texts_whose_attention_exceeds_memory_are_refused() -> None:
     """A machine has less than the 4 * 2 heads * 10,000,000^2 bytes of scores."""
     lm = toys.language_model(vocab=40)
     lm.definition = define(
@@ -327,7 +327,7 @@ def test_texts_without_room_for_their_attention_are_refused() -> None:
         generate(lm, [[1] * 10_000_000])
 
 
-def test_what_the_files_say_wrongly_is_told_with_their_name(lm: LanguageModel) -> None:
+def test_errors_in_the_files_are_reported_with_their_name(lm: LanguageModel) -> None:
     file = {"bad_words_ids": [[3, 10**30]]}
     with pytest.raises(UserError, match=r"generation_config.json: bad_words_ids=.*32 bits.*or give bad_words_ids"):
         make_options({}, file, {})
@@ -336,7 +336,7 @@ def test_what_the_files_say_wrongly_is_told_with_their_name(lm: LanguageModel) -
     assert make_options({"bad_words_ids": [[3]]}, file, {}).bad_words_ids == [[3]]
 
 
-def test_models_of_other_things_and_wrong_drafts_are_refused(lm: LanguageModel) -> None:
+def test_models_that_do_not_generate_and_wrong_drafts_are_refused(lm: LanguageModel) -> None:
     small = toys.language_model(vocab=8)
     with pytest.raises(UserError, match="same tokens"):
         generate(lm, PROMPTS, assistant_model=small)

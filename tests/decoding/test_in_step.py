@@ -1,4 +1,4 @@
-"""Decoding inside another program says what `generate` says, and nothing for rows that only fill up."""
+"""Decoding inside another program gives what `generate` gives, and nothing for padding rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLOTS, MOST, END = 4, 6, 0
 
 
 @pytest.mark.parametrize("arguments", [{}, {"num_beams": 3, "length_penalty": 0.5}, {"no_repeat_ngram_size": 1}])
-def test_it_is_what_generate_says(arguments: dict[str, Any]) -> None:
+def test_it_equals_generate(arguments: dict[str, Any]) -> None:
     lm = toys.language_model()
     options = make_options(arguments, {}, {"eos_token_id": END, "pad_token_id": END})
     tokens_BP = np.zeros((len(PROMPTS) + 1, SLOTS), np.int32)

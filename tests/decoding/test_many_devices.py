@@ -1,4 +1,4 @@
-"""A model divided over eight devices says what it says on one, in a server too, and so lies its cache."""
+"""A model divided over eight devices generates what it does on one, also in a server, and its cache is divided too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 @pytest.mark.slow
-def test_a_divided_model_says_the_same() -> None:
+def test_a_divided_model_generates_the_same() -> None:
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",

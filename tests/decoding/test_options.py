@@ -1,4 +1,4 @@
-"""What `generate` is told, without a model: defaults, the ends of every range, lengths, and settings of rules and filters."""
+"""Options of `generate`, without a model: defaults, the ends of every range, lengths, and settings of rules and filters."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ TRANSFORMERS = {
 }  # fmt: skip
 
 
-def test_defaults_are_those_of_transformers() -> None:
-    """Ours alone is how far a draft model is ahead: 5, as before 4.46; transformers has 20 with a threshold of confidence."""
+def test_defaults_match_transformers() -> None:
+    """Only the number of drafted tokens differs: 5, as before 4.46; transformers has 20 with a threshold of confidence."""
     given = {name: value for name, value in dataclasses.asdict(GenerationConfig()).items() if value}
     assert given == {**TRANSFORMERS, "num_assistant_tokens": 5}
 
@@ -39,7 +39,7 @@ def test_defaults_are_those_of_transformers() -> None:
 BEAMS = {"num_beams": 4}
 DRAWN = {"do_sample": True}
 ENDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    # what is taken, what is refused, and a part of the message
+    # accepted values, refused values, and a part of the message
     ({"num_beams": 1}, {"num_beams": 0}, "num_beams=0: it must be at least 1"),
     ({"num_return_sequences": 1}, {"num_return_sequences": 0}, "at least 1"),
     ({"num_beam_groups": 1}, {"num_beam_groups": 0}, "at least 1"),
@@ -56,7 +56,7 @@ ENDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"seed": 2**40}, {"seed": 1.5}, "an integer"),
     ({**DRAWN, "top_k": 0}, {**DRAWN, "top_k": -1}, "must be 0"),
     ({**DRAWN, "temperature": 0.01}, {**DRAWN, "temperature": 0.0}, "above 0"),
-    ({"temperature": 0.0}, {**DRAWN, "temperature": -1.0}, "above 0"),  # only matters when drawing
+    ({"temperature": 0.0}, {**DRAWN, "temperature": -1.0}, "above 0"),  # only matters when sampling
     ({**DRAWN, "top_p": 1.0}, {**DRAWN, "top_p": 1.01}, "from 0 to 1"),
     ({**DRAWN, "top_p": 0.01}, {**DRAWN, "top_p": 0.0}, "must be above 0"),
     ({**DRAWN, "typical_p": 0.01}, {**DRAWN, "typical_p": 0.0}, "must be above 0"),
@@ -102,8 +102,8 @@ def test_strategies(given: dict[str, Any], strategy: str) -> None:
     assert GenerationConfig(**given).strategy == strategy
 
 
-def test_who_goes_first() -> None:
-    """Arguments before generation_config.json before config.json, which beside such a file gives tokens alone."""
+def test_precedence() -> None:
+    """Arguments, then generation_config.json, then config.json, which next to such a file gives only tokens."""
     file, config = (
         {"top_k": 3, "max_new_tokens": 7},
         {"top_k": 4, "eos_token_id": 9, "length_penalty": 2.0, "decoder": {"num_beams": 3}},
@@ -126,14 +126,14 @@ def test_who_goes_first() -> None:
 
 
 @pytest.mark.parametrize(("ends", "pad", "filled"), [([7, 8], None, 7), (None, None, 0), (7, 3, 3), (7, 0, 0)])
-def test_what_fills_rows_up(ends: Any, pad: int | None, filled: int) -> None:
+def test_the_padding_token(ends: Any, pad: int | None, filled: int) -> None:
     assert GenerationConfig(eos_token_id=ends, pad_token_id=pad).pad == filled
 
 
 @pytest.mark.parametrize(
     ("given", "width", "longest", "limit", "most", "least"),
     [
-        ({}, 5, 4, 0, 20, 0),  # 20 new ones where nothing says how many
+        ({}, 5, 4, 0, 20, 0),  # 20 new ones where no length is given
         ({}, 5, 4, 10, 7, 0),  # the last token is not read: 4 + 7 - 1 = 10 positions
         ({"max_length": 9}, 5, 4, 0, 4, 0),
         ({"max_length": 6}, 5, 4, 0, 1, 0),
@@ -178,18 +178,18 @@ def plain(value: Any) -> Any:
         ({"repetition_penalty": 1.5, "encoder_repetition_penalty": 2.0}, {"repetition_penalty": 1.5, "encoder_repetition_penalty": 2.0}),
         ({"presence_penalty": -0.5, "frequency_penalty": 0.25}, {"presence_penalty": -0.5, "frequency_penalty": 0.25}),
         ({"no_repeat_ngram_size": 3, "encoder_no_repeat_ngram_size": 2}, {"no_repeat_ngram": 3, "encoder_no_repeat_ngram": 2}),
-        # A least length matters where there is an end to forbid.
+        # A minimum length matters only where there is an end token to forbid.
         ({"min_new_tokens": 3, "eos_token_id": [7, 8]}, {"min_new_tokens": {"count": 3, "ends_E": [7, 8]}}),
         ({"min_new_tokens": 3}, {}),
         ({"min_new_tokens": 0, "eos_token_id": 7}, {}),
-        # The first token of a text is forced only where no prompt is before it; the last one at the most that there may be.
+        # The first token of a text is forced only where no prompt is before it; the last one at the maximum length.
         ({"forced_bos_token_id": 0}, {}),
         ({"forced_bos_token_id": 0, "width": 1}, {"forced_bos": {"tokens_T": [0], "at": 0}}),
         ({"forced_eos_token_id": 0, "max_new_tokens": 6}, {"forced_eos": {"tokens_T": [0], "at": 5}}),
         ({"exponential_decay_length_penalty": (4, 1.5), "eos_token_id": 7}, {"length_decay": {"start": 4, "factor": 1.5, "ends_E": [7]}}),
         ({"exponential_decay_length_penalty": (4, 1.5)}, {}),
         ({"suppress_tokens": [5, 6]}, {"suppress_tokens": [5, 6]}),
-        # At the first token; behind a forced one at the second.
+        # At the first token; after a forced one at the second.
         ({"begin_suppress_tokens": [5]}, {"begin_suppress_tokens": {"tokens_T": [5], "at": 0}}),
         ({"begin_suppress_tokens": [5], "width": 1}, {"begin_suppress_tokens": {"tokens_T": [5], "at": 0}}),
         ({"begin_suppress_tokens": [5], "width": 1, "forced_bos_token_id": 3},
@@ -203,7 +203,7 @@ def test_rules(given: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def test_words_of_rules() -> None:
-    """Right-aligned in a table; a word that is an end token alone is not forbidden, for a text could never end."""
+    """Right-aligned in a table; a word that is just an end token is not forbidden, or a text could never end."""
     bad = rules(bad_words_ids=[[7], [3, 4]], eos_token_id=7)["bad_words"]
     assert bad[0].tolist()[-2:] == [3, 4] and (bad[0][:-2] == NO_TOKEN).all() and (bad[1:] == NO_TOKEN).all()
     assert "bad_words" not in rules(bad_words_ids=[[7]], eos_token_id=[7, 8])
@@ -216,7 +216,7 @@ def test_words_of_rules() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"temperature": 0.5}, {}),  # nothing is drawn
+        ({"temperature": 0.5}, {}),  # nothing is sampled
         (DRAWN, {"top_k": 50}),
         ({**DRAWN, "top_k": 0}, {}),
         ({**DRAWN, "top_k": 3, "temperature": 0.5, "top_p": 0.25, "min_p": 0.125, "typical_p": 0.75, "epsilon_cutoff": 0.0625},
@@ -238,7 +238,7 @@ def test_filters(given: dict[str, Any], expected: dict[str, Any]) -> None:
         ({}, {"top_k": "x"}, {}, r"The model's files set top_k='?\"?x"),
     ],
 )
-def test_who_said_what_is_wrong(
+def test_errors_name_their_source(
     given: dict[str, Any], file: dict[str, Any], config: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -256,7 +256,7 @@ def test_who_said_what_is_wrong(
         ({"top_k": 3}, False),
     ],
 )
-def test_filters_without_drawing_are_told(
+def test_filters_without_sampling_are_reported(
     given: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_options(given, {"top_p": 0.5}, {})

@@ -1,4 +1,4 @@
-"""What people read after an evaluation."""
+"""The previews shown after an evaluation."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_previews_are_about_held_out_documents_and_the_same_each_time(family: st
         # Documents 0, 3 and 6 of nine, each by its first four tokens.
         openings = [" ".join(f"w{token}" for token in texts[number][0][:4]) for number in (0, 3, 6)]
         assert all(line.startswith(opening) for line, opening in zip(lines, openings, strict=True))
-        assert preview(params, 8) != lines  # another step draws anew
+        assert preview(params, 8) != lines  # another step draws again
     none = make_preview(tiny.config(family, eval=dict(num_samples=0)), definition, corpus)
     assert none(params, 1) == []

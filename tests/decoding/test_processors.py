@@ -43,7 +43,7 @@ def draw(seed: int, new: int = 3) -> tuple[np.ndarray, History, list[list[int]],
 
 
 def check(name: str, setting: object, expected: Callable[[np.ndarray, Row, Row], None], new: int = 3) -> int:
-    """Compares a rule with `expected`, which changes a row's scores in place; how many scores it changed."""
+    """Compare a rule with `expected`, which changes a row's scores in place; return how many scores it changed."""
     changed = 0
     rule = tiny.jit(logits_processors.RULES[name])
     for seed in range(4):
@@ -87,7 +87,7 @@ def test_presence_and_frequency_count_new_tokens_only() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_no_ngram_comes_twice(size: int) -> None:
+def test_no_ngram_is_repeated(size: int) -> None:
     def expected(scores: np.ndarray, said: Row, source: Row) -> None:
         for token in range(VOCAB):
             text = [*said, token]
@@ -96,12 +96,12 @@ def test_no_ngram_comes_twice(size: int) -> None:
                 scores[token] = NEVER
 
     assert check("no_repeat_ngram", np.int32(size), expected) > 3
-    if size == 2:  # what was said is no n-gram of a row that has just begun
+    if size == 2:  # text of other rows is not an n-gram of a row that has just begun
         check("no_repeat_ngram", np.int32(size), expected, new=0)
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_no_ngram_of_the_encoder_comes(size: int) -> None:
+def test_no_ngram_of_the_encoder_is_generated(size: int) -> None:
     def expected(scores: np.ndarray, said: Row, source: Row) -> None:
         for token in range(VOCAB):
             last = [*said, token][-size:]
@@ -111,8 +111,8 @@ def test_no_ngram_of_the_encoder_comes(size: int) -> None:
     assert check("encoder_no_repeat_ngram", np.int32(size), expected) > 5
 
 
-def test_sequences_longer_than_the_text_are_none() -> None:
-    """Of 12 slots; nothing counts up to the size that is asked for."""
+def test_sequences_longer_than_the_text_do_not_match() -> None:
+    """With 12 slots; nothing loops up to the requested size."""
     scores_RV, history, *_ = draw(0)
     for size in (SLOTS + 2, 2**31 - 1):
         found = logits_processors.no_repeat_ngram(jnp.asarray(scores_RV), history, jnp.int32(size))
@@ -120,7 +120,7 @@ def test_sequences_longer_than_the_text_are_none() -> None:
 
 
 def test_no_program_grows_with_a_word() -> None:
-    """As many operations for words of 64 tokens as for such of 4, and for 16 of them as for one."""
+    """The same number of operations for words of 64 tokens as of 4, and for 16 of them as for one."""
     scores_RV, history, *_ = draw(0)
 
     def operations(function: Callable[..., object], *arrays: object) -> int:
@@ -196,7 +196,7 @@ def test_ends_get_likelier_with_length() -> None:
     assert check("length_decay", setting | {"start": np.int32(3)}, lambda *_: None) == 0
 
 
-def test_ids_without_a_token_never_come() -> None:
+def test_ids_without_a_token_are_never_generated() -> None:
     def expected(scores: np.ndarray, said: Row, source: Row) -> None:
         scores[6:] = NEVER
 

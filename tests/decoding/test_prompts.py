@@ -16,21 +16,21 @@ from lm_research.tokenizers.tokenizer_training import train_tokenizer
 from tokenizers import Tokenizer, models, processors
 
 
-def test_rows_stand_on_the_right() -> None:
+def test_rows_are_aligned_on_the_right() -> None:
     prompts = make_prompts([[1, 2, 3], [4]], 9, min_length=4)
     assert prompts.tokens_BP.tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
     assert prompts.start_B.tolist() == [1, 3] and prompts.real_B.sum() == 2
     sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, min_length=2, max_length=5)
-    assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row fills up
+    assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row is padding
     assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
     assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.real_B.sum() == 3
 
 
-def test_names_tell_what_rows_say_and_how_often() -> None:
+def test_names_depend_on_a_rows_content_and_occurrence() -> None:
     first = row_digests([[1, 2], [3], [1, 2], [1, 2]])
     assert first[:, 1].tolist() == [0, 0, 1, 2]
     assert first[0, 0] == first[2, 0] != first[1, 0]
-    assert row_digests([[3], [1, 2]])[::-1].tolist() == first[:2].tolist()  # wherever they stand
+    assert row_digests([[3], [1, 2]])[::-1].tolist() == first[:2].tolist()  # wherever they are
 
 
 def test_masks_hide_tokens() -> None:
@@ -45,8 +45,8 @@ def test_masks_hide_tokens() -> None:
             as_rows("input_ids", bad, mask)
 
 
-def test_what_stands_before_a_text(tmp_path: pathlib.Path) -> None:
-    """Our own tokenizers part documents by the separator; one with bos alone (Llama's way) begins with that, GPT-2's with eos."""
+def test_tokens_before_a_text(tmp_path: pathlib.Path) -> None:
+    """Our own tokenizers separate documents by the separator; one with only bos (as Llama's) begins with that, GPT-2's with eos."""
     section = resolve({"tokenizer": {"type": "byte_bpe", "vocab_size": 270}}).tokenizer
     own = train_tokenizer(iter(["a river and a stone"] * 20), section)
     assert text_start(own) == own.roles["sep"] != own.roles["bos"]

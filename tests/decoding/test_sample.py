@@ -1,4 +1,4 @@
-"""Samples: prompts are kept, texts end at the separator, seeds decide, and choices follow the model's shares.
+"""Samples: prompts are kept, texts end at the separator, seeds decide, and choices follow the model's probabilities.
 
 Legend: B rows, L length, V vocabulary.
 """
@@ -89,7 +89,7 @@ def test_one_candidate_is_greedy(decoder: tuple) -> None:
                 break
         expected.append(tiny.WordTokenizer().decode(tokens))
     assert Sampler(definition, tiny.WordTokenizer(), 16, top_k=1)(params, prompts, seed=3) == expected
-    assert len(set(" ".join(expected).split())) > 4  # it says more than one word
+    assert len(set(" ".join(expected).split())) > 4  # it generates more than one word
 
 
 def test_the_seed_decides(decoder: tuple) -> None:
@@ -97,17 +97,17 @@ def test_the_seed_decides(decoder: tuple) -> None:
     sample = Sampler(definition, tiny.WordTokenizer(), 16)
     first, again, other = (sample(params, ["w9", "w9"], seed) for seed in (0, 0, 1))
     assert first == again != other
-    assert first[0] != first[1]  # rows draw apart
+    assert first[0] != first[1]  # rows draw independently
 
 
 def test_choices_follow_temperature_and_candidates_and_are_independent() -> None:
     logits = np.full(tiny.VOCAB, -20.0, np.float32)
     logits[[20, 21, 22, 23]] = np.log([8.0, 4.0, 2.0, 1.0])
-    table = np.repeat(logits[:, None], tiny.VOCAB, axis=1)  # whatever came before
+    table = np.repeat(logits[:, None], tiny.VOCAB, axis=1)  # whatever precedes
     rows = 4000
     texts = Sampler(TABLE_MODEL, tiny.WordTokenizer(), 4, temperature=0.5, top_k=3)(table, ["w10"] * rows, seed=0)
     pairs = [tuple(text.split()[1:]) for text in texts]
-    # Shares at temperature 1/2 are squared: 64, 16 and 4 of 84; w23 is not among three candidates.
+    # Probabilities at temperature 1/2 are squared: 64, 16 and 4 of 84; w23 is not among three candidates.
     shares = {"w20": 64 / 84, "w21": 16 / 84, "w22": 4 / 84}
     assert {word for pair in pairs for word in pair} == set(shares)
     for word, share in shares.items():

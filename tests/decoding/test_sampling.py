@@ -28,7 +28,7 @@ def by_share(scores: np.ndarray) -> list[int]:
 
 
 def kept_by(name: str, scores: np.ndarray, value: float, keep: int) -> set[int]:
-    """The tokens that a filter shall keep, from its definition."""
+    """The tokens that a filter must keep, by its definition."""
     share, order = softmax(scores.astype(np.float64)), by_share(scores)
     if name == "top_k":
         return set(order[: max(int(value), keep)])
@@ -56,7 +56,7 @@ def kept_by(name: str, scores: np.ndarray, value: float, keep: int) -> set[int]:
         ("epsilon_cutoff", (0.02, 0.2)),
     ],
 )
-def test_filters_keep_what_their_definitions_say(name: str, values: tuple[float, ...], keep: int) -> None:
+def test_filters_match_their_definitions(name: str, values: tuple[float, ...], keep: int) -> None:
     rng = np.random.default_rng(0)
     scores_RC = (2 * rng.normal(size=(40, 13))).astype(np.float32)
     function = tiny.jit(lambda scores_RC, value: sampling.FILTERS[name](scores_RC, value, keep))
@@ -71,7 +71,7 @@ def test_filters_keep_what_their_definitions_say(name: str, values: tuple[float,
 @pytest.mark.parametrize(
     ("name", "value", "kept"),
     [
-        ("top_k", 2, 4),  # and what scores as high as the second
+        ("top_k", 2, 4),  # and tokens that score as high as the second
         ("top_p", 0.5, 2),
         ("min_p", 1.0, 4),
         ("epsilon_cutoff", 0.25, 4),
@@ -87,7 +87,7 @@ def test_tokens_exactly_at_a_limit_are_kept(name: str, value: float, kept: int) 
 
 
 def test_filters_are_applied_in_order() -> None:
-    """Temperature first: at 0.5, shares 8 : 4 : 2 : 1 become 64 : 16 : 4 : 1, of which the first has 0.75."""
+    """Temperature first: at 0.5, probabilities 8 : 4 : 2 : 1 become 64 : 16 : 4 : 1, of which the first has 0.75."""
     scores_RC = jnp.log(jnp.array([[1.0, 8.0, 2.0, 4.0]]))
     kept = sampling.apply(scores_RC, {"top_p": np.float32(0.76), "temperature": np.float32(0.5)})
     assert np.isfinite(kept).tolist() == [[False, True, False, True]]
@@ -113,7 +113,7 @@ CRITICAL = {
 
 
 def chi_square(counts: np.ndarray, shares: np.ndarray) -> tuple[float, int]:
-    """The statistic of counts against shares, and its degrees of freedom; what has no share must not be counted."""
+    """The statistic of counts against probabilities, and its degrees of freedom; tokens of probability 0 must not occur."""
     assert counts[shares == 0].sum() == 0
     counts, expected = counts[shares > 0], shares[shares > 0] * counts.sum()
     return float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1
@@ -147,7 +147,7 @@ def test_draws_follow_the_filtered_distribution(settings: dict, candidates: int)
     draws = tiny.jit(lambda s, k: sampling.draw(s, settings, k, candidates))(scores_RC, keys_R)
     kept = {name: value for name, value in settings.items() if name != "temperature"}
     shaped = scores / settings.get("temperature", 1.0)
-    for name, value in kept.items():  # each on what the ones before left
+    for name, value in kept.items():  # each on the remaining candidates of those before
         left = np.flatnonzero(np.isfinite(shaped))
         chosen = left[sorted(kept_by(name, shaped[left], float(value), 1))]
         shaped = np.where(np.isin(np.arange(12), chosen), shaped, NEVER)

@@ -12,7 +12,7 @@ from lm_research.errors import UserError
 
 
 def test_likelihood_and_whether_it_is_the_greedy_continuation() -> None:
-    """Sums over the logits of a forward pass over the whole text; one of the continuations is what greedy decoding says."""
+    """Sums over the logits of a forward pass over the whole text; one of the continuations is the greedy one."""
     lm = language_model()
     exact = Exact(lm)
     prompts = [[1, 2, 3], [4], [5, 6]]
@@ -30,7 +30,7 @@ def test_likelihood_and_whether_it_is_the_greedy_continuation() -> None:
 
 
 def test_the_last_token_needs_no_position() -> None:
-    """32 positions: 32 tokens are read, and a 33rd is asked for."""
+    """32 positions: 32 tokens are read, and a 33rd is scored."""
     engine = engine_of(language_model())
     row = [token % VOCAB for token in range(33)]
     assert len(token_logprobs_of_rows(engine, [row[:1]], [row[1:]])[0][0]) == 32
@@ -39,7 +39,7 @@ def test_the_last_token_needs_no_position() -> None:
 
 
 def test_windows_by_hand() -> None:
-    """Ten tokens, four read at a time: each asked for once, and the last window reads what there is room for."""
+    """Ten tokens, four read at a time: each scored once, and the last window reads as many as fit."""
     assert list(windows(range(10), 99, 4)) == [
         ([99], [0, 1, 2, 3]),  # reads 99 0 1 2
         ([3], [4, 5, 6, 7]),  # reads 3 4 5 6

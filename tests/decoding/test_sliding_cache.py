@@ -1,4 +1,4 @@
-"""Layers with a window keep few slots, and what is written with them is what the model gives for whole texts, run without a cache.
+"""Layers with a window keep few slots, and generate what the model gives for whole texts, run without a cache.
 
 Legend: B rows, S slots.
 """
@@ -76,8 +76,8 @@ def beams(name: str, prompt: list[int], size: int, steps: int) -> list[tuple[lis
 @pytest.mark.parametrize(
     ("name", "apart"), [("hybrid", True), ("hybrid", False), ("mistral", True), ("gemma", False), ("chunks", True)]
 )
-def test_texts_are_those_of_the_model_without_a_cache(name: str, apart: bool) -> None:
-    """Prompts shorter than a window, as long, and longer; texts behind all windows; the log-probability of each token."""
+def test_texts_match_the_model_without_a_cache(name: str, apart: bool) -> None:
+    """Prompts shorter than a window, as long, and longer; texts longer than all windows; the log-probability of each token."""
     lm = model(name, apart)
     given = dict(max_new_tokens=NEW, output_logprobs=True, return_dict_in_generate=True)
     output = generate(lm, PROMPTS, **given)
@@ -88,7 +88,7 @@ def test_texts_are_those_of_the_model_without_a_cache(name: str, apart: bool) ->
 
 
 @pytest.mark.parametrize(("name", "apart"), [("hybrid", True), ("gemma", False), ("chunks", True)])
-def test_beams_are_those_of_a_search_without_a_cache(name: str, apart: bool) -> None:
+def test_beams_match_a_search_without_a_cache(name: str, apart: bool) -> None:
     given = dict(max_new_tokens=9, num_beams=3, num_return_sequences=3, return_dict_in_generate=True)
     output = generate(model(name, apart), PROMPTS[:3], **given)
     expected = [pair for prompt in PROMPTS[:3] for pair in beams(name, prompt, 3, 9)]
@@ -105,13 +105,13 @@ def test_candidates_that_are_not_chosen_take_no_place_in_the_window(apart: bool)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("apart", [True, False])
-def test_drafted_tokens_that_are_refused_replace_nothing_that_is_seen(apart: bool) -> None:
+def test_rejected_drafted_tokens_overwrite_nothing_visible(apart: bool) -> None:
     given = dict(max_new_tokens=NEW, num_assistant_tokens=3, return_dict_in_generate=True)
     output = generate(model("hybrid", apart), PROMPTS, assistant_model=model("gemma", apart), **given)
     assert output.new_tokens == [greedy("hybrid", prompt) for prompt in PROMPTS]
 
 
-def test_a_server_keeps_the_end_of_prompts_and_not_the_padding_behind_them() -> None:
+def test_a_server_keeps_the_end_of_prompts_and_not_the_padding_after_them() -> None:
     """Rows join at different times, their prompts padded on the right to 16 slots; the pool holds what was counted for it."""
     lm = model("mistral")
     slots = Slots(engine_of(lm), 2, 32, {"ends_E": np.array([-1])})

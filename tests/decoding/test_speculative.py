@@ -1,4 +1,4 @@
-"""A draft model changes how often the model runs, and not what it says: neither the best tokens nor the distribution of draws.
+"""A draft model changes how often the model runs, and not its output: neither the best tokens nor the distribution of samples.
 
 Legend: B rows, J drafted tokens, V vocabulary.
 """
@@ -20,7 +20,7 @@ from lm_research.pretrained import LanguageModel
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[LanguageModel, LanguageModel]:
-    """A model and a draft that is right now and then."""
+    """A model and a draft that is sometimes right."""
     lm, draft = toys.language_model(seed=0), toys.language_model(seed=0)
     rng = np.random.default_rng(1)
     draft.params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), draft.params)
@@ -34,7 +34,7 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
         (4, {"eos_token_id": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}),
     ],
 )
-def test_the_best_tokens_are_the_models(pair: tuple, ahead: int, options: dict) -> None:
+def test_the_best_tokens_are_those_of_the_model(pair: tuple, ahead: int, options: dict) -> None:
     lm, draft = pair
     given = dict(max_new_tokens=12, return_dict_in_generate=True, **options)
     prompts = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
@@ -52,7 +52,7 @@ def test_a_perfect_draft_is_never_refused(pair: tuple) -> None:
     assert output.rounds == 3  # four tokens each
 
 
-def test_draws_are_distributed_as_the_models(pair: tuple) -> None:
+def test_draws_follow_the_models_distribution(pair: tuple) -> None:
     """All 64 pairs of the first two tokens of 20,000 texts, with the draft three ahead, against exact probabilities."""
     lm, draft = pair
     exact, prompt, rows = Exact(lm), [3, 1, 4], 20_000
@@ -65,7 +65,7 @@ def test_draws_are_distributed_as_the_models(pair: tuple) -> None:
     pairs = np.array(output.new_tokens)
     statistic, freedom = chi_square(np.bincount(pairs[:, 0] * VOCAB + pairs[:, 1], minlength=64), shares)
     assert freedom == 63 and statistic < 132  # one in a million: 131.6
-    # The test would see the draft's own distribution.
+    # The test would detect the draft's own distribution.
     other = np.exp(Exact(draft).next(prompt))
     assert chi_square(np.bincount(pairs[:, 0], minlength=VOCAB), other)[0] > CRITICAL[7]
 
@@ -95,8 +95,8 @@ def test_filters_hold_for_both(pair: tuple) -> None:
     assert statistic < CRITICAL[freedom]
 
 
-def test_acceptance_alone() -> None:
-    """Whatever is drafted, the token at its place is distributed as the model's: p of 4 tokens, drafts from q."""
+def test_acceptance_rule() -> None:
+    """Whatever is drafted, the token at its place follows the model's distribution: p of 4 tokens, drafts from q."""
     rows, p, q = 20_000, np.array([0.5, 0.1, 0.4, 0.0]), np.array([0.1, 0.6, 0.1, 0.2])
     keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(jnp.arange(rows))
     drafted_BJ = np.random.default_rng(0).choice(4, size=(rows, 1), p=q).astype(np.int32)

@@ -1,4 +1,4 @@
-"""What every objective promises: how losses are weighed, and which models it can train."""
+"""The contract of every objective: how losses are weighted, and which models it can train."""
 
 from __future__ import annotations
 

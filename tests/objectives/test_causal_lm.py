@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 
 def stream_of(store: TokenStore) -> list[tuple[int, int, int]]:
-    """(token, document, offset in it) of the whole stream: before each document stands the separator, offset 0."""
+    """(token, document, offset in it) of the whole stream: before each document is the separator, offset 0."""
     stream = []
     for document in range(store.num_documents):
         tokens = [SEPARATOR, *store.document_tokens(document).tolist()]
@@ -40,7 +40,7 @@ def rows(store: TokenStore, purpose: str, epoch: int, indices: Any = None, seed:
 
 
 def check_against_stream(batch: dict[str, np.ndarray], places_BL: np.ndarray, stream: list, limit: int | None) -> None:
-    """Every field of rows whose tokens lie at the given places of the stream; past `limit` there is nothing."""
+    """Every field of rows whose tokens are at the given places of the stream; past `limit` there is nothing."""
     for b in range(len(places_BL)):
         row, segment, position = {name: value[b] for name, value in batch.items()}, 1, 0
         for column, place in enumerate(places_BL[b].tolist()):
@@ -106,7 +106,7 @@ def test_rows_are_a_function_of_seed_epoch_and_index(store: TokenStore) -> None:
     assert len(shifts) > 1
 
 
-def test_a_ring_shorter_than_a_row_goes_round(tmp_path: pathlib.Path) -> None:
+def test_a_ring_shorter_than_a_row_wraps_around(tmp_path: pathlib.Path) -> None:
     store = tiny.store(tmp_path, [[[5, 6]], [[7, 8, 9]]])
     batch = rows(store, "train", 0)
     stream = stream_of(store)
@@ -117,7 +117,7 @@ def test_a_ring_shorter_than_a_row_goes_round(tmp_path: pathlib.Path) -> None:
     check_against_stream(batch, shift + np.arange(L)[None], stream, None)
 
 
-def test_empty_rows_weigh_nothing_and_change_no_other(store: TokenStore) -> None:
+def test_empty_rows_have_weight_zero_and_change_no_other(store: TokenStore) -> None:
     batch = rows(store, "validation", 0, [3, -1, 0])
     assert batch["weights_BL"][1].sum() == batch["segments_BL"][1].sum() == batch["tokens_BL"][1].sum() == 0
     whole = rows(store, "validation", 0)
@@ -132,7 +132,7 @@ def test_batches_have_the_types_the_step_expects(store: TokenStore) -> None:
 
 
 def test_packed_loss_is_the_sum_of_the_documents_losses(tmp_path: pathlib.Path) -> None:
-    """Six documents fill three rows to the last token; each alone in a row must cost the same."""
+    """Six documents fill three rows to the last token; each on its own in a row must cost the same."""
     lengths = [6, 10, 16, 4, 5, 7]  # separators included
     rng = np.random.default_rng(0)
     texts = [rng.integers(5, tiny.VOCAB, n - 1).tolist() for n in lengths]

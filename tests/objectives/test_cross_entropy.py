@@ -16,7 +16,7 @@ from lm_research.objectives import cross_entropy
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.objectives.cross_entropy import smoothing, token_loss
 
-B, M, D, V = 3, 7, 6, 11  # 21 rows: in slices of 4 that makes 5 slices of 5, the last filled up by 4 rows
+B, M, D, V = 3, 7, 6, 11  # 21 rows: in slices of 4 that makes 5 slices of 5, the last padded with 4 rows
 
 
 def problem(seed: int = 0, m: int = M) -> tuple[np.ndarray, ...]:
@@ -78,7 +78,7 @@ def test_value_and_gradient_equal_the_textbook(sliced: None, cap: float) -> None
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
-def test_a_vocabulary_filled_up_for_a_gpu_changes_nothing(sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_padded_for_a_gpu_changes_nothing(sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = problem()
     assert len(arrays[1]) % cross_entropy.GPU_VOCAB_MULTIPLE
     monkeypatch.setattr(cross_entropy, "platform", lambda: "gpu")
@@ -111,7 +111,7 @@ def test_value_without_gradient_is_the_same(sliced: None) -> None:
 
 
 @pytest.mark.parametrize("cap", [None, 2.0], ids=["", "capped"])
-def test_smoothing_makes_of_the_loss_that_of_smoothed_labels(cap: float | None) -> None:
+def test_smoothing_gives_the_loss_of_smoothed_labels(cap: float | None) -> None:
     """Cross-entropy with 0.9 of the probability on the target and 0.1 spread evenly, in value and gradient, by optax."""
     arrays = [jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else jnp.float32) for x in problem()]
     targets, weights = arrays[3:]
@@ -178,7 +178,7 @@ def test_large_logits_stay_finite() -> None:
     np.testing.assert_allclose(got["hidden"], expected["hidden"], atol=1e-3)
 
 
-def test_gradient_passes_on_what_the_loss_is_multiplied_with() -> None:
+def test_gradient_scales_with_the_loss() -> None:
     arrays = problem()
     once, scaled = fused(arrays), fused(arrays, scale=0.37)
     for name in ("loss", "hidden", "table", "bias"):

@@ -1,6 +1,6 @@
 """Corrupted texts against the texts they come from (Lewis et al. 2019, section 2.2). Bounds are five standard deviations.
 
-Every token of the store occurs once, so a source tells what became of each token.
+Every token of the store occurs once, so a source shows what happened to each token.
 """
 
 from __future__ import annotations
@@ -59,25 +59,25 @@ def gaps(source: list[int], target: list[int]) -> list[tuple[int, int]]:
         if token == few.MASK:
             masks += 1
             continue
-        assert token > last  # what stays keeps its order
+        assert token > last  # the remaining tokens keep their order
         found.append((masks, token - last - 1))
         masks, last = 0, token
     return found
 
 
-def test_infilling_takes_its_share_in_spans_of_poisson_lengths(store: TokenStore) -> None:
+def test_infilling_masks_its_fraction_in_spans_of_poisson_lengths(store: TokenStore) -> None:
     pairs = corrupted(store, epochs=3, text_infilling_prob=0.3)
     wanted, counts, alone = round(0.3 * LENGTH), [], []
     for source, target in pairs:
         found = gaps(source, target)
         assert sum(missing for _, missing in found) == wanted
-        assert all(masks > 0 for masks, missing in found if missing)  # nothing goes without a mask
+        assert all(masks > 0 for masks, missing in found if missing)  # nothing is removed without a mask
         counts.append(sum(masks for masks, _ in found))
         alone += [missing for masks, missing in found if masks == 1]
-    # Spans until they reach the share: the last exceeds it by 1.5 tokens in the mean (E[x^2] / 2 E[x] - 1/2 = 12/6 - 1/2)
+    # Spans until they reach the fraction: the last exceeds it by 1.5 tokens in the mean (E[x^2] / 2 E[x] - 1/2 = 12/6 - 1/2)
     # and is cut, so there are (240 + 1.5) / 3 of them, with a variance of about 240 * 3 / 3^3.
     assert abs(np.mean(counts) - (wanted + 1.5) / 3) < 5 * math.sqrt(wanted * 3 / 27 / len(counts))
-    # Spans that stand alone are one mask each, whatever their length, and as long as the distribution has it.
+    # Isolated spans are one mask each, whatever their length, and their lengths follow the distribution.
     assert len(alone) > 2000
     for length in range(8):
         expected = math.exp(-3) * 3**length / math.factorial(length)
@@ -85,18 +85,18 @@ def test_infilling_takes_its_share_in_spans_of_poisson_lengths(store: TokenStore
         assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / len(alone)), length
 
 
-def test_spans_stand_everywhere_as_often(store: TokenStore) -> None:
+def test_spans_occur_everywhere_equally_often(store: TokenStore) -> None:
     masked = np.zeros(LENGTH)
     pairs = corrupted(store, epochs=10, text_infilling_prob=0.3)
     for source, target in pairs:
         masked += ~np.isin(target, source)
-    # The shares of 10 stretches of 80 tokens; tokens of a span come together, so a stretch counts some 80 / 4 draws.
+    # The fractions of 10 stretches of 80 tokens; tokens of a span come together, so a stretch counts some 80 / 4 draws.
     shares = masked.reshape(10, -1).mean(1) / len(pairs)
     assert np.abs(shares - 0.3).max() < 5 * math.sqrt(0.3 * 0.7 / (20 * len(pairs)))
 
 
 def test_a_source_is_never_longer_than_its_row(store: TokenStore) -> None:
-    """With very short spans most of the many insertions find no room."""
+    """With very short spans most of the many insertions do not fit."""
     for source, target in corrupted(store, text_infilling_prob=0.9, **{"mean_span_length": 1.0}):
         assert len(source) <= LENGTH
         assert sum(missing for _, missing in gaps(source, target)) == round(0.9 * LENGTH)

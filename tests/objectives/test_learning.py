@@ -62,7 +62,7 @@ def test_rows_are_a_function_of_seed_epoch_and_index(name: str, packing: bool, t
     texts = [[rng.integers(5, 40, rng.integers(1, 9)).tolist() for _ in range(2)] for _ in range(60)]
     store = tiny.store(tmp_path, texts)
     objective = dict(sentence_pair="none") if packing and name == "masked_lm" else {}
-    if name == "span_corruption":  # a text with one span alone has it at its end, always
+    if name == "span_corruption":  # a text with only one span always has it at its end
         objective |= dict(mask_rate=0.3, mean_span_length=1.0)
 
     def make(seed: int = 0) -> Any:
@@ -77,7 +77,7 @@ def test_rows_are_a_function_of_seed_epoch_and_index(name: str, packing: bool, t
     for field, value in mixed.items():
         expected = np.stack([whole[e][field][i] for e, i in zip(epoch, index, strict=True)])
         np.testing.assert_array_equal(value, expected, err_msg=field)
-    # An index of -1 stands for no row at all.
+    # An index of -1 means no row at all.
     holed = rows.batch(np.zeros(3, int), np.array([1, -1, 2]))
     for field, value in holed.items():
         np.testing.assert_array_equal(value[[0, 2]], whole[0][field][[1, 2]], err_msg=field)

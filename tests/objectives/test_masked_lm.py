@@ -1,6 +1,6 @@
 """Masked pairs against the corpus they come from, and against the rates of the paper (Devlin et al. 2018).
 
-In the stores of these tests every token occurs once: id 5 + j is token j of the corpus, so a row tells where each of
+In the stores of these tests every token occurs once: id 5 + j is token j of the corpus, so a row shows where each of
 its tokens was read. Statistical bounds are five standard deviations; draws are fixed by their keys.
 
 Legend: B rows, L length, M masked positions.
@@ -49,7 +49,7 @@ def whole_epoch(examples: MaskedPairs, epoch: int = 0) -> dict[str, np.ndarray]:
 
 
 class Row(NamedTuple):
-    """One row with its masks undone: places in the corpus of A and B, and the labels."""
+    """One row with its masks removed: places in the corpus of A and B, and the labels."""
 
     a: range
     b: range
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 def read_row(batch: dict[str, np.ndarray], b: int) -> Row:
-    """Undoes the masks, checks [CLS] A [SEP] B [SEP] with its types and segments, and that A and B are corpus text."""
+    """Undo the masks, check [CLS] A [SEP] B [SEP] with its types and segments, and that A and B are corpus text."""
     tokens, real = batch["tokens_BL"][b].copy(), batch["weights_BM"][b] > 0
     tokens[batch["mask_positions_BM"][b][real]] = batch["targets_BM"][b][real]
     length = int(batch["segments_BL"][b].sum())
@@ -111,9 +111,9 @@ def test_chunks_cover_every_sentence_and_fill_a_row(corpus: Corpus) -> None:
         assert first <= start < stop <= end
         covered[start:stop] += 1
         tokens = starts[stop] - starts[start]
-        if stop < end:  # full, and not with a sentence more than it needs
+        if stop < end:  # full, and without a sentence more than it needs
             assert tokens >= room and starts[stop - 1] - starts[start] < room
-        elif stop - start == 1:  # a lone last sentence takes the one before it, if there is one
+        elif stop - start == 1:  # a single last sentence takes the one before it, if there is one
             assert start == first
     assert covered.min() == 1
     twice = np.flatnonzero(covered == 2)  # the sentence before a last one
@@ -148,7 +148,7 @@ def test_each_row_predicts_15_percent_of_its_tokens_and_no_special_one(corpus: C
         assert (places[~real] == 0).all() and (corpus.batch["targets_BM"][b][~real] == 0).all()
 
 
-def test_every_ordinary_position_is_masked_as_often(corpus: Corpus) -> None:
+def test_every_ordinary_position_is_masked_equally_often(corpus: Corpus) -> None:
     counts, chances = np.zeros(L), np.zeros(L)
     for b, row in enumerate(corpus.rows):
         real = corpus.batch["weights_BM"][b] > 0
@@ -168,7 +168,7 @@ def test_labels_are_true(corpus: Corpus) -> None:
             assert corpus.document(row.a[0]) == corpus.document(row.b[-1])
             assert row.b[0] >= row.a[-1] + 1
             following += row.b[0] == row.a[-1] + 1
-            if row.b[0] > row.a[-1] + 1:  # only what was cut off lies between
+            if row.b[0] > row.a[-1] + 1:  # only what was cut off is between them
                 assert row.length == L or row.b[0] - row.a[-1] <= 12 * L
     assert following > 0.3 * len(corpus.rows) / 2
 
@@ -184,7 +184,7 @@ def test_half_of_the_pairs_are_random_where_a_chunk_can_be_cut(corpus: Corpus) -
 
 
 def test_random_seconds_look_like_true_ones(corpus: Corpus) -> None:
-    """Nothing but the meaning may give the label away: both kinds are filled up, and cut, in the same way."""
+    """Only the meaning may reveal the label: both kinds are filled and cut in the same way."""
     full = [row for row in corpus.rows if row.length == L]
     boundaries = np.asarray(corpus.store.sentence_starts)
     shares = []
@@ -196,7 +196,7 @@ def test_random_seconds_look_like_true_ones(corpus: Corpus) -> None:
     assert (np.array(shares) > 0.2).all() and np.abs(shares[0] - shares[1]).max() < 0.15, shares
 
 
-def test_cuts_fall_on_every_sentence_boundary_as_often(tmp_path: pathlib.Path) -> None:
+def test_cuts_fall_on_every_sentence_boundary_equally_often(tmp_path: pathlib.Path) -> None:
     examples = make(numbered_store(tmp_path, 2, 5, (60, 61), (1, 2)), short_seq_prob=0.0)
     epochs = 2000  # of the first chunk: 29 sentences of one token, so nothing is cut off and there are 28 places
     batch = examples.batch(np.arange(epochs), np.zeros(epochs, int))
@@ -270,11 +270,11 @@ def test_epochs_seeds_and_purposes_mask_differently(corpus: Corpus) -> None:
     others.append(whole_epoch(make(corpus.store, purpose="validation")))
     for other in others:
         assert (other["mask_positions_BM"] != corpus.batch["mask_positions_BM"]).any(1).mean() > 0.95
-        # Labels are drawn anew: half agree by chance, and those of lone sentences always.
+        # Labels are drawn again: half agree by chance, and those of single sentences always.
         assert 0.4 < (other["next_sentence_B"] == corpus.batch["next_sentence_B"]).mean() < 0.65
 
 
-def test_empty_rows_weigh_nothing_and_change_no_other(corpus: Corpus) -> None:
+def test_empty_rows_have_weight_zero_and_change_no_other(corpus: Corpus) -> None:
     batch = corpus.examples.batch(np.zeros(3, int), np.array([4, -1, 2]))
     for name in ("segments_BL", "types_BL", "weights_BM", "row_weights_B", "mask_positions_BM", "tokens_BL"):
         assert not batch[name][1].any()
@@ -289,7 +289,7 @@ def test_batches_have_the_types_the_step_expects(corpus: Corpus) -> None:
     assert corpus.batch["mask_positions_BM"].shape == (corpus.examples.num_examples, num_masked(L, 0.15))
 
 
-def test_a_lone_document_stands_for_the_others(tmp_path: pathlib.Path) -> None:
+def test_a_single_document_replaces_the_others(tmp_path: pathlib.Path) -> None:
     """Random seconds come from the document itself, so that both labels occur and no second is empty."""
     store = numbered_store(tmp_path, 3, 1, (200, 201), (1, 6))
     batch = whole_epoch(make(store))
@@ -307,7 +307,7 @@ def test_sentences_longer_than_a_row_make_level_pairs(tmp_path: pathlib.Path) ->
     assert all(row.length == L and {len(row.a), len(row.b)} == {14, 15} for row in rows)
 
 
-def test_held_out_text_can_be_masked_at_a_rate_of_its_own(tmp_path: pathlib.Path) -> None:
+def test_held_out_text_can_be_masked_at_its_own_rate(tmp_path: pathlib.Path) -> None:
     """Whatever the rate in training, evaluations with eval_mask_rate read the very same rows and masks."""
     store = numbered_store(tmp_path, 0, 40, (2, 6), (3, 9))
     usual = whole_epoch(make(store, purpose="validation", mask_rate=0.15))

@@ -49,7 +49,7 @@ def mask(kind: str, starts_word: np.ndarray | None = None, **objective: Any) -> 
 
 
 def chosen(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Bool [B, L]: what is predicted; checks that targets are what stood there."""
+    """Bool [B, L]: what is predicted; check that targets are the original tokens."""
     row, place = np.nonzero(batch["weights_BM"])
     column = batch["mask_positions_BM"][row, place]
     np.testing.assert_array_equal(batch["targets_BM"][row, place], batch["before_BL"][row, column])
@@ -61,7 +61,7 @@ def chosen(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def starting(share: float) -> np.ndarray:
-    """Ids from 5 on that begin a word: the first `share` of them, as in a vocabulary whose pieces are sorted by that."""
+    """Ids from 5 on that begin a word: the first fraction `share` of them, as in a vocabulary whose pieces are sorted by that."""
     return (np.arange(SIZE) >= 5) & (np.arange(SIZE) < 5 + share * (SIZE - 5))
 
 
@@ -71,7 +71,7 @@ def test_fate_and_number_of_masked_tokens(kind: str) -> None:
     chosen_BL = chosen(batch)
     assert num_masked(L, 0.25) == 16
     counts = chosen_BL.sum(1)
-    if kind == "whole_word":  # words that would be too many are left out
+    if kind == "whole_word":  # words beyond the limit are left out
         assert counts.max() == 16 and counts.min() >= 14 and counts.mean() > 15.9
     else:
         assert (counts == 16).all()
@@ -86,7 +86,7 @@ def test_fate_and_number_of_masked_tokens(kind: str) -> None:
     assert strange.min() >= 5 and len(np.unique(strange)) == SIZE - 5
 
 
-# WordPiece and sentencepiece mark what begins a word or goes on with it; byte-level BPE marks the space before a word,
+# WordPiece and sentencepiece mark what begins or continues a word; byte-level BPE marks the space before a word,
 # so that a row's first piece begins a word without a mark. Both give `starts_word`.
 @pytest.mark.parametrize("share", [0.7, 0.4])
 def test_words_are_masked_whole(share: float) -> None:
@@ -107,7 +107,7 @@ def test_words_are_masked_whole(share: float) -> None:
     assert long > ROWS
 
 
-def test_words_begin_where_the_tokenizer_says_and_never_reach_over_a_special_token() -> None:
+def test_words_begin_where_the_tokenizer_marks_them_and_never_cross_a_special_token() -> None:
     #        <s> the  cat ##s ran </s> ##ly  on  pad
     row = [[2, 10, 11, 30, 12, 3, 31, 13, 0]]
     maskable = np.array([[0, 1, 1, 1, 1, 0, 1, 1, 0]], bool)
@@ -124,7 +124,7 @@ def test_text_without_word_boundaries_is_masked_token_by_token() -> None:
     assert ten.length_BW.tolist() == [[10]]
 
 
-def test_words_that_do_not_fit_are_passed_over() -> None:
+def test_words_that_do_not_fit_are_skipped() -> None:
     number = np.array([[0, 0, 0, 1, 1, 2, 3]])
     words = Words(number, np.array([[3, 2, 1, 1]]), np.ones((1, 4), int))
     order = np.array([[0.2, 0.1, 0.4, 0.3]])  # word 1 (2 tokens), word 0 (3), word 3 (1), word 2 (1)
@@ -133,7 +133,7 @@ def test_words_that_do_not_fit_are_passed_over() -> None:
     assert choose_words(alone, order[:, :1], np.array([2]))[0].tolist() == [True, True, False]
 
 
-def test_spans_are_placed_in_order_around_one_another() -> None:
+def test_spans_are_placed_in_order_without_overlap() -> None:
     number = np.arange(8)[None]
     words = Words(number, np.ones((1, 8), int), np.array([[1, 1, 1, 1, 1, 2, 2, 2]]))
     order = np.array([[0.9, 0.8, 0.7, 0.1, 0.2, 0.6, 0.5, 0.3]])
@@ -144,7 +144,7 @@ def test_spans_are_placed_in_order_around_one_another() -> None:
     assert owner[0, 3:].tolist() == [3, 3, 5, 6, 7]
 
 
-def test_shares_of_lengths_are_those_of_the_papers() -> None:
+def test_frequencies_of_lengths_are_those_of_the_papers() -> None:
     config = few.setting("masked_lm", objective=dict(masking="ngram", max_span_length=3)).objective
     # Lan et al. 2019, section 4.1: (1/n) / (1 + 1/2 + 1/3).
     np.testing.assert_allclose(span_length_probs(config), np.array([6, 3, 2]) / 11)
@@ -157,7 +157,7 @@ def test_shares_of_lengths_are_those_of_the_papers() -> None:
     assert (shares * np.arange(1, 11)).sum() == pytest.approx(3.8) and np.abs(shares - geometric).max() < 0.005
 
 
-def test_lengths_of_spans_follow_their_shares() -> None:
+def test_lengths_of_spans_follow_their_frequencies() -> None:
     words, draws = 3000, np.random.default_rng(0)
     none = Words(np.arange(words)[None], np.ones((1, words), int), np.ones((1, words), int))
     config = few.setting("masked_lm", objective=dict(masking="span", mean_span_length=3.8)).objective
@@ -169,7 +169,7 @@ def test_lengths_of_spans_follow_their_shares() -> None:
     assert abs(lengths.mean() - 3.8) < 5 * 2.5 / math.sqrt(len(lengths)) and lengths.max() <= 10 and lengths.min() == 1
 
 
-def test_a_span_is_masked_altogether_or_not_at_all() -> None:
+def test_a_span_is_masked_entirely_or_not_at_all() -> None:
     batch = mask("span", keep_rate=0.0, random_rate=0.5)
     chosen_BL, is_mask_BL = chosen(batch), batch["tokens_BL"] == few.MASK
     both = chosen_BL[:, 1:] & chosen_BL[:, :-1]
@@ -180,7 +180,7 @@ def test_a_span_is_masked_altogether_or_not_at_all() -> None:
     assert alike > 0.85 and near(loose[pairs].mean(), 0.5, int(pairs.sum()))
 
 
-def test_static_masks_come_back(tmp_path: pathlib.Path) -> None:
+def test_static_masks_repeat(tmp_path: pathlib.Path) -> None:
     store = tiny.store(tmp_path, tiny.documents(seed=1, count=40))
     rows = few.examples(few.setting("masked_lm", objective=dict(dupe_factor=2)), store, few.Words())
     first, second, third = (few.epoch(rows, number) for number in range(3))

@@ -1,4 +1,4 @@
-"""Packed rows hold every text once, and a text's loss does not depend on what stands beside it.
+"""Packed rows hold every text once, and a text's loss does not depend on its neighbors.
 
 Legend: B rows, L length.
 """
@@ -124,7 +124,7 @@ def pair_store(folder: pathlib.Path) -> TokenStore:
 
 
 @pytest.mark.parametrize(("name", "family"), [("masked_lm", "roberta"), ("seq2seq", "transformer"), ("seq2seq", "t5")])
-def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(name: str, family: str, tmp_path: pathlib.Path) -> None:
+def test_the_loss_of_a_packed_row_is_that_of_its_separate_texts(name: str, family: str, tmp_path: pathlib.Path) -> None:
     objective = dict(sentence_pair="none") if name == "masked_lm" else {}
     config = few.setting(name, family, objective=objective, data=dict(packing=True, max_length=48))
     store = pair_store(tmp_path)
@@ -157,7 +157,7 @@ def test_pairs_of_a_packed_row_stay_pairs(name: str, tmp_path: pathlib.Path) -> 
     ends_BL = batch["targets_BL"] == few.EOS
     assert ends_BL.sum() == count == (batch["source_tokens_BS"] == few.EOS).sum()
     np.testing.assert_array_equal(batch["segments_BL"].max(1), batch["source_segments_BS"].max(1))
-    # The decoder begins each text anew, at position 0, and reads its targets one place later.
+    # The decoder begins each text again at position 0, and reads its targets one place later.
     first_BL = (batch["positions_BL"] == 0) & (batch["segments_BL"] > 0)
     start = few.EOS if name == "denoising" else few.PAD
     assert first_BL.sum() == count and (batch["tokens_BL"][first_BL] == start).all()

@@ -1,4 +1,4 @@
-"""Pairs of segments in order or turned round (Lan et al. 2019, section 3.1), against the text they are cut from.
+"""Pairs of segments in order or swapped (Lan et al. 2019, section 3.1), against the text they are cut from.
 
 Every token of these stores occurs once: id 5 + j is token j of the text.
 """
@@ -56,7 +56,7 @@ def test_half_of_the_pairs_change_places_and_nothing_else(store: TokenStore) -> 
     assert 0.4 < (again.switched == pairs.switched).mean() < 0.6
 
 
-def test_a_lone_sentence_is_cut_inside_and_a_lone_token_weighs_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_single_sentence_is_cut_inside_and_a_single_token_has_weight_zero(tmp_path: pathlib.Path) -> None:
     store = numbered(tmp_path, [[[1] * 9], [[1]], [[1] * 4, [1] * 3]])
     config = few.setting("masked_lm", "albert", objective=dict(sentence_pair="sentence_order", short_seq_prob=0.0))
     rows = few.examples(config, store, few.Words(len(store.token_counts)))
@@ -69,7 +69,7 @@ def test_a_lone_sentence_is_cut_inside_and_a_lone_token_weighs_nothing(tmp_path:
         assert types[2] in (4, 5)  # the boundary between the sentences, either way round
 
 
-def test_rows_show_the_pair_as_the_label_says(store: TokenStore) -> None:
+def test_rows_show_the_pair_in_the_order_of_the_label(store: TokenStore) -> None:
     config = few.setting("masked_lm", "albert", objective=dict(sentence_pair="sentence_order", short_seq_prob=0.0))
     batch = few.epoch(few.examples(config, store, few.Words(len(store.token_counts))))
     for b in np.flatnonzero(batch["row_weights_B"]):
@@ -81,6 +81,6 @@ def test_rows_show_the_pair_as_the_label_says(store: TokenStore) -> None:
 
 
 def test_lengths_of_chunks(tmp_path: pathlib.Path) -> None:
-    """Sentences of 4, 3, 5, 2 and 6 tokens fill 7 twice; the last, alone, takes the one before it too."""
+    """Sentences of 4, 3, 5, 2 and 6 tokens fill 7 twice; the last, on its own, takes the one before it too."""
     store = tiny.store(tmp_path, [[[5] * size for size in (4, 3, 5, 2, 6)]])
     assert PairReader(store, 7, "none", 0.0).chunk_lengths().tolist() == [4 + 3, 5 + 2, 2 + 6]

@@ -1,4 +1,4 @@
-"""Prefixes: where they lie, and who sees whom, by gradients.
+"""Prefixes: where they are, and which positions see which, by gradients.
 
 Legend: B rows, L length.
 """
@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     return tiny.store(tmp_path_factory.mktemp("store"), tiny.documents(seed=0, count=200, sentences=(1, 30)))
 
 
-def test_rows_are_those_of_causal_lm_and_weigh_what_follows_the_prefix(store: TokenStore) -> None:
+def test_rows_are_those_of_causal_lm_with_weights_after_the_prefix(store: TokenStore) -> None:
     batch = few.epoch(few.examples(few.setting("prefix_lm"), store, few.Words()))
     causal = few.epoch(few.examples(few.setting("causal_lm"), store, few.Words()))
     for name in ("tokens_BL", "targets_BL", "positions_BL", "segments_BL"):
@@ -46,7 +46,7 @@ def test_rows_are_those_of_causal_lm_and_weigh_what_follows_the_prefix(store: To
     assert abs(np.mean(shares) - 8) < 5 * math.sqrt((15**2 - 1) / 12 / len(shares))
 
 
-def test_validation_reads_the_text_once_and_empty_rows_weigh_nothing(store: TokenStore) -> None:
+def test_validation_reads_the_text_once_and_empty_rows_have_weight_zero(store: TokenStore) -> None:
     rows = few.examples(few.setting("prefix_lm"), store, few.Words(), "validation")
     batch = rows.batch(np.zeros(2, int), np.array([-1, rows.num_examples - 1]))
     assert not batch["weights_BL"][0].any() and not batch["prefix_BL"][0].any()

@@ -136,7 +136,7 @@ def test_the_generator_is_smaller_with_the_same_embeddings() -> None:
     assert (generator.hidden_size, generator.num_heads, generator.intermediate_size) == (64, 1, 256)
     assert (generator.num_layers, generator.embedding_width) == (12, 128)
     # Of the generator's own: a projection, 12 blocks of 4 (64^2 + 64) + 2 * 64 * 256 + 256 + 64 + 4 * 64, and a head
-    # that goes back to width 128: 64 * 128 + 128, a norm of 2 * 128 and a bias for each token.
+    # that projects back to width 128: 64 * 128 + 128, a norm of 2 * 128 and a bias for each token.
     block = 4 * (64 * 64 + 64) + 2 * 64 * 256 + 256 + 64 + 4 * 64
     own = (128 * 64 + 64) + 12 * block + (64 * 128 + 128) + 2 * 128 + 30522
     sizes = [int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(definition.shapes["generator"])]

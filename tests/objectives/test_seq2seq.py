@@ -1,4 +1,4 @@
-"""Pairs of texts from files to rows, and what is said of files that hold none."""
+"""Pairs of texts from files to rows, and the messages for files that hold none."""
 
 from __future__ import annotations
 

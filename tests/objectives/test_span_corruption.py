@@ -1,4 +1,4 @@
-"""Spans behind sentinels: the paper's own example, its numbers, and the text put together again.
+"""Spans after sentinels: the paper's own example, its numbers, and the reconstructed text.
 
 Legend: P texts.
 """
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 def test_the_papers_example() -> None:
     """Raffel et al. 2019, figure 2: 2 words kept, 2 gone, 4 kept, 1 gone.
 
-    The figure's text goes on with two more kept words; a text of this objective ends with a span, as the authors' code has
+    The figure's text continues with two more kept words; a text of this objective ends with a span, as the authors' code has
     it, and where the figure's target ends with a third sentinel both sides end with the end token.
     """
     text = "Thank you for inviting me to your party last".split()
@@ -72,7 +72,7 @@ def test_rows_of_the_papers_length_are_full(store: TokenStore) -> None:
 
 
 def restored(source: np.ndarray, target: np.ndarray, sentinels: np.ndarray) -> list[int]:
-    """The text, by putting what the target says after each sentinel in its place in the source."""
+    """Restore the text by putting the target's tokens after each sentinel in its place in the source."""
     said: dict[int, list[int]] = {}
     for token in target.tolist():
         if token in sentinels:
@@ -145,7 +145,7 @@ def test_density_and_lengths_of_spans_are_the_papers(store: TokenStore) -> None:
         assert abs((lengths == size).sum() / count - chances[size - 1]) < spread, size
 
 
-def test_every_composition_is_as_likely() -> None:
+def test_every_composition_is_equally_likely() -> None:
     # 5 into 3 parts: C(4, 2) = 6 ways.
     draws = np.random.default_rng(0).random((6000, 8))
     parts = compose(np.full(6000, 5), np.full(6000, 3), draws)

@@ -1,4 +1,4 @@
-"""A server over real connections, and what its clients do."""
+"""A server over real connections, and actions of its clients."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Running:
         wait(lambda: self._uvicorn.started)
 
     def stop(self) -> bool:
-        """Ends it; whether some request was not answered."""
+        """End it; return whether some request was not answered."""
         self._uvicorn.should_exit = True
         self._thread.join(20)
         return self._uvicorn.interrupted
 
     def dial(self, sent: bytes) -> socket.socket:
-        """A connection of its own, on which something is sent."""
+        """A new connection, on which something is sent."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         client.sendall(sent)
         return client

@@ -1,4 +1,4 @@
-"""Beams and other ways that slots can't share are served beside them: the texts of `generate`, and nobody waits for long."""
+"""Beams and other strategies that cannot share slots are served in parallel with them: the texts of `generate`, without long waits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def running() -> Iterator[Running]:
     found.stop()
 
 
-def test_beams_are_those_of_generate(running: Running) -> None:
+def test_beams_match_generate(running: Running) -> None:
     body = {"prompt": ["abc", "q"], "max_tokens": 7, "num_beams": 3, "n": 2, "length_penalty": 0.5, "logprobs": 0}
     answer = running.post("/v1/completions", body).json()
     output = LM.generate(
@@ -84,7 +84,7 @@ def test_beams_are_those_of_generate(running: Running) -> None:
         ),
     ],
 )
-def test_other_ways_too(running: Running, fields: dict[str, Any], options: dict[str, Any]) -> None:
+def test_other_strategies_match_generate(running: Running, fields: dict[str, Any], options: dict[str, Any]) -> None:
     answer = running.post("/v1/completions", {"prompt": "ab", "max_tokens": 6, **fields})
     assert answer.status_code == 200, answer.text
     assert [choice["text"] for choice in answer.json()["choices"]] == LM.generate(
@@ -92,7 +92,7 @@ def test_other_ways_too(running: Running, fields: dict[str, Any], options: dict[
     )
 
 
-def test_the_likeliest_of_several_that_run_alone(running: Running) -> None:
+def test_the_likeliest_of_several_that_run_outside_the_slots(running: Running) -> None:
     body = {"prompt": "ab", "max_tokens": 6, "seed": 4, "no_repeat_ngram_size": 2}
     every = running.post("/v1/completions", body | {"n": 3, "logprobs": 1}).json()["choices"]
     best = max(every, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["tokens"]))
@@ -118,7 +118,7 @@ def test_stop_strings_cut_and_copies_that_cannot_differ_are_equal(running: Runni
     assert [choice["finish_reason"] for choice in choices] == ["stop"] * 2
 
 
-def test_slots_go_on_beside_a_search_and_a_client_that_goes_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_continue_during_a_search_and_a_disconnect_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search is held up between two of its pieces."""
     running = Running(make_app(LM, "toy", LIMITS))
     go, pieces, real = threading.Semaphore(0), [], sequential_worker.in_pieces
@@ -191,6 +191,6 @@ def test_a_full_queue_is_429_and_a_late_search_504(monkeypatch: pytest.MonkeyPat
         ({"penalty_alpha": 0.6}, "contrastive search"),
     ],
 )
-def test_mistakes_of_other_ways_get_a_reason(running: Running, fields: dict[str, Any], reason: str) -> None:
+def test_errors_of_other_strategies_have_a_reason(running: Running, fields: dict[str, Any], reason: str) -> None:
     answer = running.post("/v1/completions", {"prompt": "a", "max_tokens": 4, **fields})
     assert answer.status_code == 400 and reason in answer.json()["error"]["message"], answer.text

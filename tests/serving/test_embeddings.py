@@ -1,4 +1,4 @@
-"""Embeddings over HTTP, of a run with its own tokenizer, and attentions of what it reads."""
+"""Embeddings over HTTP, of a run with its own tokenizer, and the attentions of its inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def running(bert_run: pathlib.Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("texts", ["the king", ["the king", "a queen went out to the people " * 9]])
-def test_embeddings_are_those_of_the_run(running: Running, texts: str | list[str]) -> None:
+def test_embeddings_match_the_run(running: Running, texts: str | list[str]) -> None:
     lm = running.server.lm
     answer = running.post("/v1/embeddings", {"input": texts, "model": "bert"}).json()
     rows = lm.embed([texts] if isinstance(texts, str) else texts)
@@ -52,13 +52,13 @@ def test_token_ids_are_embedded_as_they_are(running: Running) -> None:
     np.testing.assert_allclose(lm.embed([framed]), lm.embed(["the king"]), atol=1e-6)
 
 
-def test_options_of_a_task_that_cannot_be_are_refused(running: Running) -> None:
+def test_invalid_options_of_a_task_are_refused(running: Running) -> None:
     task = running.server.tasks[0]
     answer = running.post("/v1/predict", {"task": task, "inputs": "the king", "options": {"batch_size": 0}})
     assert answer.status_code == 400 and "batch_size=0" in answer.json()["error"]["message"]
 
 
-def test_attentions_are_of_the_form_that_the_model_reads(running: Running) -> None:
+def test_attentions_are_of_the_text_with_its_special_tokens(running: Running) -> None:
     seen = running.post("/v1/inspect", {"text": "the king"}).json()
     assert (seen["tokens"][0], seen["tokens"][-1]) == ("[CLS]", "[SEP]")
     layer = np.array(seen["attentions"])[0]
@@ -66,7 +66,7 @@ def test_attentions_are_of_the_form_that_the_model_reads(running: Running) -> No
 
 
 def test_texts_may_be_as_long_as_the_model() -> None:
-    """Rows are filled up to multiples of 32, but never beyond the model's 40 positions."""
+    """Rows are padded to multiples of 32, but never beyond the model's 40 positions."""
     model = toys.definition(257, max_length=40)
     lm = LanguageModel(model, tiny.random_params(model, 0, 0.3), "gpt2", {}, tokenizer=toys.ByteTokenizer())
     assert lm.inputs(["x" * 35, "y"])["input_ids"].shape == (2, 40)

@@ -65,7 +65,7 @@ def test_sources_are_not_mixed_up(lm: LanguageModel) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["MBart", "MBart50"])
 def test_texts_are_in_the_languages_of_the_files_or_the_request(family: str, tmp_path: pathlib.Path) -> None:
-    """In slots and alone, as `generate` writes them."""
+    """In slots and outside them, as `generate` writes them."""
     tokenizer, golden = open_family(tmp_path, family)
     definition = define_model(ModelConfig(family="mbart", **SHAPE), tokenizer.size)
     params = tiny.random_params(definition, 2, 0.6)  # a seed that writes words

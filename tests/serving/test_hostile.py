@@ -1,4 +1,4 @@
-"""Clients that ask for too much, wait for nothing, or never end: they are told so in time, and others do not notice."""
+"""Clients that request too much, do not wait, or never end: they get an error in time, and others are not affected."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def until_closed(client: socket.socket) -> bytes:
     return found
 
 
-# ------------------------------------------------------------------------------------------- what is asked for
+# ------------------------------------------------------------------------------------------- requests
 
 TOO_MUCH: list[tuple[str, str, Any]] = [
     ("completions", "bad_words_ids", [[1]] * 1025),
@@ -123,14 +123,14 @@ def test_too_much_is_refused_by_the_fields_name(running: Running, path: str, fie
     assert field in said["message"] and said["param"] == field and len(said["message"]) < 1100
 
 
-def test_what_is_missing_or_unknown_is_named() -> None:
+def test_missing_and_unknown_fields_are_named() -> None:
     for body, field in (({}, "prompt"), ({"prompt": "a", "promt": "b"}, "promt")):
         with pytest.raises(UserError) as mistake:
             schemas.completion(body)
         assert error_body(400, str(mistake.value), set(body))["param"] == field
 
 
-# As of OpenAI's API reference, its version 2.3.0, and what vLLM's and other clients add without asking for anything.
+# From OpenAI's API reference, version 2.3.0, and fields that vLLM's and other clients add without effect.
 HARMLESS = {
     "user": "me",
     "metadata": {"run": "1"},
@@ -197,7 +197,7 @@ IDLE = {
 
 
 @pytest.mark.parametrize("path", ASKED)
-def test_fields_that_ask_for_nothing_change_nothing(running: Running, path: str) -> None:
+def test_fields_without_effect_change_nothing(running: Running, path: str) -> None:
     plain = running.post(f"/v1/{path}", ASKED[path]).json()
     for more in (HARMLESS, IDLE):
         answer = running.post(f"/v1/{path}", more | ASKED[path])
@@ -208,14 +208,14 @@ def test_fields_that_ask_for_nothing_change_nothing(running: Running, path: str)
     assert running.post(f"/v1/{path}", nulls | ASKED[path]).status_code == 200
 
 
-def test_no_language_is_a_mistake_of_the_request(running: Running) -> None:
+def test_a_missing_language_is_an_error_of_the_request(running: Running) -> None:
     for code in ("", "xx"):
         answer = running.post("/v1/completions", ASKED["completions"] | {"src_lang": code})
         assert answer.status_code == 400, answer.text
 
 
 def test_all_tokens_but_one_are_banned(running: Running) -> None:
-    """Of 257 tokens 256 are banned, so each one said is the other; 800 words more make no difference."""
+    """Of 257 tokens 256 are banned, so only the other one is generated; 800 more words make no difference."""
     words = [[token] for token in range(257) if token != ord("x")] + [[1, 2, token % 257] for token in range(700)]
     body = {"prompt": "ab", "max_tokens": 5, "min_tokens": 5, "temperature": 0, "bad_words_ids": words}
     assert running.post("/v1/completions", body).json()["choices"][0]["text"] == "xxxxx"
@@ -240,7 +240,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("path", ASKED)
-def test_what_is_no_json_is_refused_everywhere(running: Running, path: str) -> None:
+def test_what_is_not_json_is_refused_everywhere(running: Running, path: str) -> None:
     with httpx.Client() as client:
         for body in BODIES:
             answer = client.post(f"{running.url}/v1/{path}", content=body, headers={"content-type": "application/json"})
@@ -257,7 +257,7 @@ def test_options_of_tasks_are_bounded(running: Running) -> None:
         assert running.post("/v1/predict", ASKED["predict"] | {"options": options}).status_code == 400, options
 
 
-def test_a_body_that_is_too_large_is_not_waited_for(running: Running) -> None:
+def test_a_body_that_is_too_large_is_not_read(running: Running) -> None:
     answer = until_closed(running.dial(head(10**12)))
     assert answer.startswith(b"HTTP/1.1 413") and b"300,000 bytes" in answer
 
@@ -267,7 +267,7 @@ def test_a_body_that_is_too_large_is_not_waited_for(running: Running) -> None:
 
 @pytest.mark.parametrize("way", ["slots", "stream", "beams", "embeddings", "predict"])
 def test_the_deadline_holds_while_a_program_is_compiled(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the model does is held up for as long as the test likes, as a compiler would hold it up."""
+    """The model is blocked for as long as the test requires, as a compiler would block it."""
     limits = Limits(slots=1, length=32, max_tokens=16, max_seconds=0.5)
     running, go = Running(make_app(LM, "toy", limits)), threading.Event()
     server = running.server
@@ -292,8 +292,8 @@ def test_the_deadline_holds_while_a_program_is_compiled(way: str, monkeypatch: p
         running.stop()
 
 
-def test_a_server_ends_in_time_whatever_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing lets the model go on: whoever waits is told, and those that come no further are cut off."""
+def test_a_server_ends_in_time_whatever_is_in_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model never continues: waiting clients get an error, and stalled ones are cut off."""
     limits = Limits(slots=1, length=32, max_tokens=16)
     running, go = Running(make_app(LM, "toy", limits), drain_seconds=1.0), threading.Event()
     monkeypatch.setattr(running.server.batcher.slots, "step", lambda taken: go.wait(60))
@@ -312,7 +312,7 @@ def test_a_server_ends_in_time_whatever_is_under_way(monkeypatch: pytest.MonkeyP
         go.set()
 
 
-def test_a_server_that_is_asked_for_nothing_cuts_nothing() -> None:
+def test_an_idle_server_ends_without_cutting_off_anyone() -> None:
     running = Running(make_app(LM, "toy", Limits(slots=1, length=32)))
     httpx.get(running.url + "/healthz")
     assert not running.stop()
@@ -337,9 +337,7 @@ def test_reading_a_long_text_does_not_hold_up_others(running: Running, monkeypat
         assert held.result().status_code == 200
 
 
-def test_of_a_text_that_is_far_too_long_the_beginning_is_read(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_beginning_of_a_far_too_long_text_is_read(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     read, real = [], LM.tokenizer.encode
     monkeypatch.setattr(LM.tokenizer, "encode", lambda text: read.append(len(text)) or real(text))
     for path, field in (("completions", "prompt"), ("chat/completions", "messages")):
@@ -354,7 +352,7 @@ def test_of_a_text_that_is_far_too_long_the_beginning_is_read(
 
 
 def test_slots_without_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is counted for keys and values is what the slots then hold of them."""
+    """The bytes counted for keys and values are those that the slots then hold."""
     slots, arch = Slots(engine_of(LM), 2, 32, {}), LM.definition.arch
     held = sum(x.nbytes for x in jax.tree.leaves(tuple(slots.pool[:2])))
     assert memory.cache_bytes(arch, 2, 32) == held
@@ -387,7 +385,9 @@ def test_long_texts_are_cut_where_the_tokenizer_does_not(running: Running) -> No
     assert running.post("/v1/inspect", {"text": "a" * 100}).status_code == 200
 
 
-def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_to_embed_are_read_in_passes_that_fit_in_memory(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scores of six tokens, in float32 and twice, are 8 * 36 bytes a head: two texts fit into a pass that has memory for two."""
     texts = ["abcdef", "ab", "fedcba", "c"]
     whole = running.post("/v1/embeddings", {"input": texts}).json()
@@ -405,7 +405,7 @@ def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, mo
 # ------------------------------------------------------------------------------------------------- connections
 
 
-def test_clients_that_leave_are_no_mistake(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_clients_that_leave_are_not_an_error(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     body = json.dumps(ASKED["completions"] | {"max_tokens": 16}).encode()
     beams = json.dumps(ASKED["completions"] | {"max_tokens": 16, "num_beams": 2}).encode()
     sent = [
@@ -432,7 +432,7 @@ def test_slow_heads_and_bodies_are_cut_off() -> None:
         answer = until_closed(running.dial(head(1000) + b'{"prompt"'))
         assert answer.startswith(b"HTTP/1.1 408") and b'"code":"408"' in answer
         assert until_closed(running.dial(b"")) == b""
-        chatty = running.dial(head(10**12) + b"a")  # goes on sending what nobody reads
+        chatty = running.dial(head(10**12) + b"a")  # continues to send what nobody reads
         with pytest.raises(OSError):
             for _ in range(400):
                 chatty.sendall(b"a")
@@ -442,8 +442,8 @@ def test_slow_heads_and_bodies_are_cut_off() -> None:
         running.stop()
 
 
-def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that come no further make room; those that are waited for do not."""
+def test_idle_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stalled requests are closed; those waiting for an answer are not."""
     running, go = Running(make_app(LM, "toy", Limits(slots=1, length=32)), most=4), threading.Event()
     monkeypatch.setattr(running.server.batcher.slots, "step", lambda taken: go.wait(60))
     body = json.dumps(ASKED["completions"]).encode()
@@ -493,7 +493,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.Mo
         ({"host": "localhost:8000", "origin": "file://"}, False),
     ],
 )
-def test_names_that_are_answered_to(headers: dict[str, str], allowed: bool) -> None:
+def test_host_names_that_are_accepted(headers: dict[str, str], allowed: bool) -> None:
     access = Access(None, ["127.0.0.1", "models.example", "["])
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     from starlette.datastructures import Headers
@@ -503,7 +503,7 @@ def test_names_that_are_answered_to(headers: dict[str, str], allowed: bool) -> N
     assert Access(None, ["*"]).refusal(Headers(raw=raw)) is None
 
 
-def test_browsers_are_told_what_the_page_may_do() -> None:
+def test_headers_restrict_what_the_page_may_do() -> None:
     running = Running(make_app(LM, "toy", LIMITS, hosts=[]))
     try:
         page = httpx.get(running.url + "/")
@@ -518,7 +518,7 @@ def test_browsers_are_told_what_the_page_may_do() -> None:
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert "frame-ancestors" in answer.headers["content-security-policy"]
-        none = until_closed(running.dial(b"\0\r\n\r\n"))  # no request, so no application answers
+        none = until_closed(running.dial(b"\0\r\n\r\n"))  # not a request, so no application answers
         assert none.startswith(b"HTTP/1.1 400") and b"nosniff" in none and b"default-src 'none'" in none
     finally:
         running.stop()
@@ -541,7 +541,7 @@ def test_browsers_are_told_what_the_page_may_do() -> None:
         "host=a\0b",
     ],
 )
-def test_flags_without_sense_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_flags_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     token = ["--token_file", __file__] if flag.startswith("host") else []
     assert serve.main(["--model=/nowhere", f"--{flag}", *token]) == 2
     said = capsys.readouterr().err
@@ -550,7 +550,7 @@ def test_flags_without_sense_are_refused(flag: str, capsys: pytest.CaptureFixtur
     )
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert serve.main(["--model=/nowhere", f"--port={taken.getsockname()[1]}"]) == 2
     assert "cannot listen at this address" in capsys.readouterr().err

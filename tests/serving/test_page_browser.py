@@ -1,4 +1,4 @@
-"""The page in a real browser: every kind of task is done by hand, nothing is wider than a phone, and all fields have names."""
+"""The page in a real browser: every kind of task is used as by hand, nothing is wider than a phone, and all fields have names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ChatTokenizer(toys.ByteTokenizer):
 
 MODEL = toys.definition(257, max_length=128)
 LM = LanguageModel(MODEL, tiny.random_params(MODEL, 0, 0.3), "gpt2", {}, tokenizer=ChatTokenizer())
-# What a person does, as the page's own script would see it, then what became of the page.
+# A user's actions, as the page's own script would see them, then the resulting page.
 HANDS = """<script>
 const wrong = [];
 addEventListener("error", event => wrong.push(event.message));
@@ -72,7 +72,7 @@ AROUND = '<!doctype html><body style="margin:0"><iframe src="/" style="border:0;
 
 @dataclasses.dataclass
 class Seen:
-    """What the page said of itself."""
+    """What the page reported about itself."""
 
     scroll: int
     inner: int
@@ -93,7 +93,7 @@ def look(
     width: int = 390,
     *flags: str,
 ) -> Seen:
-    """Serves the page with hands, and lets a browser of that width show it."""
+    """Serve the page with scripted actions, and show it in a browser of that width."""
     page = app.PAGE.read_text()
     hands = HANDS.replace("STEPS", json.dumps(steps))
     (tmp_path / "page.html").write_text(page.replace("<style>", hands + "<style>", 1))
@@ -107,7 +107,7 @@ def look(
     served.routes.append(Route("/around", lambda request: HTMLResponse(AROUND.format(width=width))))
     served.routes.append(Route("/seen", hear, methods=["POST"]))
     running = Running(served)
-    window = f"--window-size={max(width, 500)},900"  # the least that a window may be
+    window = f"--window-size={max(width, 500)},900"  # the minimum width of a window
     browser = subprocess.Popen(
         [str(BROWSER), *FLAGS, *flags, f"--user-data-dir={tmp_path}/profile", window, f"{running.url}/around"],
         stdout=subprocess.DEVNULL,
@@ -123,7 +123,7 @@ def look(
     return Seen(*values[:9])
 
 
-def test_a_text_is_gone_on_with(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_is_continued(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a phone, in the dark: no part is wider, each of the tokens has its button, and the first shows its alternatives."""
     steps = [["task", "completion"], ["max_tokens", "40"], ["text", "hello there"]]
     seen = look(LM, tmp_path, monkeypatch, steps, 390, "--blink-settings=preferredColorScheme=0")
@@ -133,7 +133,7 @@ def test_a_text_is_gone_on_with(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     assert seen.said == "hello there" + LM.generate(prompts="hello there", max_new_tokens=40)[0]
 
 
-def test_a_conversation_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_continues(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [["task", "chat"], ["max_tokens", "5"], ["text", "a"], ["text", "b"]]
     seen = look(LM, tmp_path, monkeypatch, steps, 1280)
     first = LM.generate(prompts="user: a ", max_new_tokens=5)[0]
@@ -142,7 +142,7 @@ def test_a_conversation_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     assert seen.scroll <= seen.inner == 1280 and seen.paper == "rgb(255, 255, 255)"
 
 
-def test_attentions_and_mistakes_are_shown(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attentions_and_errors_are_shown(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text of 40 tokens: the table scrolls by itself, not with the page. An empty text has none to show."""
     seen = look(LM, tmp_path, monkeypatch, [["task", "attention"], ["text", "x" * 40]])
     assert seen.cells == 40 * 40 and seen.scroll <= 390 and seen.mistake == ""

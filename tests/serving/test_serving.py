@@ -1,4 +1,4 @@
-"""A server and its clients over real connections: right answers, unmixed; slots given back; mistakes answered with reasons."""
+"""A server and its clients over real connections: right answers, unmixed; slots released; errors answered with reasons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def running() -> Iterator[Running]:
 
 
 def test_32_clients_get_their_own_answers(running: Running) -> None:
-    """What `generate` says to each prompt, with greedy and drawn, short and long ones side by side."""
+    """The output of `generate` for each prompt, with greedy and sampled, short and long ones side by side."""
     orders = [
         {
             "prompt": "abcdefgh"[: 1 + number % 8] + str(number),
@@ -58,8 +58,8 @@ def test_32_clients_get_their_own_answers(running: Running) -> None:
     assert len(set(texts)) > 16
 
 
-def test_a_row_does_not_notice_what_others_want(running: Running) -> None:
-    """A drawn text is the same alone as beside rows with filters, penalties and log-probabilities."""
+def test_a_row_does_not_depend_on_the_options_of_others(running: Running) -> None:
+    """A sampled text is the same alone and next to rows with filters, penalties and log-probabilities."""
     plain = {"prompt": "same", "max_tokens": 12, "seed": 5}
     others = [
         {
@@ -82,7 +82,7 @@ def test_a_row_does_not_notice_what_others_want(running: Running) -> None:
     assert found[0] != found[1]
 
 
-def test_log_probabilities_are_the_models(running: Running) -> None:
+def test_log_probabilities_match_the_model(running: Running) -> None:
     answer = running.post("/v1/completions", {"prompt": "abc", "max_tokens": 4, "temperature": 0, "logprobs": 2}).json()
     found = answer["choices"][0]["logprobs"]
     output = LM.generate(prompts="abc", max_new_tokens=4, output_logprobs=True, return_dict_in_generate=True)
@@ -94,7 +94,7 @@ def test_log_probabilities_are_the_models(running: Running) -> None:
 
 
 def test_echoed_prompts_have_their_log_probabilities(running: Running) -> None:
-    """Against a forward pass of the whole text; the first token comes after nothing. As evaluation harnesses ask for likelihoods."""
+    """Against a forward pass of the whole text; the first token has no context. This is how evaluation harnesses request likelihoods."""
     body = {"prompt": [[97, 98, 99, 100], [120]], "max_tokens": 1, "temperature": 0, "logprobs": 2, "echo": True}
     long, short = running.post("/v1/completions", body).json()["choices"]
     found = long["logprobs"]
@@ -122,7 +122,7 @@ def test_echoed_prompts_have_their_log_probabilities(running: Running) -> None:
     assert refused.status_code == 400 and "echo with logprobs is not supported with stream" in refused.text
 
 
-def test_penalties_and_n_are_those_of_generate(running: Running) -> None:
+def test_penalties_and_n_match_generate(running: Running) -> None:
     body = {"prompt": "ab", "max_tokens": 10, "seed": 3, "n": 3, "frequency_penalty": 2.0}
     found = [choice["text"] for choice in running.post("/v1/completions", body).json()["choices"]]
     assert found == LM.generate(
@@ -152,8 +152,8 @@ def test_a_stop_string_ends_before_itself(running: Running) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_frees_its_slot(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are held up, so the text can't have ended by itself."""
+def test_a_client_that_disconnects_frees_its_slot(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are blocked, so the text cannot have ended by itself."""
     running = Running(make_app(LM, "toy", LIMITS))
     try:
         batcher = running.server.batcher
@@ -173,7 +173,7 @@ def test_a_client_that_goes_frees_its_slot(stream: bool, monkeypatch: pytest.Mon
         assert batcher.active == 1
         client.close()
         wait(lambda: "lm_disconnects_total 1.0" in httpx.get(running.url + "/metrics").text)
-        go.release()  # the step that was under way
+        go.release()  # the step that was in progress
         wait(lambda: batcher.active == 0)
         assert len(steps) <= 3
     finally:
@@ -232,14 +232,14 @@ MISTAKES: dict[str, tuple[str, Any, int, str]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_get_a_reason(running: Running, case: str) -> None:
+def test_errors_have_a_reason(running: Running, case: str) -> None:
     path, body, status, reason = MISTAKES[case]
     answer = running.post(f"/v1/{path}", body)
     assert answer.status_code == status, answer.text
     assert status == 200 or reason in answer.json()["error"]["message"]
 
 
-def test_what_is_no_request(running: Running) -> None:
+def test_what_is_not_a_request(running: Running) -> None:
     url = running.url + "/v1/completions"
     json_type = {"content-type": "application/json"}
     assert httpx.post(url, content=b"{", headers=json_type).status_code == 400
@@ -259,7 +259,7 @@ def test_what_is_no_request(running: Running) -> None:
     assert httpx.get(running.url + "/v2").status_code == 404
 
 
-def test_a_token_is_asked_for() -> None:
+def test_a_token_is_required() -> None:
     running = Running(make_app(LM, "toy", LIMITS, token="secret"))
     try:
 
@@ -273,7 +273,7 @@ def test_a_token_is_asked_for() -> None:
         running.stop()
 
 
-def test_a_token_may_have_any_letters() -> None:
+def test_a_token_may_have_any_characters() -> None:
     running = Running(make_app(LM, "toy", LIMITS, token="pässword"))
     try:
         for code, status in (("utf-8", 200), ("latin-1", 200), ("utf-16", 401)):
@@ -283,8 +283,8 @@ def test_a_token_may_have_any_letters() -> None:
         running.stop()
 
 
-def test_addresses_make_no_labels() -> None:
-    """Nobody can make the server keep what they write, and least of all without its token."""
+def test_addresses_do_not_become_labels() -> None:
+    """Clients cannot make the server store what they write, least of all without its token."""
     running = Running(make_app(LM, "toy", LIMITS, token="secret"))
     try:
         for number in range(5):
@@ -298,7 +298,7 @@ def test_addresses_make_no_labels() -> None:
 
 
 def test_without_max_tokens_there_are_as_many_as_fit() -> None:
-    """16, unless the server gives less or the prompt leaves less room; each prompt for itself where rows go side by side."""
+    """16, unless the server gives less or the prompt leaves less space; each prompt separately where rows are batched."""
     small = Running(make_app(LM, "toy", Limits(slots=2, length=24, max_tokens=12)))
     try:
         body = {"prompt": ["abc", "a" * 20], "temperature": 0}
@@ -340,6 +340,8 @@ def test_the_page_needs_no_network(running: Running) -> None:
         (["--port=70000"], "from 0 to 65535"),
     ],
 )
-def test_the_verbs_mistakes_end_with_code_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_the_command_end_with_code_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert serve.main(["--model=/nowhere", *argv]) == 2
     assert message in capsys.readouterr().err

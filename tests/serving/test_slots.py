@@ -1,4 +1,4 @@
-"""What each request asks for is done in its row alone: filters, penalties, biases, lengths, the likeliest of several."""
+"""The options of each request apply to its row only: filters, penalties, biases, lengths, the likeliest of several."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ WAYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def test_rows_side_by_side_are_those_of_generate(running: Running) -> None:
-    """All ways at once in four slots, drawn with one seed: each gives what it gives alone."""
+def test_rows_side_by_side_match_generate(running: Running) -> None:
+    """All options at once in four slots, sampled with one seed: each gives what it gives alone."""
     prompts = [f"row {number}" for number in range(len(WAYS))]
     bodies = [{"prompt": text, "max_tokens": 9, "seed": 7, **ways[0]} for text, ways in zip(prompts, WAYS, strict=True)]
     with concurrent.futures.ThreadPoolExecutor(len(WAYS)) as clients:
@@ -69,7 +69,7 @@ def test_a_bias_bans_and_forces(running: Running) -> None:
     assert banned["choices"][0]["logprobs"]["token_logprobs"][0] == pytest.approx(ban[-1], abs=1e-4)
 
 
-def test_texts_have_a_least_length(running: Running) -> None:
+def test_texts_have_a_minimum_length(running: Running) -> None:
     """The end token is made the best one; min_tokens holds it off."""
     body = {"prompt": "ab", "max_tokens": 8, "temperature": 0, "logit_bias": {"256": 100}}
     ended = running.post("/v1/completions", body).json()
@@ -78,8 +78,8 @@ def test_texts_have_a_least_length(running: Running) -> None:
     assert later["choices"][0]["finish_reason"] == "stop" and later["usage"]["completion_tokens"] == 4
 
 
-def test_best_of_answers_the_likeliest(running: Running) -> None:
-    """By mean log-probability a token, as OpenAI's specification has it; all texts are counted."""
+def test_best_of_returns_the_likeliest(running: Running) -> None:
+    """By mean log-probability per token, as in OpenAI's specification; all texts are counted."""
     body = {"prompt": "ab", "max_tokens": 5, "seed": 1}
     every = running.post("/v1/completions", body | {"n": 5, "logprobs": 0}).json()["choices"]
     means = [np.mean(choice["logprobs"]["token_logprobs"]) for choice in every]
@@ -121,21 +121,21 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "fields", "reason"), MISTAKES)
-def test_mistakes_of_fields_get_a_reason(running: Running, path: str, fields: dict[str, Any], reason: str) -> None:
+def test_errors_of_fields_have_a_reason(running: Running, path: str, fields: dict[str, Any], reason: str) -> None:
     usual = {"completions": {"prompt": "a"}, "chat/completions": {"messages": [{"role": "user", "content": "a"}]}}
     answer = running.post(f"/v1/{path}", usual.get(path, {}) | fields)
     assert answer.status_code == 400 and reason in answer.json()["error"]["message"], answer.text
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b'{"prompt": "a", "top_p": 1e999}', b'{"prompt": "\xff"}'])
-def test_what_is_no_text_and_no_number_is_refused(running: Running, body: bytes) -> None:
+def test_what_is_neither_text_nor_number_is_refused(running: Running, body: bytes) -> None:
     import httpx
 
     answer = httpx.post(running.url + "/v1/completions", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_fields_that_ask_for_nothing_are_taken(running: Running) -> None:
+def test_fields_without_effect_are_accepted(running: Running) -> None:
     """Clients send them with every request."""
     body = {
         "prompt": "a",

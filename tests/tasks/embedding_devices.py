@@ -1,4 +1,4 @@
-"""Run by test_embedding.py in a process of its own with eight simulated devices: `embedding_devices.py CONFIG_JSON FOLDER`.
+"""Run by test_embedding.py in a separate process with eight simulated devices: `embedding_devices.py CONFIG_JSON FOLDER`.
 
 Prints the loss of the first batch, and a digest of its gradient, on one device and on a mesh of eight.
 """

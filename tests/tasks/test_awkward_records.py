@@ -1,4 +1,4 @@
-"""Records that are not what a task reads: each is used, or refused with its place; none ends in a traceback.
+"""Records that a task does not expect: each is used, or refused with its position; none ends in a traceback.
 
 Any exception but a DataError that names file and line fails these tests.
 """
@@ -91,7 +91,7 @@ def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: A
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_each_field_with_what_does_not_belong_there(case: str, tmp_path: pathlib.Path) -> None:
+def test_each_field_with_an_invalid_value(case: str, tmp_path: pathlib.Path) -> None:
     first, second, task = GOOD[case]
     kind, refused = case.split()[0], 0
     assert build(tmp_path, kind, [first, second], **task).train.num_documents >= 2
@@ -116,7 +116,7 @@ def test_halves_of_characters_become_question_marks(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"text": ' + "[" * 100_000 + "}"])
-def test_what_is_too_deep_is_refused(content: str, tmp_path: pathlib.Path) -> None:
+def test_values_nested_too_deeply_are_refused(content: str, tmp_path: pathlib.Path) -> None:
     for source in (tmp_path / "a.jsonl", tmp_path / "a.json"):
         source.write_text(content)
         with pytest.raises(DataError, match="a.json"):

@@ -1,4 +1,4 @@
-"""Losses of classification against arithmetic: class weights, label smoothing, several labels, values; and when a run stops early."""
+"""Losses of classification against arithmetic: class weights, label smoothing, several labels and values; and when a run stops early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lm_research.tasks.records import Record
 
 NAMES = ("bad", "fair", "good")
 TRAIN = np.array([0] * 6 + [1] * 3 + [2], np.int32)  # 10 records
-# Shares of each class: 1/4, 1/4, 1/2 in the first and second row; 1/3 each in the third; the last row is none.
+# Shares of each class: 1/4, 1/4, 1/2 in the first and second row; 1/3 each in the third; the last row is empty.
 LOGITS = np.log(np.array([[1, 1, 2], [1, 1, 2], [1, 1, 1], [1, 5, 1]], np.float32))
 ROWS = {
     "labels_B": np.array([2, 0, 1, 1]),
@@ -75,7 +75,7 @@ def test_weights_by_name() -> None:
 @pytest.mark.parametrize(
     "text", ["good=1,bad=1", "good=1,bad=1,fair=-1", "good=1,bad=1,fair=x", "balance", "good=0,bad=0,fair=0"]
 )
-def test_weights_that_are_none(text: str) -> None:
+def test_invalid_weights(text: str) -> None:
     with pytest.raises(ConfigError, match="class_weights=.* Write, with your numbers, bad=1,fair=1,good=1."):
         loss(class_weights=text)
 
@@ -93,7 +93,7 @@ def test_several_labels_and_values() -> None:
     two = np.array([[1.0, 3.0], [2.0, 2.0], [-1.0, 0.0], [50.0, 0.0]], np.float32)  # of several the mean counts
     given = np.array([[1.5, 2.0], [2.0, 5.0], [1.0, 0.0], [0.0, 0.0]], np.float32)
     assert loss(given, two, (), problem_type="regression") == pytest.approx(((0.25 + 1) + (0 + 9) + (4 + 0)) / 2 / 3)
-    one = np.log(np.array([[3], [3], [1], [9]], np.float32))  # a label that a record has or has not
+    one = np.log(np.array([[3], [3], [1], [9]], np.float32))  # a label that a record has or lacks
     assert loss([[1], [0], [1], [1]], one, ("a",), problem_type="multi_label") == pytest.approx(
         (math.log(4 / 3) + math.log(4) + math.log(2)) / 3, rel=1e-6
     )
@@ -111,7 +111,7 @@ def test_several_labels_and_values() -> None:
 def test_values_of_records(
     keys: str, records: list[dict[str, Any]], labels: list[Any], names: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:
-    """A list, or fields of one value each, whose names the outputs then have; a list of one is as one value."""
+    """A list, or fields of one value each, which name the outputs; a list of one equals a single value."""
     held = tmp_path / "held.jsonl"
     for path in (tmp_path / "a.jsonl", held):
         path.write_text("".join(json.dumps({"text": string.ascii_letters} | record) + "\n" for record in records))
@@ -152,7 +152,7 @@ def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
-    """It ends once so many evaluations in a row did not exceed the best before them."""
+    """It ends once that many evaluations in a row did not exceed the best before them."""
     state = types.SimpleNamespace(patience=patience, ranks=[-value for value in accuracies])
     assert Evaluator.exhausted.fget(state) == ends
 
@@ -162,10 +162,10 @@ def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
     "name",
     ["train.npz", "validation.npz", "labels.json", "validation.jsonl", "train/tokens.bin", "digests.json"],
 )
-def test_a_damaged_data_set_is_told_and_made_again(
+def test_a_damaged_data_set_is_reported_and_rebuilt(
     name: str, old: bool, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`old`: as an earlier version made it, without digests of its files; then NumPy or JSON find what they find."""
+    """`old`: as an earlier version made it, without digests of its files; then only NumPy or JSON detect damage."""
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"{i} {string.ascii_letters}", "label": f"l{i % 2}"}) + "\n" for i in range(40))
     )
@@ -187,6 +187,6 @@ def test_a_damaged_data_set_is_told_and_made_again(
     assert (old and "json" not in name) or name.split("/")[-1] in shown
     assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
     (folder / name).unlink()
-    os.mkfifo(folder / name)  # and nobody waits for one who writes
+    os.mkfifo(folder / name)  # and no lock is left
     assert prepare.main(arguments) == 0
     assert f"{folder / name} is a named pipe" in capsys.readouterr().out and (folder / name).is_file()

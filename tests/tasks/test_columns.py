@@ -1,4 +1,4 @@
-"""Files of columns: what divides them, and CoNLL-U as universaldependencies.org/format.html describes it."""
+"""Files of columns: separators, and CoNLL-U as universaldependencies.org/format.html describes it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("case", FORMS)
-def test_what_divides(case: str, tmp_path: pathlib.Path) -> None:
+def test_separators(case: str, tmp_path: pathlib.Path) -> None:
     content, expected = FORMS[case]
     assert read(tmp_path / "a.txt", content) == expected
     if "\t" in content:

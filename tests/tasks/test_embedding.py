@@ -1,4 +1,4 @@
-"""Embeddings: losses and ranks against arithmetic, and what a run leaves through every door that reads it."""
+"""Embeddings: losses and ranks against arithmetic, and a finished run read through every entry point."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_it_learns(run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "model"])
-def test_every_door_pools_as_the_run_did(run: pathlib.Path, folder: str, tmp_path: pathlib.Path) -> None:
+def test_every_entry_point_pools_as_the_run_did(run: pathlib.Path, folder: str, tmp_path: pathlib.Path) -> None:
     texts = [row[key] for row in pairs(12, 1) for key in ("text", "pair")]
     rows = [json.loads(line) for line in (run / "predictions_validation.jsonl").read_text().splitlines()]
     lm = lm_research.from_pretrained(run / folder)
@@ -136,7 +136,7 @@ def test_scores_do_not_depend_on_the_batch_size(
     assert lm_research.from_pretrained(tmp_path / "run").embedding.prompts == prompts["prompts"]
 
 
-def test_evaluate_finds_what_the_run_says_of_itself(
+def test_evaluate_reproduces_the_runs_own_scores(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     task = {"name": "pairs", "task": "embedding", "data": str(files["task.validation"]), "pair_key": "pair"}
@@ -151,7 +151,7 @@ def test_evaluate_finds_what_the_run_says_of_itself(
 
 @pytest.mark.slow
 def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
-    """The share of words that two texts have in common, from 0 to 5; the last state is the vector."""
+    """The fraction of words that two texts have in common, from 0 to 5; the last state is the vector."""
     draw, rows = random.Random(0), []
     for _ in range(400):
         a, b = draw.sample(WORDS[:9], 2), draw.sample(WORDS[:9], 2)
@@ -171,7 +171,7 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """The negatives of each row are those of all devices: a loss over the two rows of each would be another number."""
+    """The negatives of each row are those of all devices: a loss over the two rows of each device would differ."""
     tree: dict[str, dict[str, Any]] = {"task": {"name": "embedding", "pair_key": "pair", "symmetric": True}}
     for key, value in (TINY | files).items():
         section, _, name = key.partition(".")
@@ -214,7 +214,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_keys_that_do_not_go_together(case: str, files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any) -> None:
+def test_incompatible_keys(case: str, files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any) -> None:
     keys, message = WRONG[case]
     assert train(tmp_path / "run", **files, **keys) == 2
     assert message in capsys.readouterr().err
@@ -244,7 +244,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
     assert batch["row_weights_B"].tolist() == [1, 1, 0]
 
 
-def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
+def test_the_cosine_loss_matches_sentence_transformers(tmp_path: pathlib.Path) -> None:
     task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], problem_type="regression")
     batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
     found = task.objective.logit_sums(l2_normalize(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6

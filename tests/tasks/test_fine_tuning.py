@@ -1,4 +1,4 @@
-"""Fine-tuning through the real command: what is learned, what is left behind, and that it resumes and stops as told."""
+"""Fine-tuning through the real command: what is learned, what is written, and that it resumes and stops as configured."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
 
 
 def texts(count: int, seed: int) -> list[dict[str, Any]]:
-    """Sentences of 3 to 40 words; the label tells whether one of them is "gold"."""
+    """Sentences of 3 to 40 words; the label is whether one of them is "gold"."""
     draw = random.Random(seed)
     rows = []
     for number in range(count):
@@ -83,7 +83,7 @@ def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> path
     return workdir
 
 
-def test_it_learns_what_half_the_records_cannot_be_guessed_from(run: pathlib.Path) -> None:
+def test_it_learns_labels_that_guessing_gets_half_right(run: pathlib.Path) -> None:
     found = summary(run)
     assert found["validation"]["eval_accuracy"] > 0.95 and found["test"]["eval_accuracy"] > 0.9  # guessing: 0.5
     assert found["best_step"] in checkpoints(run)
@@ -106,7 +106,7 @@ def test_predictions_are_those_of_the_exported_model(run: pathlib.Path, files: d
     assert summary(run)["test"]["eval_accuracy"] == pytest.approx(right)
 
 
-def test_a_resumed_run_ends_as_an_undisturbed_one(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     keys = files | {"eval.every_steps": 40, "checkpoint.every_steps": 40}
@@ -142,7 +142,7 @@ def test_scores_do_not_depend_on_the_batch_size(
         assert found[1][name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_evaluate_finds_what_the_run_says_of_itself(
+def test_evaluate_reproduces_the_runs_own_scores(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     task = {"name": "rich", "task": "classification", "data": str(files["task.test"])}
@@ -164,11 +164,11 @@ def test_evaluate_finds_what_the_run_says_of_itself(
 
 
 @pytest.mark.slow
-def test_patience_ends_a_run_that_no_longer_gains(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_patience_ends_a_run_that_no_longer_improves(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
     keys = {"eval.every_steps": 5, "optimizer.learning_rate": 0.0, "task.patience": 2}
     assert train(tmp_path / "run", **files, **keys) == 0
     assert summary(tmp_path / "run")["status"] == "finished" and summary(tmp_path / "run")["step"] == 15
-    assert train(tmp_path / "run", **files, **keys) == 0  # says so again, and trains no further
+    assert train(tmp_path / "run", **files, **keys) == 0  # reports it again, and trains no further
     assert summary(tmp_path / "run")["step"] == 15
 
 
@@ -200,7 +200,7 @@ def test_pairs_values_and_several_labels(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_tags(tmp_path: pathlib.Path) -> None:
-    """Names of one and two words, which an encoder and a causal model can know."""
+    """Names of one and two words, which an encoder and a causal model can learn."""
     draw = random.Random(0)
     lines = []
     for _ in range(200):
@@ -222,7 +222,7 @@ def test_tags(tmp_path: pathlib.Path) -> None:
 
 
 def test_adapters_and_a_new_classifier(run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """From the body of a run whose head told other classes. What is predicted, the run's directory and its model both say."""
+    """From the body of a run whose head had other classes. The run's directory and its model give the same predictions."""
     lm = lm_research.from_pretrained(run / "model", head="none")
     lm.save_pretrained(tmp_path / "body")
     keys = {"train.init_from": tmp_path / "body", "lora.rank": 4, "train.num_epochs": 1, "task.patience": 0}
@@ -275,9 +275,7 @@ def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) ->
         )
 
 
-def test_a_model_that_cannot_be_fine_tuned_so_is_refused(
-    files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any
-) -> None:
+def test_a_model_unsuited_to_the_task_is_refused(files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any) -> None:
     assert train(tmp_path / "run", **files, **{"model.family": "t5"}) == 2
     assert "task.name=classification fine-tunes a model of kind encoder or decoder" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"task.metric": "f2"}) == 2

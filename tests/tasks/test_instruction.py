@@ -30,7 +30,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
 def task_of(
     folder: pathlib.Path, rows: list[dict[str, Any]], template: str = "", **keys: Any
 ) -> tuple[Any, Any, list[str]]:
-    """A task, its data and what the log said, with a tokenizer of one token a word."""
+    """A task, its data and its log, with a tokenizer of one token a word."""
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | (
         {"chat_template": template} if template else {}
@@ -74,7 +74,7 @@ def test_rows_as_computed_by_hand(tmp_path: pathlib.Path) -> None:
     assert batch["prompt_start_B"].tolist() == [1, 2, 4] and batch["record_B"].tolist() == [1, 0, 0]
 
 
-def test_packed_rows_hold_whole_records_each_for_itself(tmp_path: pathlib.Path) -> None:
+def test_packed_rows_hold_whole_records_kept_separate(tmp_path: pathlib.Path) -> None:
     rows = [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": "d d"}]  # 3 and 4 tokens are read
     task, corpus, _ = task_of(tmp_path, rows, data={"packing": True})
     examples = task.examples(corpus.train, "train")
@@ -112,8 +112,8 @@ def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> No
     assert "chat_template.jinja" not in task.files(None)
 
 
-def test_generation_blocks_say_what_is_learned(tmp_path: pathlib.Path) -> None:
-    """No end token is added then, and a call of a tool may stand for a text; the template knows fields beside the text."""
+def test_generation_blocks_mark_what_is_learned(tmp_path: pathlib.Path) -> None:
+    """No end token is added then, and a tool call may replace a text; the template can use fields other than the text."""
     template = (
         "{% for m in messages %}{{ m.name }} {% if m.role == 'assistant' %}{% generation %}{{ m.content or m.tool_calls[0] }}\
 {% endgeneration %}{% endif %} {% endfor %}{{ tools[0] }}"
@@ -139,7 +139,7 @@ def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.
     assert np.asarray(corpus.train.document_starts).tolist() == [0, 2, 4]
 
 
-def test_alpacas_columns_are_a_conversation(tmp_path: pathlib.Path) -> None:
+def test_alpaca_columns_become_a_conversation(tmp_path: pathlib.Path) -> None:
     rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a", "input": "", "output": "c"}]
     task, corpus, _ = task_of(tmp_path, rows)
     assert corpus.metadata["validation"][0]["messages"][0]["content"] == "a\n\nb"
@@ -180,7 +180,7 @@ def test_records_that_cannot_be_used(case: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_a_causal_model_learns_to_answer(tmp_path: pathlib.Path, capsys: Any) -> None:
-    """The first word of what was said last; half of the conversations have two turns."""
+    """The answer is the first word of the last message; half of the conversations have two turns."""
     draw = random.Random(0)
     for name, count in (("train", 800), ("dev", 24)):
         rows = []

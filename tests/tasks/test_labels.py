@@ -1,4 +1,4 @@
-"""Labels in every format: what is one label, and what is none. Expected: what JSON, RFC 4180 and Parquet hold, as the file's writer meant it."""
+"""Labels in every format: which values are one label, and which are not valid. Expected values follow from JSON, RFC 4180 and Parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config_of(path: pathlib.Path, **task: str) -> Config:
 
 
 def write(path: pathlib.Path, labels: list[Any]) -> pathlib.Path:
-    """A file of records with these labels, in the format that its name asks for."""
+    """A file of records with these labels, in the format of its extension."""
     rows = [{"text": "x", "label": label} for label in labels]
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,7 +49,7 @@ def names(path: pathlib.Path, **task: str) -> list[str]:
 
 @pytest.mark.parametrize("none", NONE, ids=repr)
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet"])
-def test_no_label_is_refused_where_it_stands(name: str, none: Any, tmp_path: pathlib.Path) -> None:
+def test_a_missing_label_is_refused_with_its_position(name: str, none: Any, tmp_path: pathlib.Path) -> None:
     labels = [1.0, none, 0.0] if isinstance(none, float) else ["b", none, "a"]
     place = {"a.jsonl": "line 2", "a.json": "record 2", "a.parquet": "row 2"}.get(name, "line 3")
     with pytest.raises(DataError, match=rf"{name}, {place}: field 'label' is .*, not a label"):
@@ -68,14 +68,14 @@ ONE = [
 
 
 @pytest.mark.parametrize("forms", ONE, ids=repr)
-def test_forms_of_one_label_are_one(forms: list[Any], tmp_path: pathlib.Path) -> None:
+def test_forms_of_one_label_are_the_same_label(forms: list[Any], tmp_path: pathlib.Path) -> None:
     assert len(names(write(tmp_path / "a.jsonl", [*forms, "other"]))) == 2
     assert len(names(write(tmp_path / "a.csv", [*forms, "other"]))) == 2
     with pytest.raises(DataError, match="has 1 label in field"):
         names(write(tmp_path / "a.json", forms))
 
 
-def test_names_are_what_was_written_where_that_is_one_thing(tmp_path: pathlib.Path) -> None:
+def test_names_are_as_written_where_unambiguous(tmp_path: pathlib.Path) -> None:
     assert names(write(tmp_path / "a.csv", ["True", "False", "True"])) == ["False", "True"]
     assert names(write(tmp_path / "a.csv", ["true", "false"])) == ["false", "true"]
     assert names(write(tmp_path / "a.jsonl", [True, False])) == ["False", "True"]
@@ -102,7 +102,7 @@ def test_held_out_labels_in_another_form(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("value", [[], {}, b"\xff" * 0, math.inf], ids=repr)
-def test_what_is_no_label(value: Any) -> None:
+def test_what_is_not_a_label(value: Any) -> None:
     assert label_key(value) == ""
 
 
@@ -127,7 +127,7 @@ def test_several_labels(value: Any, found: list[str], tmp_path: pathlib.Path) ->
 @pytest.mark.parametrize(
     "value", [None, math.nan, ["a", None], ["a", math.nan], ["a", " "], [["a"]], {"a": 1}, "nan"], ids=repr
 )
-def test_what_are_no_several_labels(value: Any, tmp_path: pathlib.Path) -> None:
+def test_what_is_not_a_list_of_labels(value: Any, tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="line 2: field 'label' is .*, not a label"):
         names(write(tmp_path / "a.jsonl", ["z", value]), problem_type="multi_label")
 
@@ -138,7 +138,7 @@ def test_a_set_without_any_label_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("tag", NONE, ids=repr)
-def test_no_tag_is_refused(tag: Any) -> None:
+def test_a_missing_tag_is_refused(tag: Any) -> None:
     config = resolve({"task": {"name": "tagging", "train": "f", "text_key": "words", "label_key": "labels"}})
     records = [
         Record(f"f.jsonl, line {n}", {"words": ["a", "b"], "labels": ["O", one]}) for n, one in enumerate(["O", tag], 1)

@@ -1,4 +1,4 @@
-"""seq2seq with tokenizers that mark texts with their language: what is read, learned and written carries its own code."""
+"""seq2seq with tokenizers that mark texts with their language: sources, targets and outputs each carry their own code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
 
 
 def model_dir(folder: pathlib.Path, family: str, golden: str, **config: Any) -> dict[str, Any]:
-    """A tiny model of a family with a golden's tokenizer beside it."""
+    """A tiny model of a family with a golden's tokenizer."""
     found = write_family(folder, golden)
     shape = ModelConfig(family=family, num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_length=64)
     definition = define_model(shape, load_tokenizer(folder).size, "seq2seq_lm")
@@ -67,9 +67,9 @@ def opening(family: str, code: int) -> dict[str, int]:
 @pytest.mark.parametrize("how", ["keys", "decoder_start", "model"])
 @pytest.mark.parametrize("family", ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"])
 def test_each_side_carries_its_own_language(family: str, how: str, tmp_path: pathlib.Path) -> None:
-    """Sources and labels are transformers' (`text_target`), and its mBART makes the decoder's inputs of labels turned round by one.
+    """Sources and labels are transformers' (`text_target`), and its mBART makes the decoder's inputs from labels rotated by one.
 
-    What is written is named by the key, by the token that targets begin with, or by what the model's files make it write.
+    The output language is given by the key, by the token that targets begin with, or by the model's files.
     """
     code, name = goldens()["families"][family]["code"], goldens()["families"][family]["target"]
     golden = model_dir(tmp_path, "mbart", family, **(opening(family, code) if how == "model" else {}))
@@ -85,7 +85,7 @@ def test_each_side_carries_its_own_language(family: str, how: str, tmp_path: pat
     assert (config["src_lang"], config["tgt_lang"]) == (golden["source"], name)
 
 
-def test_languages_of_the_keys_go_before_those_of_the_files(tmp_path: pathlib.Path) -> None:
+def test_languages_of_the_keys_override_those_of_the_files(tmp_path: pathlib.Path) -> None:
     model_dir(tmp_path, "mbart", "MBart50", forced_bos_token_id=goldens()["families"]["MBart50"]["code"])
     task, corpus = task_of(tmp_path, source_language="fr_XX", target_language="de_DE")
     french, german = (corpus.tokenizer.token_id(code) for code in ("fr_XX", "de_DE"))
@@ -94,7 +94,7 @@ def test_languages_of_the_keys_go_before_those_of_the_files(tmp_path: pathlib.Pa
     assert task.options.forced_bos_token_id == german
 
 
-def test_what_cannot_be(tmp_path: pathlib.Path) -> None:
+def test_invalid_languages(tmp_path: pathlib.Path) -> None:
     model_dir(tmp_path, "mbart", "MBart")
     for keys, message in (
         ({}, "no file names the language of targets. Set it in config.task.target_language"),
@@ -107,8 +107,8 @@ def test_what_cannot_be(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["MBart", "MBart50"])
-def test_generate_and_pipelines_write_in_the_language_asked_for(family: str, tmp_path: pathlib.Path) -> None:
-    """As `generate` of transformers is told: by ids of the source, and the start or the first token of the text."""
+def test_generate_and_pipelines_write_in_the_requested_language(family: str, tmp_path: pathlib.Path) -> None:
+    """As with transformers' `generate`: by ids of the source, and the start or the first token of the text."""
     golden = model_dir(tmp_path, "mbart", family, decoder_start_token_id=2)
     lm: LanguageModel = lm_research.from_pretrained(tmp_path)
     source, target, text = golden["source"], golden["target"], SOURCES[0]
@@ -128,5 +128,5 @@ def test_generate_and_pipelines_write_in_the_language_asked_for(family: str, tmp
         assert answer(text, truncation=True, **options) == [{"translation_token_ids": told[0].tolist()}]
     with pytest.raises(UserError, match="no language 'xx_XX'"):
         ids(lm, tgt_lang="xx_XX")
-    write_family(tmp_path, family, **pair)  # which now says it itself
+    write_family(tmp_path, family, **pair)  # which now declares it
     assert ids(lm_research.from_pretrained(tmp_path)) == told.tolist()

@@ -1,4 +1,4 @@
-"""Sentences that are longer than a row: tagged in windows, none of their words is lost; or cut, and the lost tags are O."""
+"""Sentences that are longer than a row: tagged in windows without losing a word; or cut, with O for the lost tags."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def opened(folder: pathlib.Path, **task: Any) -> tuple[Task, list[str]]:
 
 
 def outputs(task: Task) -> list[dict[str, np.ndarray]]:
-    """What an evaluation keeps, in batches of three rows, of a model that is always right."""
+    """The outputs of an evaluation, in batches of three rows, for a model that is always right."""
     rows = task.examples(task.corpus.validation, "final")
     found = []
     for start in range(0, rows.num_examples, 3):
@@ -87,7 +87,7 @@ def test_words_that_are_cut_off_count_as_o(tmp_path: pathlib.Path) -> None:
 
 
 def test_evaluate_and_pipelines_read_all_words(tmp_path: pathlib.Path) -> None:
-    """A model of 40 positions, a sentence of 90 words: far from a window's ends its tags are those of the beginning alone."""
+    """A model of 40 positions, a sentence of 90 words: far from a window's ends its tags are those of the beginning only."""
     write_model("tags", tmp_path / "model")
     words = ("the king of spain visit the old river in march " * 9).split()
     (tmp_path / "a.jsonl").write_text(json.dumps({"words": words, "tags": ["O"] * 90}) + "\n")
@@ -95,9 +95,7 @@ def test_evaluate_and_pipelines_read_all_words(tmp_path: pathlib.Path) -> None:
     whole, short = tagger([" ".join(words), "the king"])
     assert [one["word"] for one in whole] == words and [one["index"] for one in whole] == list(range(1, 91))
     assert " ".join(words)[whole[-1]["start"] : whole[-1]["end"]] == "march" and len(short) == 2
-    beginning = tagger(
-        " ".join(words[:38])
-    )  # what the first window holds, which owns half of what it shares with the next
+    beginning = tagger(" ".join(words[:38]))  # the first window's words, including half of its overlap with the next
     for one, other in zip(whole[:28], beginning, strict=False):
         assert one["entity"] == other["entity"] and one["score"] == pytest.approx(other["score"], abs=1e-5)
     (tmp_path / "suite.json").write_text(

@@ -58,7 +58,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
 
 
 @pytest.mark.slow
-def test_it_learns_and_the_exported_model_says_the_same(tmp_path: pathlib.Path) -> None:
+def test_it_learns_and_the_exported_model_agrees(tmp_path: pathlib.Path) -> None:
     keys = TINY | {"task.train": write(tmp_path / "a.jsonl", questions(160, 0))}
     keys |= {"task.validation": write(tmp_path / "b.jsonl", questions(37, 1)), "train.accumulation_steps": 2}
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
@@ -96,7 +96,7 @@ def corpus_of(
 
 
 def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
-    """A question of two choices beside one of three, and an empty row: [CLS] a [SEP] b c [SEP]; b and c are 6 and 7."""
+    """A question of two choices next to one of three, and an empty row: [CLS] a [SEP] b c [SEP]; b and c are 6 and 7."""
     rows = [
         {"question": "a", "start": "b", "choices": ["c", "d"], "label": 1},
         {"question": "a", "start": "b", "choices": ["c", "d", "e f"], "label": 2},
@@ -125,7 +125,7 @@ def test_forms_of_labels(label: Any, number: int, tmp_path: pathlib.Path) -> Non
 
 
 THREE = ["b", "c", "d"]
-FILES = {  # answers of questions with the choices b, c, d: the numbers that they are, and what the log says
+FILES = {  # answers of questions with the choices b, c, d: their numbers, and the message in the log
     "numbers from 0": ([0, 2, 1], [0, 2, 1], "numbers from 0"),
     "numbers from 1": ([1, 3, 2], [0, 2, 1], "numbers from 1"),
     "from 1, in any form": (["1", 3.0, " 2.0 "], [0, 2, 1], "numbers from 1"),
@@ -138,8 +138,8 @@ FILES = {  # answers of questions with the choices b, c, d: the numbers that the
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_answers_of_a_file_are_read_in_one_way(case: str, tmp_path: pathlib.Path) -> None:
-    """Letter b alone is the first choice's text and the second one's letter: all answers together tell which."""
+def test_all_answers_of_a_file_are_read_the_same_way(case: str, tmp_path: pathlib.Path) -> None:
+    """The letter b is the first choice's text and the second one's letter: all answers together decide which."""
     answers, numbers, said = FILES[case]
     rows, lines = [{"question": "a", "choices": THREE, "label": answer} for answer in answers], []
     _, corpus = corpus_of(tmp_path, rows, lines.append)
@@ -147,7 +147,7 @@ def test_answers_of_a_file_are_read_in_one_way(case: str, tmp_path: pathlib.Path
     assert f"train: answers are read as {said}" in lines
 
 
-def test_numbers_of_one_part_tell_those_of_another(tmp_path: pathlib.Path) -> None:
+def test_numbering_of_one_part_decides_that_of_another(tmp_path: pathlib.Path) -> None:
     """Training answers 1 to 3, held-out ones 1 and 2."""
     held = write(tmp_path / "b.jsonl", [{"question": "a", "choices": THREE, "label": label} for label in (1, 2)])
     rows = [{"question": "a", "choices": THREE, "label": label} for label in (1, 2, 3)]
@@ -156,7 +156,7 @@ def test_numbers_of_one_part_tell_those_of_another(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("answers", [[0, 3], ["A", 1], ["d", "A"], [0, "C"], ["1", "d"]])
-def test_a_file_that_mixes_ways_is_refused(answers: list[Any], tmp_path: pathlib.Path) -> None:
+def test_a_file_that_mixes_forms_is_refused(answers: list[Any], tmp_path: pathlib.Path) -> None:
     rows = [{"question": "a", "choices": THREE, "label": answer} for answer in answers]
     with pytest.raises(
         DataError,
@@ -165,7 +165,7 @@ def test_a_file_that_mixes_ways_is_refused(answers: list[Any], tmp_path: pathlib
         corpus_of(tmp_path, rows)
 
 
-def test_choices_in_fields_of_their_own(tmp_path: pathlib.Path) -> None:
+def test_choices_in_separate_fields(tmp_path: pathlib.Path) -> None:
     _, corpus = corpus_of(tmp_path, [{"question": "a", "x": "b", "y": "c", "label": 0}], choices_key="x, y")
     assert corpus.train.document_tokens(1).tolist() == [2, 5, 3, 7, 3]
 

@@ -45,7 +45,7 @@ TINY = {
 
 
 def document(articles: int, seed: int) -> dict[str, Any]:
-    """SQuAD's form. A context has a place, a time or both among 10 to 50 other words; the question asks for either."""
+    """SQuAD's form. A context has a place, a time or both among 10 to 50 other words; the question requests either."""
     draw = random.Random(seed)
     data = []
     for number in range(articles):
@@ -95,14 +95,14 @@ def predictions(run: pathlib.Path, part: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / f"predictions_{part}.jsonl").read_text().splitlines()]
 
 
-def test_it_learns_what_is_asked_and_when_there_is_no_answer(run: pathlib.Path) -> None:
+def test_it_learns_to_answer_and_when_there_is_no_answer(run: pathlib.Path) -> None:
     found = summary(run)
     assert found["validation"]["eval_f1"] > 0.9  # the word without regard to the question: about half
     assert min(found["validation"][f"eval_{kind}_answer_f1"] for kind in ("has", "no")) > 0.8
     assert found["test"]["eval_best_f1"] >= found["test"]["eval_f1"]
 
 
-def test_evaluate_finds_what_the_run_says_of_itself(
+def test_evaluate_reproduces_the_runs_own_scores(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     """A batch size that splits the windows of a question."""
@@ -118,8 +118,8 @@ def test_evaluate_finds_what_the_run_says_of_itself(
         assert found["mean"] == pytest.approx(summary(run)["test"][f"eval_{name}"], abs=1e-6), name
 
 
-def test_predictions_are_the_scores_and_the_pipelines(run: pathlib.Path, files: dict[str, Any]) -> None:
-    """The exported model says the same through pipeline(), of contexts that fit one window."""
+def test_predictions_agree_with_the_scores_and_the_pipeline(run: pathlib.Path, files: dict[str, Any]) -> None:
+    """The exported model gives the same through pipeline(), for contexts that fit one window."""
     rows = predictions(run, "test")
     given = {
         question["id"]: (question, paragraph["context"])
@@ -148,7 +148,7 @@ WORDS = [f"{a}{b}" for a in "bcdfg" for b in "aeiou"]
 
 
 def corpus_of(folder: pathlib.Path, records: list[dict[str, Any]], **keys: Any) -> tuple[Any, Any]:
-    """A task and its data, with a tokenizer that knows each word of WORDS."""
+    """A task and its data, with a tokenizer that has each word of WORDS."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", *WORDS]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
@@ -174,8 +174,8 @@ def record(number: int, length: int, first: int, last: int) -> dict[str, Any]:
     return {"id": str(number), "question": "where", "context": " ".join(WORDS[:length]), "answers": answers}
 
 
-def test_windows_and_what_they_point_to(tmp_path: pathlib.Path) -> None:
-    """11 tokens less [CLS] where [SEP] ... [SEP] leave 7 for the context, of which 3 are shared: windows begin at 0, 4, 8, 12."""
+def test_windows_and_their_targets(tmp_path: pathlib.Path) -> None:
+    """11 tokens less those of [CLS] where [SEP] ... [SEP] leave 7 for the context, of which 3 overlap: windows begin at 0, 4, 8, 12."""
     task, corpus = corpus_of(
         tmp_path, [record(0, 16, 5, 6), record(1, 16, 3, 12), record(2, 7, 0, 6), record(3, 16, 9, 8)]
     )
@@ -185,7 +185,7 @@ def test_windows_and_what_they_point_to(tmp_path: pathlib.Path) -> None:
     assert [words[1:] for words in read] == [*parts, *parts, WORDS[0:7], *parts]
     assert corpus.arrays["train"]["record"].tolist() == [0] * 4 + [1] * 4 + [2] + [3] * 4
     assert np.diff(starts).tolist() == [11, 11, 11, 8] * 2 + [11] + [11, 11, 11, 8]
-    labels = corpus.arrays["train"]["labels"].tolist()  # the first word of a window stands at place 3
+    labels = corpus.arrays["train"]["labels"].tolist()  # the first word of a window is at place 3
     assert labels[:4] == [[3 + 5, 3 + 6], [3 + 1, 3 + 2], [0, 0], [0, 0]]
     assert labels[4:8] == [[0, 0]] * 4  # in no window as a whole
     assert labels[8] == [3, 9] and labels[9:] == [[0, 0]] * 4
@@ -195,7 +195,7 @@ def test_windows_and_what_they_point_to(tmp_path: pathlib.Path) -> None:
 
 
 def outputs_of(task: Any, corpus: Any, size: int) -> list[dict[str, np.ndarray]]:
-    """Outputs as an evaluation in batches of `size` would leave them; scores are random, of each window its own."""
+    """Outputs of an evaluation in batches of `size`; each window has random scores of its own."""
     examples, outputs = task.examples(corpus.validation, "validation"), []
     scores = np.random.default_rng(0).normal(size=(examples.num_examples, 16, 2)).astype(np.float32)
     for first in range(0, examples.num_examples, size):
@@ -243,7 +243,7 @@ def test_windows_become_questions_in_batches_of_any_size(null: bool, tmp_path: p
         assert row["f1"] == squad.f1(row["prediction"], row["answers"], null)
     assert window == len(outputs[1])
     assert scores[1]["f1"] == pytest.approx(np.mean([row["f1"] for row in found[1]]))
-    # Of an evaluation that ends in the middle of a question, those before it count.
+    # If an evaluation ends in the middle of a question, only those before it count.
     part = list(task.predictions(outputs[1][:-1]))
     assert part == found[1][:-1]
 

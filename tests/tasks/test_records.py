@@ -1,4 +1,4 @@
-"""Labeled records in every form, and what is said about those that are wrong."""
+"""Labeled records in every form, and the messages for those that are wrong."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_tags_that_are_wrong(case: str) -> None:
         TaggingReader(config).label_names(records(row))
 
 
-def test_a_key_with_a_dot_looks_inside() -> None:
+def test_a_key_with_a_dot_reads_a_nested_field() -> None:
     record = Record("a.jsonl, line 3", {"say": {"de": "ja", "en": "yes"}, "plain": "yes", "with.dot": "own"})
     assert record.text("say.de", "text_key") == "ja"
     assert record.text("plain.de", "text_key") == "yes"
@@ -136,8 +136,8 @@ def test_a_key_with_a_dot_looks_inside() -> None:
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label", "regression"])
-def test_a_cell_of_many_brackets_is_a_text_or_no_value(tmp_path: pathlib.Path, problem_type: str) -> None:
-    """RecursionError is what Python's own reader of JSON says of it."""
+def test_a_cell_of_many_brackets_is_a_text_or_invalid(tmp_path: pathlib.Path, problem_type: str) -> None:
+    """Python's own JSON reader raises RecursionError for it."""
     (tmp_path / "a.csv").write_text(f"text,label\nx,{'[' * 100_000}\n")
     (record,) = read_records(str(tmp_path / "a.csv"), resolve({}))
     reader = ClassificationReader(resolve({"task": {"name": "classification", "problem_type": problem_type}}))

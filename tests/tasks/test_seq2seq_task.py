@@ -1,4 +1,4 @@
-"""Writing targets for sources through the real command: turning words round, and what is said of records that cannot be used."""
+"""Writing targets for sources through the real command: reversing words, and the messages for records that cannot be used."""
 
 from __future__ import annotations
 
@@ -107,19 +107,22 @@ def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> path
     return workdir
 
 
-def test_it_learns_to_turn_words_round(run: pathlib.Path) -> None:
-    """Nearly all held-out sources were never seen; a guess of the order alone is right for one in 24 of four words."""
+def test_it_learns_to_reverse_words(run: pathlib.Path) -> None:
+    """Nearly all held-out sources were never seen; guessing the order is right for one in 24 of four words."""
     found = summary(run)
     assert found["validation"]["eval_exact_match"] > 0.7 and found["test"]["eval_exact_match"] > 0.6
     lines = [line for line in metrics(run) if "eval_chrf" in line]
-    assert [line["step"] for line in lines] == [100, 200]  # each evaluation writes; the best checkpoint is by that
+    assert [line["step"] for line in lines] == [
+        100,
+        200,
+    ]  # each evaluation generates; the best checkpoint is chosen by that
     best = max(lines, key=lambda line: line["eval_chrf"])
     assert found["best_step"] in checkpoints(run)
     assert best["eval_chrf"] == next(line["eval_chrf"] for line in lines if line["step"] == found["best_step"])
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_scores_are_those_of_the_packages_for_what_was_written(part: str, run: pathlib.Path) -> None:
+def test_scores_are_those_of_the_packages_for_the_outputs(part: str, run: pathlib.Path) -> None:
     rows, scores = predictions(run, part), summary(run)[part]
     written, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
     assert rows[0].keys() == {"record", "where", "text", "source", "target", "prediction", "exact_match"}
@@ -133,7 +136,7 @@ def test_scores_are_those_of_the_packages_for_what_was_written(part: str, run: p
 
 
 def test_pipelines_write_what_the_run_wrote(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The exported model and the run itself know the prefix, how a target begins and ends, and how long it may be."""
+    """The exported model and the run itself store the prefix, how a target begins and ends, and its maximum length."""
     rows = predictions(run)
     sources, written = ([row[key] for row in rows] for key in ("source", "prediction"))
     for directory in (run / "model", run):
@@ -141,7 +144,7 @@ def test_pipelines_write_what_the_run_wrote(run: pathlib.Path, tmp_path: pathlib
         for task, key in (("translation", "translation_text"), ("summarization", "summary_text")):
             answer = lm_research.pipeline(task, model=lm)
             found = answer(sources)
-            # The shapes of Hugging Face's: several texts flat, one text or several sequences of each in lists.
+            # The shapes of Hugging Face pipelines: several texts flat, one text or several sequences of each in lists.
             assert answer(sources[0]) == [found[0]]
             assert [len(one) for one in answer(sources[:2], num_beams=2, num_return_sequences=2)] == [2, 2]
             same_texts = [one[key].strip() == text for one, text in zip(found, written, strict=True)]
@@ -158,7 +161,7 @@ def test_pipelines_write_what_the_run_wrote(run: pathlib.Path, tmp_path: pathlib
     assert [text in json.dumps(line) for line, text in zip(lines, written, strict=True)] == [True] * len(rows)
 
 
-def test_a_resumed_run_ends_as_an_undisturbed_one(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     shutil.copytree(run, tmp_path / "a")
@@ -175,7 +178,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
 def test_no_record_is_dropped_or_counted_twice(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
-    """40 and 21 records in batches of 7, with beams: as many lines, in order, and the same loss."""
+    """40 and 21 records in batches of 7, with beams: the same number of lines, in order, and the same loss."""
     keys = {
         "train.init_from": run / "model",
         "optimizer.learning_rate": 0.0,
@@ -209,7 +212,7 @@ def test_two_devices_write_what_one_does(run: pathlib.Path, files: dict[str, Any
             assert summary(tmp_path / "two")[part][name] == pytest.approx(summary(run)[part][name], abs=1e-5)
 
 
-def test_evaluate_finds_what_the_run_says_of_itself(
+def test_evaluate_reproduces_the_runs_own_scores(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     task = {
@@ -232,7 +235,7 @@ def test_evaluate_finds_what_the_run_says_of_itself(
 
 
 def task_of(folder: pathlib.Path, source: str, **keys: Any) -> tuple[Any, Any, list[str]]:
-    """A task, its data and what the log said, with a tokenizer of one token a word: [CLS] text [SEP]."""
+    """A task, its data and its log, with a tokenizer of one token a word: [CLS] text [SEP]."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
@@ -281,7 +284,7 @@ def test_two_files_of_lines_and_nested_fields(tmp_path: pathlib.Path) -> None:
 
 
 def model_dir(folder: pathlib.Path, family: str, **config: Any) -> pathlib.Path:
-    """A tiny model in the Hugging Face format, whose config.json says something more."""
+    """A tiny model in the Hugging Face format, with additional keys in config.json."""
     shape = ModelConfig(family=family, num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16)
     definition = define_model(shape, 13, "seq2seq_lm")
     hf = huggingface.hf_config(definition, family) | config
@@ -289,8 +292,8 @@ def model_dir(folder: pathlib.Path, family: str, **config: Any) -> pathlib.Path:
     return folder
 
 
-def test_targets_begin_as_the_models_files_say(tmp_path: pathlib.Path) -> None:
-    """BART's decoder starts with its end token, then a text is forced to begin; mBART's with a language, which somebody must name."""
+def test_targets_begin_as_the_models_files_declare(tmp_path: pathlib.Path) -> None:
+    """BART's decoder starts with its end token, then a text is forced to begin; mBART's with a language, which must be given."""
     path = str(write(tmp_path / "a.jsonl", [{"s": "a", "t": "b"}] * 2))
     origin = model_dir(tmp_path / "bart", "bart", decoder_start_token_id=4, forced_bos_token_id=2)
     task, corpus, _ = task_of(tmp_path, path, train={"init_from": str(origin)})

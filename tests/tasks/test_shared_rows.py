@@ -1,4 +1,4 @@
-"""Records that share rows: each as if it had a row of its own."""
+"""Records that share rows give the same results as in separate rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lm_research.tasks.base import PackedExamples
 from lm_research.tasks.dataset import open_labeled
 
 WORDS = "a b c d e f g h".split()
-# A record's summary stands first or last, positions are learned (and begin after the padding's), or rotary.
+# A record's summary is first or last, positions are learned (and begin after the padding's), or rotary.
 FAMILIES = ("bert", "roberta", "gpt2", "llama")
 
 
@@ -70,7 +70,7 @@ def make(tmp_path: pathlib.Path, task: str = "classification", count: int = 40, 
 
 
 def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The task, and the batch of a step with rows of their own and with shared ones."""
+    """The task, and the batch of a step with separate rows and with shared ones."""
     found = []
     for packing in (False, True):
         own = replace(config, data={"packing": packing})
@@ -89,7 +89,7 @@ def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, l
         ("bert", {"class_weights": "no=1,yes=2,so=4", "label_smoothing": 0.1}),
     ],
 )
-def test_loss_and_gradient_are_those_of_rows_of_their_own(
+def test_loss_and_gradient_are_those_of_separate_rows(
     family: str, changes: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     config, corpus = make(tmp_path, **changes)
@@ -97,7 +97,7 @@ def test_loss_and_gradient_are_those_of_rows_of_their_own(
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_tags_too(family: str, tmp_path: pathlib.Path) -> None:
+def test_tags_are_those_of_separate_rows(family: str, tmp_path: pathlib.Path) -> None:
     config, corpus = make(tmp_path, "tagging", text_key="tokens", label_key="tags")
     check_gradients(replace(config, model={"family": family}), corpus)
 
@@ -128,7 +128,7 @@ def check_gradients(config: Config, corpus: Any) -> None:
 
 
 def test_each_record_of_a_batch_has_its_place(tmp_path: pathlib.Path) -> None:
-    """Tokens, positions, types and labels, told record by record from the rows themselves."""
+    """Tokens, positions, types and labels, checked record by record against the rows themselves."""
     config, corpus = make(tmp_path, pair_key="pair")
     for step in range(5):
         _, (alone, shared) = batches(config, corpus, step)
@@ -187,13 +187,13 @@ def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path)
     assert (index >= 0).sum() == 16 and ((index >= 0).sum(-1) <= 4).all() and index.shape == (1, 4, 4)
 
 
-def test_held_out_records_have_rows_of_their_own(tmp_path: pathlib.Path) -> None:
+def test_held_out_records_have_separate_rows(tmp_path: pathlib.Path) -> None:
     config, corpus = make(tmp_path)
     task = TASKS["classification"](replace(config, data={"packing": True}), corpus)
     assert not isinstance(task.examples(corpus.validation, "validation"), PackedExamples)
 
 
-def test_tasks_that_cannot_share_rows_say_so() -> None:
+def test_tasks_that_cannot_share_rows_refuse() -> None:
     config = resolve(loading.load(f"{ROOT}/configs/finetune/multiple_choice.py"))
     config = replace(config, task={"train": "train.jsonl"}, data={"packing": True})
     with pytest.raises(ConfigError, match="several records into a row, which task multiple_choice cannot read"):

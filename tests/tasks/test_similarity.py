@@ -46,7 +46,7 @@ GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "embedding.npz")
 @pytest.mark.parametrize(
     "name", ["ranking", "ranking_negatives", "ranking_products", "symmetric", "symmetric_negatives"]
 )
-def test_losses_are_those_of_sentence_transformers(name: str) -> None:
+def test_losses_match_sentence_transformers(name: str) -> None:
     vectors = jnp.asarray(GOLDENS["vectors"][:, : 3 if "negatives" in name else 2])
     products = "products" in name
     vectors = vectors if products else l2_normalize(vectors)
@@ -55,7 +55,7 @@ def test_losses_are_those_of_sentence_transformers(name: str) -> None:
     assert float(losses.mean()) == pytest.approx(float(GOLDENS[name]), rel=1e-5)
 
 
-def test_equal_texts_and_empty_rows_are_no_negatives() -> None:
+def test_equal_texts_and_empty_rows_are_not_negatives() -> None:
     """Rows 0 and 1 have the same second text, rows 0 and 2 the same first, row 4 is empty."""
     vectors = vectors_of(np.random.default_rng(0), 5, 2, 8)
     texts = np.array([[0, 10], [1, 10], [0, 12], [3, 13], [-1, -1]])
@@ -77,4 +77,4 @@ def test_ranks_by_hand() -> None:
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     # Candidates at 0.1 (10), 2.0 (11) and 0.9 (12). From 2.1 the nearest is 2.0, then 0.9, then 0.1.
     assert ranks(vectors, texts).tolist() == [1, 1, 1, 3]
-    assert ranks(np.ones_like(vectors), texts).tolist() == [3, 2, 2, 3]  # all alike: last among the wrong ones
+    assert ranks(np.ones_like(vectors), texts).tolist() == [3, 2, 2, 3]  # all equal: last among the wrong ones

@@ -1,4 +1,4 @@
-"""SQuAD's files made flat."""
+"""Flatten SQuAD's files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DOCUMENT = {
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_files_are_made_flat(indent: int | None, tmp_path: pathlib.Path) -> None:
+def test_files_are_flattened(indent: int | None, tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(DOCUMENT, indent=indent))
     first, second = read_records(str(tmp_path / "a.json"), resolve({}))
     assert first.fields == {

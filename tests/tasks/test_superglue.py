@@ -1,4 +1,4 @@
-"""Records in the form of SuperGLUE's archives, through the ready configs."""
+"""Records in the form of SuperGLUE's archives, through the shipped configs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read(path: pathlib.Path, record: dict[str, Any], config: str = "classificati
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_the_archives_are_read_as_they_are(name: str, tmp_path: pathlib.Path) -> None:
+def test_the_archives_are_read_unchanged(name: str, tmp_path: pathlib.Path) -> None:
     record, expected = RECORDS[name]
     reader, records = read(tmp_path / "train.jsonl", record, f"classification:{name}")
     found = [(reader.texts(one), reader._labels(one)) for one in records]
@@ -121,12 +121,12 @@ def test_pronouns_are_found_by_their_number(text: str, index: int, expected: str
     "record",
     [{"passage": {"text": "A.", "questions": [{"question": "Q"}]}}, {"passage": {"questions": [3], "text": "A."}}],
 )
-def test_what_is_not_as_it_should_be_is_named(record: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_malformed_records_are_named(record: dict[str, Any], tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a SuperGLUE task"):
         read(tmp_path / "train.jsonl", record)
 
 
-def test_other_records_stay_as_they_are(tmp_path: pathlib.Path) -> None:
+def test_other_records_are_unchanged(tmp_path: pathlib.Path) -> None:
     record = {"text": "a", "target": "b", "passage": "c", "word": "d"}
     assert read(tmp_path / "train.jsonl", record)[1][0].fields == record
 
@@ -134,7 +134,7 @@ def test_other_records_stay_as_they_are(tmp_path: pathlib.Path) -> None:
 def held_out(
     tmp_path: pathlib.Path, name: str, record: dict[str, Any], count: int, size: int
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """A task on a file with the record twice, `count` records of its own altogether, and its held-out batches of `size`."""
+    """A task on a file with the record twice, `count` records in total, and its held-out batches of `size`."""
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = tmp_path / "val.jsonl"
@@ -149,7 +149,7 @@ def held_out(
 
 
 def test_answers_of_a_question_are_scored_together(tmp_path: pathlib.Path) -> None:
-    """Two passages of two questions; scores of batches whose logits are the labels but for one answer of one question."""
+    """Two passages of two questions; scores of batches whose logits equal the labels except for one answer to one question."""
     task, outputs = held_out(tmp_path, "multirc", {"passage": PASSAGE}, count=6, size=4)
     for output in outputs:
         output["logits"] = np.eye(2)[output["labels_B"]]
@@ -186,8 +186,8 @@ RECORD = {
 }
 
 
-def test_record_is_one_record_a_query_and_entity(tmp_path: pathlib.Path) -> None:
-    """`end` is the last character of an entity; one that is mentioned twice is one choice; answers are compared as SQuAD's script does."""
+def test_record_gives_one_record_for_each_query_and_entity(tmp_path: pathlib.Path) -> None:
+    """`end` is the last character of an entity; one mentioned twice is one choice; answers are compared as SQuAD's script does."""
     assert RECORD_TEXT[71:74] == "Bob"
     reader, records = read(tmp_path / "train.jsonl", RECORD, "classification:record")
     passage = "Ann Lee met Bob in Rome.\nThey ate. A meal was had. Bob paid"
@@ -220,8 +220,8 @@ def test_broken_queries_are_named(broken: dict[str, Any], tmp_path: pathlib.Path
         read(tmp_path / "train.jsonl", RECORD | broken, "classification:record")
 
 
-def test_record_is_scored_by_the_entity_that_is_chosen(tmp_path: pathlib.Path) -> None:
-    """Two passages of two queries of three entities; a query counts by its likeliest entity, whatever that one's probability is."""
+def test_record_is_scored_by_the_chosen_entity(tmp_path: pathlib.Path) -> None:
+    """Two passages of two queries of three entities; a query counts by its likeliest entity, whatever its probability."""
     task, outputs = held_out(tmp_path, "record", RECORD, count=12, size=8)
     for output in outputs:
         output["logits"] = np.eye(2)[output["labels_B"]] - [0.0, 5.0]  # all are unlikely, right ones less so
@@ -233,7 +233,7 @@ def test_record_is_scored_by_the_entity_that_is_chosen(tmp_path: pathlib.Path) -
     assert task.value({f"eval_{name}": value for name, value in found.items()}) == 3 / 4
 
 
-def test_what_a_choice_is_worth_must_be_a_share(tmp_path: pathlib.Path) -> None:
+def test_credit_of_a_choice_must_be_a_fraction(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "train.jsonl"
     for value, message in ((1.5, "is 1.5, not from 0 to 1"), ("much", "is 'much', not a number")):
         fields = {"passage": "a", "statement": "b", "label": "1", "question_id": "q", "f1": value}

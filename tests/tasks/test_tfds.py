@@ -1,4 +1,4 @@
-"""The ready recipes against the real schemas of their data sets, filled with random records (no download)."""
+"""The shipped recipes against the real schemas of their data sets, filled with random records (no download)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents on the line: lengths, shares of letters and of equal entries that are just enough, and one too few."""
+"""Borderline documents: lengths, fractions of letters and of equal entries that are just enough, and one too few."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_reasons(keys: dict, text: str, reason: str) -> None:
 
 
 def agreeing(entries: int, first: int = 0) -> np.ndarray:
-    """Two signatures that agree in so many entries from `first` on."""
+    """Two signatures that agree in that many entries from `first` on."""
     pair = np.stack([np.arange(SIZE), np.arange(SIZE) + 1000]).astype(np.uint32)
     pair[1, first : first + entries] = pair[0, first : first + entries]
     return pair
@@ -39,11 +39,11 @@ def agreeing(entries: int, first: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("first", [0, SIZE - SIZE // BANDS])
 def test_agreement_that_is_just_enough(first: int) -> None:
-    """128 entries in 32 bands of four: four that agree are a band if they begin one, and a share of 1/32."""
+    """128 entries in 32 bands of four: four that agree are a band if they begin one, and a fraction of 1/32."""
     assert (SIZE, BANDS, SHINGLE) == (128, 32, 5)
     assert find_near_duplicates(agreeing(4, first), 1 / 32).tolist() == [False, True]
     assert find_near_duplicates(agreeing(4, first), 1 / 32 + 1e-9).tolist() == [False, False]
-    assert find_near_duplicates(agreeing(3, first), 1 / 64).tolist() == [False, False]  # no band
+    assert find_near_duplicates(agreeing(3, first), 1 / 64).tolist() == [False, False]  # not a band
     assert find_near_duplicates(agreeing(4, 2), 1 / 64).tolist() == [False, False]  # halves of two bands
 
 

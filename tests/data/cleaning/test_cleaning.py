@@ -52,7 +52,7 @@ def test_scripts() -> None:
         Cleaner(CleanConfig(scripts="cyrilic"))
 
 
-def test_every_script_knows_its_letters() -> None:
+def test_every_script_has_its_letters() -> None:
     """A letter of each, and no letter in two scripts."""
     samples = dict(
         latin="é",

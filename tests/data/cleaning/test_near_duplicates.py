@@ -1,4 +1,4 @@
-"""MinHash: estimates of a known similarity, repeats found whatever the order of work, nothing else dropped."""
+"""MinHash: estimates of a known similarity, repeats found in any order of work, nothing else dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Personal data: what goes, what stays. Numbers are documentation numbers (RFC 5737, RFC 3849, payment test cards)."""
+"""Personal data: what is removed, what stays. Numbers are documentation numbers (RFC 5737, RFC 3849, payment test cards)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clean(text: str) -> str:
         ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nb", "a\n[KEY]\nb"),
     ],
 )
-def test_what_goes(text: str, expected: str) -> None:
+def test_what_is_removed(text: str, expected: str) -> None:
     assert clean(text) == expected
 
 
@@ -60,7 +60,7 @@ def test_counts_by_kind() -> None:
     assert text == "[EMAIL] [EMAIL] [IP] [CARD] [PHONE] [KEY]"
 
 
-def test_only_what_is_asked_for() -> None:
+def test_only_the_requested_kinds() -> None:
     assert parse(("phone", "email")) == ("email", "phone") and parse(("all",)) == KINDS and parse(()) == ()
     assert scrub("a@example.org 192.0.2.1", parse(("ip",)))[0] == "a@example.org [IP]"
     with pytest.raises(ConfigError, match="clean.redact_pii names 'mail'.*Did you mean 'email'"):

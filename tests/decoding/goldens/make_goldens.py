@@ -1,4 +1,4 @@
-"""Makes *.json next to this file: the token ids that another implementation, Hugging Face transformers on PyTorch, generates.
+"""Make *.json next to this file: the token ids that another implementation, Hugging Face transformers on PyTorch, generates.
 
 Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 
@@ -12,10 +12,10 @@ Small models of odd sizes in float32 whose weights follow the rule of tests/help
                                      on the right (what encoders read)
     cases                            arguments of generate, and its sequences; of beams also their scores
 
-Decoders of encoders' kinds, and models made of an encoder and a decoder, have few cases; of each also the uncached run must agree.
-Where a case says so, the end token is one that the model likes to say, so that texts do end. A case whose result hangs on
+Decoders of encoder families, and encoder-decoders made of two models, have few cases; for each the uncached run must also agree.
+Where a case specifies it, the end token is one that the model often generates, so that texts end. A case whose result depends on
 differences in the last bits would fail elsewhere: each is made a second time with weights that differ by a millionth, and
-left out if the tokens change. So it is if they change with the token that fills up prompts, which transformers counts as said.
+left out if the tokens change. So is a case whose tokens change with the token that pads prompts, which transformers counts as generated.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def inputs_of(model, name: str, filler: int | None = None) -> dict[str, list]:
 
 
 def cases_of(seq2seq: bool, liked: int, words: list[int]) -> list[dict]:
-    """Arguments of generate. `liked` is a token that the model says; `words` are some that it said one after the other."""
+    """Arguments of generate. `liked` is a token that the model generates; `words` are some that it generated in sequence."""
     end = {"eos_token_id": liked, "pad_token_id": 3}
     cases: list[dict] = [{}, end, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 3}]
     cases += [

@@ -1,10 +1,10 @@
-"""Makes sources.json next to this file: what transformers generates where an encoder's rows are padded on the left.
+"""Make sources.json next to this file: what transformers generates where an encoder's rows are padded on the left.
 
 Run with torch 2.13 and transformers 5.24: PYTHONPATH=tests python tests/decoding/left_goldens/make_goldens.py
 
 The models are those of ../goldens. Rows are theirs with the padding in front, with and without the mask that hides it. A case that
 changes with weights that differ by a millionth is left out; where the padding moves no positions (T5, RoBERTa) the texts are those of
-rows padded behind.
+rows padded on the right.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         mask = [[0] * (9 - sum(mask)) + [1] * sum(mask) for mask in behind["attention_mask"]]
         for masked in (True, False):
             inputs = {"input_ids": moved, "attention_mask": mask if masked else None}
-            # Encoders that count positions from their own padding see it, whatever generation fills up with.
+            # Encoders that count positions from their own padding see it, whatever token generation pads with.
             filled = [{"pad_token_id": 3}] if "roberta" in name and masked else []
             for arguments in ({"no_repeat_ngram_size": 2}, {"num_beams": 3, "no_repeat_ngram_size": 2}, *filled):
                 arguments = {"max_new_tokens": 8, **arguments}

@@ -1,4 +1,4 @@
-"""Makes *.npz next to this file: what another implementation, Hugging Face transformers on PyTorch, computes.
+"""Make *.npz next to this file: what another implementation, Hugging Face transformers on PyTorch, computes.
 
 Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 

@@ -1,4 +1,4 @@
-"""Makes the folders next to this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
+"""Make the folders next to this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
 
     pip install torch==2.13.0 transformers==5.24.0 peft==0.21.2
     python tests/interop/peft_goldens/make_goldens.py [tied]

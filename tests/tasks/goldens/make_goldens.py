@@ -1,4 +1,4 @@
-"""Makes the goldens of this folder, in an environment of its own: `pip install torch sentence-transformers seqeval`.
+"""Make the goldens in this folder, in a separate environment: `pip install torch sentence-transformers seqeval`.
 
     python tests/tasks/goldens/make_goldens.py
 
@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 class Given(torch.nn.Module):
-    """Stands for a model: its "features" are the vectors."""
+    """A stand-in for a model: its "features" are the vectors."""
 
     def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"sentence_embedding": features["vectors"]}
@@ -106,7 +106,7 @@ def entities() -> None:
 
 
 def fixed(tags: list[str], ends: bool) -> list[str]:
-    """With the last entity closed where the row was cut inside it."""
+    """Close the last entity where the row was cut inside it."""
     if ends and tags[-1][0] in "BI":
         start = max(i for i, tag in enumerate(tags) if tag[0] == "B")
         tags = [*tags[:start], *["O"] * (len(tags) - start)]
