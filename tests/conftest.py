@@ -12,7 +12,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set up the environment of the processes that tests start, and spare compile time, most of what tests of tiny models cost.
+    """Set up the environment of the processes that tests start, and reduce compile time, which dominates tests of tiny models.
 
     Other processes import the package from this checkout and `helpers`, as this one does (`pythonpath` in pyproject.toml). Compiled
     programs stay in pytest's own cache; their machine code is not optimized, by emitters that compile three times as fast.
@@ -22,7 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("xla"))
     flags = {"xla_backend_optimization_level": "0"}
-    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions of XLA lack the option, and end at it
+    if importlib.metadata.version("jaxlib").startswith(
+        "0.10."
+    ):  # later versions of XLA lack the option, and exit on it
         flags["xla_cpu_use_fusion_emitters"] = "false"
     given = os.environ.get("XLA_FLAGS", "")
     added = (f"--{name}={value}" for name, value in flags.items() if name not in given)
@@ -39,7 +41,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory):  # its class stays untyped: i
 
 @pytest.fixture(scope="session")
 def bert_run(lab, tmp_path_factory: pytest.TempPathFactory):
-    """The workdir of an undisturbed run of `lab`; to be read only."""
+    """The workdir of an undisturbed run of `lab`; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "bert"
     assert lab.train(workdir, "--config.logging.trackers=tensorboard", "--config.profile.steps=12-13") == 0
     return workdir
@@ -47,7 +49,7 @@ def bert_run(lab, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def gpt_run(lab, tmp_path_factory: pytest.TempPathFactory):
-    """The same for the causal model, with accumulation, averaged parameters and nonfinite=skip; to be read only."""
+    """The same for the causal model, with accumulation, averaged parameters and nonfinite=skip; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "gpt"
     assert lab.train(workdir, variant="gpt") == 0
     return workdir

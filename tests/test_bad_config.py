@@ -17,7 +17,7 @@ TAIL = "    return config\n"
 
 @dataclasses.dataclass
 class Case:
-    """What is broken: a config file's text, or flags; and the words that the paragraph must hold."""
+    """What is broken: a config file's text, or flags; and the words that the paragraph must contain."""
 
     name: str
     words: tuple[str, ...]
@@ -210,7 +210,7 @@ def test_broken_workdir(
     assert words in one_paragraph(argv, capsys)
 
 
-def test_no_config_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--config=configs/quickstart.py" in one_paragraph(["--workdir=run"], capsys)
 
 
@@ -220,7 +220,7 @@ def test_binary_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "UTF-8" in one_paragraph([f"--config={path}", f"--workdir={tmp_path}"], capsys)
 
 
-def test_mistake_in_an_imported_config_names_that_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_in_an_imported_config_names_that_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "base.py").write_text(setting("config.train.num_steps = 'many'"))

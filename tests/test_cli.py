@@ -1,4 +1,4 @@
-"""The command line: what reaches a verb's main, which exit code comes back, and what is printed."""
+"""The command line: what a command's main receives, which exit code it returns, and what is printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_main_gets_the_config_and_the_workdir(tmp_path: Path) -> None:
     seen = []
     assert call(lambda config, workdir: seen.append((config, workdir)), QUICKSTART, f"--workdir={tmp_path}/new") == 0
     (config, workdir) = seen[0]
-    assert workdir == tmp_path / "new" and not workdir.exists()  # the verb makes it, not the flags
+    assert workdir == tmp_path / "new" and not workdir.exists()  # the command creates it, not the flags
     assert config == resolve(__import__("lm_research.config.loading").config.loading.load(QUICKSTART.split("=")[1]))
 
 
@@ -64,14 +64,14 @@ def test_overrides(tmp_path: Path, argv: list[str], section: str, key: str, valu
     assert result == value and type(result) is type(value)
 
 
-def test_overrides_may_stand_before_the_config_and_touch_one_key_only(tmp_path: Path) -> None:
+def test_overrides_may_precede_the_config_and_change_only_one_key(tmp_path: Path) -> None:
     plain = parse(tmp_path)
     config, workdir = cli.parse(["--config.seed=5", "--workdir", str(tmp_path), "--config", QUICKSTART.split("=")[1]])
     assert workdir == tmp_path
     assert config == replace(plain, seed=5) != plain
 
 
-def test_an_override_may_mend_what_the_file_got_wrong(tmp_path: Path) -> None:
+def test_an_override_may_correct_an_error_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "odd.py"
     path.write_text(
         "from lm_research.config import default_config\n"
@@ -100,7 +100,7 @@ def test_argument_of_get_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "config.json"])
-def test_a_stored_config_comes_back_the_same(tmp_path: Path, name: str) -> None:
+def test_a_stored_config_round_trips(tmp_path: Path, name: str) -> None:
     config = replace(parse(tmp_path), train=dict(num_steps=123), schedule=dict(warmup_ratio=0.25))
     (tmp_path / "config.json").write_text(dumps(config))
     again, _ = cli.parse([f"--config={tmp_path / name}", f"--workdir={tmp_path}"])
@@ -133,7 +133,7 @@ def test_absl_flags_count_as_parsed(tmp_path: Path) -> None:
     assert flags.FLAGS.is_parsed()
 
 
-def test_help_is_short_and_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_short_and_needs_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["--help"], ["-h"], ["--nonsense", "--help"]):
         assert call(unreachable, *argv) == 0
         out = capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_exit_codes(tmp_path: Path, main: Callable[[Config, Path], int | None], 
     assert call(main, QUICKSTART, f"--workdir={tmp_path}") == code
 
 
-def test_a_mistake_is_one_paragraph_and_a_bug_keeps_its_traceback(
+def test_a_user_error_is_one_paragraph_and_a_bug_keeps_its_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = (QUICKSTART, f"--workdir={tmp_path}")
@@ -208,13 +208,13 @@ def run_verb(tmp_path: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_separate_process(tmp_path: Path) -> None:
     done = run_verb(tmp_path, QUICKSTART, "--workdir=w", "--config.train.num_steps=9")
     assert (done.returncode, done.stderr) == (75, "")
     assert json.loads(done.stdout) == [9, "w"]
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_user_error_in_a_separate_process(tmp_path: Path) -> None:
     done = run_verb(tmp_path, QUICKSTART, "--workdir=w", "--config.train.num_step=9")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: config.train.num_step is not a key") and done.stderr.count("\n") == 1
@@ -232,7 +232,7 @@ def test_help_config_into_a_closed_pipe(tmp_path: Path) -> None:
 
 
 def test_arguments_that_are_not_utf_8() -> None:
-    """They come as halves of surrogate pairs (PEP 383), which no file that the run writes could hold."""
+    """They arrive as halves of surrogate pairs (PEP 383), which cannot be written to any file of the run."""
     code = f"import sys; sys.argv[1:] = []; from lm_research import cli; sys.exit(cli.guarded(print, argv=[{chr(39)}--a=\\udce9{chr(39)}]))"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
@@ -252,7 +252,7 @@ def test_a_terminal_that_cannot_show_a_text() -> None:
     "error",
     [MemoryError(), MemoryError("Unable to allocate 1.12 TiB"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")],
 )
-def test_memory_that_is_not_there_is_no_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_memory_is_not_a_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     def action() -> None:
         raise error
 

@@ -51,7 +51,7 @@ def test_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Config: none" in out
 
 
-def test_runs_that_went_on_or_stopped_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_continued_or_stopped_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped = make_run(tmp_path / "stopped", summary=SUMMARY | {"status": "stopped"})
     assert compare.main([stopped, stopped]) == 0
     assert f"A  {stopped}  (stopped after step 20)" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_timings_do_not_count(tmp_path: Path, timing: dict[str, float]) -> None:
 )
 def test_any_other_metric_counts(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", lines)
-    assert compare.main([a, b]) == 0  # only says so
+    assert compare.main([a, b]) == 0  # only reports it
     assert compare.main([a, b, "--assert-equal"]) == 1
     assert compare.main([b, a, "--assert-equal"]) == 1
 

@@ -47,7 +47,7 @@ def test_shipped_config_resolves_to_changed_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, *FINE_TUNING])
-def test_docstring_says_what_to_type_and_to_expect(name: str) -> None:
+def test_docstring_gives_the_command_and_the_expected_result(name: str) -> None:
     text = (ROOT / "configs" / name).read_text(encoding="utf-8").split('"""')[1]
     assert f"python -m lm_research.train --config=configs/{name} --workdir=runs/" in text
     for word in ("Hardware ", "Time ", "Result "):
@@ -169,7 +169,7 @@ def test_bert_recipe_is_that_of_the_paper(size: str) -> None:
 
 
 @pytest.mark.parametrize(("size", "rate"), [("small", 6e-4), ("medium", 3e-4), ("large", 2.5e-4), ("xl", 2e-4)])
-def test_gpt2_recipe_is_gpt3s_of_the_nearest_size(size: str, rate: float) -> None:
+def test_gpt2_recipe_is_that_of_gpt3_at_the_nearest_size(size: str, rate: float) -> None:
     config = shipped(f"gpt2_{size}.py")  # Brown et al. 2020, table 2.1 and appendix B
     assert (config.objective.name, config.tokenizer.type) == ("causal_lm", "bpe")
     assert config.optimizer.learning_rate == rate
@@ -274,7 +274,7 @@ def test_an_integer_is_a_float_but_not_the_other_way_round() -> None:
         ({"profile": {"steps": "9-3"}}, "FIRST-LAST"),
     ],
 )
-def test_what_cannot_be_used_is_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace(".", r"\.").replace("(", r"\(")):
         resolve(values)
 

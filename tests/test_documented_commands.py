@@ -35,11 +35,11 @@ NAMED = re.compile(r"python -m ((?:lm_research|experiments)[\w.]*)|python (launc
 
 
 class Accepted(BaseException):
-    """The parser has taken a command line; nothing is to be run. Not an Exception, so that no command handles it."""
+    """The parser has accepted a command line; nothing is to be run. Not an Exception, so that no command handles it."""
 
 
 def commands(text: str) -> list[list[str]]:
-    """Words of the command lines of our own in a text's code blocks and code spans, from the module or script on."""
+    """Words of our own command lines in a text's code blocks and code spans, starting at the module or script."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     spans = re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()] + spans
@@ -105,7 +105,7 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def accepted(name: str, argv: Sequence[str]) -> bool:
-    """Whether the real parser of a command takes a command line; `--help` and `--help_config` print and return 0."""
+    """Whether the real parser of a command accepts a command line; `--help` and `--help_config` print and return 0."""
     try:
         return main_of(name)(argv) == 0
     except Accepted:

@@ -1,4 +1,4 @@
-"""The verb: prompts from flags, files and lines; texts as they come or as records; mistakes."""
+"""The command: prompts from flags, files and lines; streamed texts or records; errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lm_research import generate, pretrained
 
 @pytest.fixture
 def lm(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A model that every path leads to."""
+    """A model that every path resolves to."""
     lm = MODEL
     monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None, mesh=None: lm)
     return lm
@@ -48,7 +48,7 @@ def test_files_become_records(lm: Any, tmp_path: pathlib.Path) -> None:
 
 
 def test_lines_end_at_line_feeds_only(lm: Any, tmp_path: pathlib.Path) -> None:
-    """Other characters that Python ends lines at belong to texts, and JSON may hold them as they are."""
+    """Other characters at which Python ends lines belong to texts, and JSON may contain them unescaped."""
     texts = ["a\u2028b", "c\x85d", "e\x1cf", "g\x0ch"]
     (tmp_path / "in.txt").write_bytes("\r\n".join(texts).encode())
     lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
@@ -57,7 +57,7 @@ def test_lines_end_at_line_feeds_only(lm: Any, tmp_path: pathlib.Path) -> None:
         assert generate.read_prompts(str(tmp_path / name)) == texts
 
 
-def test_nothing_is_loaded_or_written_for_a_mistake(
+def test_nothing_is_loaded_or_written_after_an_error(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None, mesh=None: pytest.fail("loaded"))
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_a_conversation_quietly(lm: Any, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-def test_a_pipe_that_is_no_text_is_refused(
+def test_a_pipe_that_is_not_text_is_refused(
     lm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, errors: str
 ) -> None:
     pipe = io.TextIOWrapper(io.BytesIO(b"ab\n\xff\n"), encoding="utf-8", errors=errors)
@@ -98,7 +98,7 @@ def test_a_pipe_that_is_no_text_is_refused(
     assert "not valid UTF-8" in capsys.readouterr().err
 
 
-def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_continues_until_an_empty_line(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
     generate.talk(lm, {"max_new_tokens": 4}, iter(["a", "b", "", "b"]))
     first = lm.generate(prompts="a", max_new_tokens=4)[0]
     second = lm.generate(prompts=f"a{first}\nb", max_new_tokens=4)[0]
@@ -107,7 +107,7 @@ def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.Capt
 
 
 class ChatTokenizer(toys.ByteTokenizer):
-    """With a template for messages, and a token that it puts before a text by itself."""
+    """With a template for messages, and a tokenizer that puts a token before a text."""
 
     files = {
         "tokenizer_config.json": b'{"chat_template": "{% for m in messages %}{{ m.role[0] }}:{{ m.content }} {% endfor %}"}'
@@ -118,7 +118,7 @@ class ChatTokenizer(toys.ByteTokenizer):
 
 
 def test_a_conversation_goes_through_the_template(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each prompt is exactly the template's text, with what stands before it and without what the tokenizer would add."""
+    """Each prompt is exactly the template's text with the earlier turns, without tokens that the tokenizer would add."""
     lm = toys.language_model(vocab=257, scale=0.3, tokenizer=ChatTokenizer())
     generate.talk(lm, {"max_new_tokens": 2}, iter(["a", "b", "", "b"]), system="x")
 
@@ -142,7 +142,7 @@ def test_a_conversation_goes_through_the_template(capsys: pytest.CaptureFixture[
         (["--assistant_model=m", "--num_assistant_tokens=2"], {"num_assistant_tokens": 2, "assistant_model": MODEL}),
     ],
 )
-def test_every_way_is_reached(
+def test_every_strategy_can_be_selected(
     lm: Any, capsys: pytest.CaptureFixture[str], argv: list[str], options: dict[str, Any]
 ) -> None:
     assert generate.main(["--model=m", "--prompt=ab", *NEW, *argv]) == 0
@@ -202,7 +202,7 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "\udcff"], "not valid UTF-8"),
     ],
 )
-def test_mistakes_end_with_code_2(lm: Any, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_end_with_code_2(lm: Any, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate.main(["--model=m", *argv]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error

@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub in place of directories: nothing is downloaded, and every verb says how to get it."""
+"""Names on the Hugging Face hub in place of directories: nothing is downloaded, and every command explains how to get the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERBS = {
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory and a hub's cache without anything."""
+    """An empty working directory and an empty hub cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
@@ -38,7 +38,7 @@ def test_python(ask: Callable, name: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_verbs(verb: str, capsys: pytest.CaptureFixture) -> None:
+def test_commands(verb: str, capsys: pytest.CaptureFixture) -> None:
     pathlib.Path("rows.txt").write_text("a [MASK]\n")
     pathlib.Path("tasks.yaml").write_text("tasks:\n  - {name: t, task: tagging, data: rows.txt}\n")
     assert importlib.import_module(f"lm_research.{verb}").main(list(VERBS[verb])) == 2
@@ -50,7 +50,7 @@ def test_training(lab: Callable, tmp_path: pathlib.Path, capsys: pytest.CaptureF
     assert ADVICE in capsys.readouterr().err
 
 
-def test_what_the_cache_has_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_cached_copy_is_named(tmp_path: pathlib.Path) -> None:
     """Layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache."""
     repository = tmp_path / "hub" / "models--org--name"
     for commit in ("aaa", "bbb"):
@@ -64,6 +64,6 @@ def test_what_the_cache_has_is_named(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["./org/name", "../name", "/org/name", "a/b/c", "~/name", "runs/typo"])
-def test_other_paths_are_no_names(path: str, tmp_path: pathlib.Path) -> None:
+def test_other_paths_are_not_hub_names(path: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "runs").mkdir()
     assert not_downloaded(path) == ""

@@ -1,4 +1,4 @@
-"""The rooms of lm_research keep their doors: who may import whom, and who may know a family by name."""
+"""The packages of lm_research keep their layers: which may import which, and which may refer to a family by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lm_research"
 
-# Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
+# Lowest layer first. A file imports from its own package and from lower layers; packages of one layer do not import each other.
 FLOORS = (
     {"common", "trees"},
     {"config"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Stricter than the floors: the verbs' shared face stays light, and parallel/ would bring jax into data/.
+# Stricter than the layers: the commands' shared interface stays light, and parallel/ would bring jax into data/.
 ONLY = {
     "cli": {"common", "config"},
     "tokenizers": {"common", "config"},
@@ -40,7 +40,7 @@ KNOWS_FAMILIES = {PACKAGE / "models" / "families", PACKAGE / "interop"}
 # Objects of other libraries whose members come and go, and private names that have no public twin; a member of ours is declared.
 PROBES = {
     "common/disk.py": {"id(error)"},  # which errors a chain has shown
-    "common/documents.py": {"id(node)"},  # which nodes stand above one
+    "common/documents.py": {"id(node)"},  # the ancestors of a node
     "config/loading.py": {
         "module.__dict__",
         "getattr(module, 'get_config', None)",
@@ -68,7 +68,7 @@ PROBES = {
     "parallel/mesh.py": {
         "getattr(device, 'slice_index', None)",
         "getattr(devices[0], 'slice_index', None)",
-    },  # TPUs' alone
+    },  # TPUs only
     "parallel/peers.py": {
         "distributed._jax",
         "library._ZSt13set_terminatePFvvE",
@@ -82,12 +82,12 @@ PROBES = {
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-# Goldens are made once by scripts that run the other implementation; no test imports them.
+# Goldens are made once by scripts that run the other implementation; tests do not import them.
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if path.name != "make_goldens.py")
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted module) of every import in a file of `package`, those inside functions included."""
+    """(line, dotted module) of every import in a file of `package`, including those inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -98,9 +98,9 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def room_of(path: Path) -> str:
-    if path == PACKAGE / "interop" / "lm_eval.py":  # a face of the whole library for another program
+    if path == PACKAGE / "interop" / "lm_eval.py":  # an adapter of the whole library for another program
         return "evaluate"
-    if path == PACKAGE / "errors.py":  # what users catch, at the top; it belongs to the ground floor
+    if path == PACKAGE / "errors.py":  # exceptions for users, at the top level; they belong to the lowest layer
         return "common"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -110,13 +110,13 @@ def may_import(room: str, other: str) -> bool:
         return True
     if room in ONLY:
         return other in ONLY[room]
-    if other == "cli":  # beside the verbs, who do not know each other
+    if other == "cli":  # next to the commands, which do not import each other
         return FLOOR[room] == len(FLOORS) - 1
     return FLOOR[other] < FLOOR[room]
 
 
 def strangers(path: Path, text: str) -> list[str]:
-    """Imports in `text`, a file of lm_research, that its room may not have."""
+    """Imports in `text`, a file of lm_research, that its package may not have."""
     package = ".".join(path.relative_to(ROOT).parts[:-1])
     room, found = room_of(path), []
     for line, module in imports(ast.parse(text), package):
@@ -131,7 +131,7 @@ def strangers(path: Path, text: str) -> list[str]:
             if room == "__init__" and parts[1:3] != [
                 "common",
                 "interrupts",
-            ]:  # which commands alone take, before all else
+            ]:  # which only commands import, before anything else
                 found.append(f"{path.name}:{line}: importing lm_research must stay light, it imports {module}")
     return found
 
@@ -153,9 +153,9 @@ def names_families(tree: ast.AST, families: set[str]) -> list[int]:
 
 
 def probes(tree: ast.AST) -> set[str]:
-    """What code looks for on an object that may not have it, or knows it by its id, or what it reads of another's private members.
+    """Probes in the code: attributes that an object may lack, identification by id, and reads of another object's private members.
 
-    Names of the standard library's and of others' modules are theirs; `_replace`, `_asdict` and `_fields` are public.
+    Names of the standard library and of other packages are exempt; `_replace`, `_asdict` and `_fields` are public.
     """
     found: set[str] = set()
     modules = {
@@ -182,13 +182,13 @@ def families() -> set[str]:
     return known | {"bert", "gpt", "gpt2", "roberta", "xlmr", "xlm_roberta", "t5", "bart", "mbart"}
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_package_has_a_layer() -> None:
     rooms = {room_of(path) for path in SOURCES} - {"__init__"}
     assert rooms <= FLOOR.keys() | {"cli"}, "a new room: give it a floor here and in docs/architecture.md"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_from_floors_below(path: Path) -> None:
+def test_imports_only_from_lower_layers(path: Path) -> None:
     assert strangers(path, path.read_text(encoding="utf-8")) == []
 
 
@@ -298,17 +298,17 @@ def test_importing_the_package_is_light() -> None:
     assert run_python(f"import sys, lm_research; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
-def test_the_face_and_compare_do_without_jax() -> None:
+def test_the_api_and_compare_do_not_import_jax() -> None:
     code = "import sys, lm_research.cli, lm_research.compare; print([m for m in ('jax', 'numpy') if m in sys.modules])"
     assert run_python(code) == "[]"
 
 
-def test_data_can_be_read_without_jax() -> None:
+def test_data_can_be_read_without_importing_jax() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted((PACKAGE / "data").rglob("*.py"))
     ]
-    # Only our own modules are looked at: what libraries do with jax is their business.
+    # Only our own modules are looked at: other libraries may import jax.
     code = f"""
 import importlib, sys
 for name in {modules}:

@@ -1,4 +1,4 @@
-"""Directories as opus-mt's are: model and tokenizer read, write, learn and are written back, as transformers has it."""
+"""Directories like opus-mt's: reading, generating, fine-tuning and writing back match transformers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCES, TOKENIZER = golden()["sources"], ("source.spm", "target.spm", "vocab.js
 
 @pytest.fixture(scope="module")
 def opus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """To be read only."""
+    """Read-only."""
     return write_opus(tmp_path_factory.mktemp("opus"))
 
 
@@ -34,7 +34,7 @@ def lm(opus: pathlib.Path) -> LanguageModel:
 def test_it_writes_what_transformers_writes(number: int, lm: LanguageModel) -> None:
     """Greedy, the beams of generation_config.json, and beams with banned tokens.
 
-    Those leave log-probabilities to be normalized again (renormalize_logits).
+    The banned tokens leave log-probabilities to be normalized again (renormalize_logits).
     """
     way, wanted = golden()["ways"][number], golden()["sequences"][number]
     found = lm.generate(prompts=SOURCES, return_dict_in_generate=True, **way)
@@ -65,8 +65,8 @@ def test_it_is_written_back(lm: LanguageModel, opus: pathlib.Path, tmp_path: pat
 
 
 def test_it_is_fine_tuned(opus: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Rows are those of `tokenizer(sources, text_target=targets)`, the decoder begins with padding, and what is left translates."""
-    chosen = [4, 0, 9]  # a code of a language, a text, and what no model knows
+    """Rows are those of `tokenizer(sources, text_target=targets)`, the decoder begins with padding, and the saved model translates."""
+    chosen = [4, 0, 9]  # a language code, a text, and an unknown piece
     pairs = [{"en": golden()["texts"][number], "es": golden()["texts"][number]} for number in chosen]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     keys = {

@@ -1,6 +1,6 @@
-"""No number that others rely on changes silently: limits and other constants, and defaults of parameters and fields.
+"""Numbers that users rely on do not change silently: limits and other constants, and defaults of parameters and fields.
 
-Keys of a config have a golden of their own (goldens/schema.txt). Where a number should change, or has another name, write the golden anew:
+Keys of a config have a golden of their own (goldens/schema.txt). After an intended change of a number or a name, rewrite the golden:
 
     python tests/test_numbers.py > tests/goldens/numbers.txt
 """
@@ -17,7 +17,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "numbers.txt"
 
 
 def written(node: ast.expr | None) -> str:
-    """An expression, if it is made of literals, names and calls alone and has a number or truth value in it; else nothing."""
+    """An expression, if it is made of only literals, names and calls and contains a number or truth value; else nothing."""
     inside = list(ast.walk(node)) if node else []
     numbers = [one for one in inside if isinstance(one, ast.Constant) and isinstance(one.value, (int, float))]
     plain = not any(isinstance(one, (ast.Lambda, ast.comprehension, ast.JoinedStr)) for one in inside)
@@ -25,7 +25,7 @@ def written(node: ast.expr | None) -> str:
 
 
 def named(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
-    """Names of constants, fields and parameters of a file, with what they are by default."""
+    """Names of constants, fields and parameters of a file, with their defaults."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef)):
             for line in node.body:
@@ -43,7 +43,7 @@ def named(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
 
 
 def numbers() -> str:
-    """A line for each name and number, with how often there is one; in no file's order, so that moving code changes nothing."""
+    """A line for each name and number with its count, in an order independent of files, so that moving code changes nothing."""
     found = collections.Counter(
         f"{name} = {text}"
         for path in (ROOT / "lm_research").rglob("*.py")
@@ -53,7 +53,7 @@ def numbers() -> str:
     return "".join(f"{line}  ({count})\n" if count > 1 else f"{line}\n" for line, count in sorted(found.items()))
 
 
-def test_numbers_are_those_that_were_reviewed() -> None:
+def test_numbers_match_the_reviewed_ones() -> None:
     assert numbers() == GOLDEN.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The verb: tables, JSON, and mistakes in one paragraph."""
+"""The command: tables, JSON, and errors in one paragraph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BERT = "--config=configs/bert_tiny.py"
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the verb sets it; this takes it back afterwards
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it; this restores it afterwards
 
 
 def test_a_plan_as_table_and_json(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
@@ -121,14 +121,14 @@ def test_a_task_from_a_model_directory(
         ([BERT, "--topology=v5e:4x4", "--config.train.init_from=/nowhere"], "/nowhere does not exist"),
     ],
 )
-def test_mistakes_are_one_paragraph(flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_errors_are_one_paragraph(flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert plan.main(flags) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_no_accelerator_is_touched() -> None:
-    """No device is asked for at all: jax's back ends stay unstarted."""
+    """No device is requested: jax's backends are not started."""
     code = (
         "from lm_research import plan; "
         f"assert plan.main([{BERT!r}, '--topology=v5e:4x4']) == 0; "

@@ -1,4 +1,4 @@
-"""The verb: rows in, records out in their order, whatever was killed and however many processes share them."""
+"""The command: rows in, records out in their order, after any kill and with any number of processes."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_lines_and_records(folder: pathlib.Path, expected: list, tmp_path: pathl
 
 
 @pytest.mark.parametrize("cut", [1, -20])
-def test_it_goes_on_where_it_was_killed(folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, cut: int) -> None:
-    """A kill leaves a file that may end anywhere."""
+def test_it_resumes_where_it_was_killed(folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, cut: int) -> None:
+    """A kill may leave a file cut off anywhere."""
     output = tmp_path / "a.jsonl"
     assert run(folder, output) == 0
     whole = output.read_bytes()
@@ -67,7 +67,7 @@ BLANK = ["", TEXTS[0], "", " \t", TEXTS[1], "", "", "", "", TEXTS[2], ""]
 
 
 def test_a_blank_line_has_a_row_without_an_answer(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """`row` is the line's number from 0, so that an output can be pasted beside its input; five to eight are a batch without a text."""
+    """`row` is the line's number from 0, so that an output can be pasted next to its input; five to eight are a batch without a text."""
     (tmp_path / "in.txt").write_bytes("".join(f"{line}\r\n" for line in BLANK).encode())
     flags = (f"--input={tmp_path}/in.txt",)
     assert run(folder, tmp_path / "a.jsonl", *flags) == 0
@@ -107,7 +107,7 @@ def test_several_processes_share_the_rows(folder: pathlib.Path, tmp_path: pathli
     assert [line["row"] for line in records(output)] == list(range(11))
 
 
-def test_mistakes(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said() -> str:
         return capsys.readouterr().err
 
@@ -139,7 +139,7 @@ MISTAKEN = (["--model=/no/such"], ["--function_to_apply=maximum"], ["--text_key=
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("flags", MISTAKEN)
-def test_a_command_that_failed_binds_no_other(
+def test_a_failed_command_does_not_restrict_the_next(
     folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, flags: list[str], processes: int
 ) -> None:
     output = tmp_path / "a.jsonl"
@@ -154,7 +154,7 @@ def test_a_command_that_failed_binds_no_other(
 def test_the_first_rows_decide_between_two_commands(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second command begins the output while the first reads its model: the first must not add rows of its own."""
+    """A second command starts the output while the first reads its model: the first must not add its rows."""
     output, read = tmp_path / "a.jsonl", pipelines.pipeline
 
     def slow(*args: Any, **options: Any) -> Any:
@@ -169,10 +169,10 @@ def test_the_first_rows_decide_between_two_commands(
     assert run(folder, output, *flags) == 0 and [line["input"] for line in records(output)] == TEXTS
 
 
-def test_a_whole_part_stays_whole(
+def test_a_complete_part_stays_complete(
     folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Started again and killed, the process that was done has lost no row: its part has 6, and batches have 4."""
+    """Started again and killed, the process that had finished has lost no row: its part has 6, and batches have 4."""
     output, flags = tmp_path / "a.jsonl", ("--num_processes=2",)
     assert run(folder, output, *flags, "--process_id=0") == 0
     part = tmp_path / "a.jsonl.part_0_of_2"
@@ -192,7 +192,7 @@ def test_a_whole_part_stays_whole(
     assert [line["input"] for line in records(output)] == TEXTS
 
 
-def test_no_rows_make_an_empty_output(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_no_rows_give_an_empty_output(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "in.csv").write_text("body\n")
     given = (f"--input={tmp_path}/in.csv", "--text_key=body")
     assert run(folder, tmp_path / "a.jsonl", *given) == 0 and (tmp_path / "a.jsonl").read_bytes() == b""
@@ -202,7 +202,7 @@ def test_no_rows_make_an_empty_output(folder: pathlib.Path, tmp_path: pathlib.Pa
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "\0", "null"], ids=range(5))
-def test_damaged_notes_are_told_and_rows_kept(
+def test_damaged_notes_are_reported_and_rows_kept(
     folder: pathlib.Path, tmp_path: pathlib.Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, notes = tmp_path / "a.jsonl", tmp_path / "a.jsonl.made_from.json"

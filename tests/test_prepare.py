@@ -1,4 +1,4 @@
-"""The prepare verb: flags, the same corpus as training's, stopping and going on, and what --inspect shows."""
+"""The prepare command: flags, the same corpus as training's, stopping and resuming, and the output of --inspect."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_inspect(config_file: pathlib.Path, tmp_path: pathlib.Path, capsys: pyte
         (["--config={config}", "--workdir={tmp}", "--config.data.source={tmp}/x.txt"], "does not exist"),
     ],
 )
-def test_mistakes(
+def test_errors(
     arguments: list[str],
     message: str,
     config_file: pathlib.Path,
@@ -115,8 +115,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["--help_config"]) == 0 and "data.mixture" in capsys.readouterr().out
 
 
-def test_a_signal_stops_it_and_the_same_command_goes_on(config_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """SIGTERM while the tokenizer is trained, which takes seconds here because it is told to wait."""
+def test_a_signal_stops_it_and_the_same_command_resumes(config_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """SIGTERM while the tokenizer is trained, which takes seconds here because of an added wait."""
     code = (
         "import sys, time; from lm_research import prepare; from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer as Tokenizer\n"
         "real = Tokenizer.train\n"
@@ -139,7 +139,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config_file: pathlib.Pat
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
-def test_a_damaged_corpus_is_made_again(
+def test_a_damaged_corpus_is_rebuilt(
     config_file: pathlib.Path, tmp_path: pathlib.Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--workers", "1"]

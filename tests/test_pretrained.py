@@ -1,4 +1,4 @@
-"""The Python face: heads, types, meshes, mistakes, native and run directories, and the verb that converts."""
+"""The Python API: heads, types, meshes, errors, native and run directories, and the convert command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOLDENS = golden_models.FOLDER
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path) -> Any:
-    """Writes the checkpoint of a golden and returns its directory; keywords change config.json."""
+    """Write the checkpoint of a golden and return its directory; keywords change config.json."""
 
     def make(name: str, **changes: Any) -> pathlib.Path:
         directory = tmp_path / name
@@ -66,7 +66,7 @@ def test_another_head_is_initialised_and_named(write: Any, caplog: pytest.LogCap
     assert len(lm.config.id2label) == 5
 
 
-def test_a_head_of_another_size_is_initialised_only_when_asked_for(write: Any) -> None:
+def test_a_head_of_another_size_is_initialised_only_on_request(write: Any) -> None:
     directory = write("bert_sequence")
     asked = lm_research.from_pretrained(directory, num_labels=7)
     assert set(asked.report.reshaped) == {"classifier/bias", "classifier/kernel"} and asked.report.new == ()
@@ -156,7 +156,7 @@ def test_unrolled_layers_and_bfloat16_agree(name: str, write: Any) -> None:
     np.testing.assert_allclose(again, expected, atol=2e-5)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(low.params))
     rounded = np.asarray(low(**given)["logits"])
-    assert rounded.dtype == np.float32  # logits are, whatever the model computes in
+    assert rounded.dtype == np.float32  # logits are float32, whatever type the model computes in
     # Unit roundoff 2**-8; the weights are large here and roundings add up over two blocks.
     assert np.sqrt(((rounded - expected) ** 2).mean() / (expected**2).mean()) < 0.05
 
@@ -256,7 +256,7 @@ def test_shards_and_other_types(write: Any, tmp_path: pathlib.Path) -> None:
     assert equal(again.params, lm.params) and again.definition.arch.dtype == "bfloat16"
 
 
-def test_a_mesh_takes_the_parameters_by_the_rules(write: Any) -> None:
+def test_a_mesh_divides_the_parameters_by_the_rules(write: Any) -> None:
     mesh = jax.make_mesh(
         (1, 1, 1, 1), ("data", "fsdp", "context", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 4
     )
@@ -302,7 +302,7 @@ def _change(directory: pathlib.Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("way", ["save_pretrained", "save_native"])
 def test_a_place_that_cannot_be_written_is_named(write: Any, way: str, tmp_path: pathlib.Path) -> None:
-    """A file stands there, or in the way; Linux says EEXIST and ENOTDIR."""
+    """A file has that name, or that of a parent; Linux reports EEXIST and ENOTDIR."""
     lm = lm_research.from_pretrained(write("bert_model"))
     (tmp_path / "file").write_text("kept")
     for place in ("file", "file/inside"):
@@ -349,10 +349,10 @@ def test_a_run_directory_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Pa
     np.testing.assert_allclose(again(input_ids=tokens)["prediction_logits"], logits, atol=1e-6)  # one program each
 
 
-def test_a_run_reads_texts_as_it_learned_to(
+def test_a_run_reads_texts_as_in_training(
     bert_run: pathlib.Path, gpt_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """From the objectives: BERT's rows are [CLS] text [SEP]; a causal model's documents are parted by [SEP], so that a text follows one.
+    """From the objectives: BERT's rows are [CLS] text [SEP]; a causal model's documents are separated by [SEP], so that a text follows one.
 
     The vocabularies begin with [PAD] [UNK] [CLS] [SEP].
     """
@@ -378,7 +378,7 @@ def test_a_run_reads_texts_as_it_learned_to(
 
 
 def test_a_checkpoint_of_a_run_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Any of them, by its folder; its digests are those of its own manifest."""
+    """Any of them, by its folder; digests come from its own manifest."""
     first = min((bert_run / "checkpoints").iterdir(), key=lambda path: int(path.name))
     assert convert.main(["--source", str(first), "--output", str(tmp_path / "native"), "--to", "native"]) == 0
     manifest = json.loads((first / "files" / "manifest.json").read_text())
@@ -392,7 +392,7 @@ def test_a_checkpoint_of_a_run_is_a_model(bert_run: pathlib.Path, tmp_path: path
 
 
 def test_a_run_without_its_model_file_is_refused(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Rather than a head guessed from the names of arrays."""
+    """Instead of guessing a head from the names of arrays."""
     run = shutil.copytree(bert_run, tmp_path / "run")
     last = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
     (last / "files" / "model.json").unlink()
@@ -412,7 +412,7 @@ def test_an_averaged_run_gives_its_average(gpt_run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert_run", "gpt_run"])
-def test_a_run_embeds_texts_in_the_form_it_has_learned(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_run_embeds_texts_in_the_form_of_its_training(kind: str, request: pytest.FixtureRequest) -> None:
     """[CLS] text [SEP], or of a causal model the separator and the text: the mean of its final states, at length 1."""
     run = request.getfixturevalue(kind)
     lm, bare = lm_research.from_pretrained(run), lm_research.from_pretrained(run, head="none")
@@ -476,7 +476,7 @@ def test_files_of_the_flax_classes_name_them(write: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800", "~no_such_user_here/model", ""])
-def test_names_that_no_directory_has(name: str, tmp_path: pathlib.Path) -> None:
+def test_names_that_no_directory_can_have(name: str, tmp_path: pathlib.Path) -> None:
     for given in ({"path": name}, {"path": tmp_path, "adapter": name or "\0"}):
         with pytest.raises(PretrainedError, match="path"):
             lm_research.from_pretrained(**given)

@@ -34,7 +34,7 @@ TEST = "pip install -e '.[test]' && pytest"
 
 
 def found(pattern: str) -> list[str]:
-    """Return the distinct matches in all pages, sorted; a pattern that matches nothing is an error of the test."""
+    """Return the distinct matches in all pages, sorted; a pattern that matches nothing is an error in the test."""
     matches = sorted({match for text in PAGES.values() for match in re.findall(pattern, text)})
     assert matches, pattern
     return matches
@@ -155,7 +155,7 @@ def test_code_parses(name: str) -> None:
             ast.parse(text)
 
 
-def test_the_sweep_is_one() -> None:
+def test_the_sweep_is_valid() -> None:
     (code,) = [text for kind, text in BLOCKS["sweeps.md"] if kind == "python"]
     exec(code, names := {})
     assert names["get_sweep"]().num_trials == 12

@@ -1,4 +1,4 @@
-"""The train verb end to end: what a run writes, and that nothing but its config and its text decides the result."""
+"""The train command end to end: what a run writes, and that only its config and its text decide the result."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_metrics(bert_run: pathlib.Path) -> None:
         assert 0 < line["eval_bits_per_byte"] < 20 and line["eval_tokens"] > 0
 
 
-def test_a_run_in_parts_is_the_whole_run(
+def test_a_run_in_parts_equals_the_whole_run(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Paused after steps 5 and 13, with the schedule of the whole run: the same parameters and the same losses."""
@@ -88,7 +88,7 @@ def test_summary(bert_run: pathlib.Path, gpt_run: pathlib.Path) -> None:
 
 
 def test_readable_output(bert_run: pathlib.Path, gpt_run: pathlib.Path) -> None:
-    """Gaps filled by the encoder, text by the decoder, twice each; and what to try next."""
+    """Gaps filled by the encoder, text by the decoder, twice each; and suggested next steps."""
     bert, gpt = (run / "log.txt" for run in (bert_run, gpt_run))
     assert bert.read_text().count("->") == 2 and "%" in bert.read_text().split("->")[1]
     assert gpt.read_text().count("  | ") >= 2
@@ -117,7 +117,7 @@ def test_another_seed_is_another_run(lab: Lab, bert_run: pathlib.Path, tmp_path:
         assert summary(tmp_path)["digests"][name] != digest
 
 
-def test_what_only_watches_or_saves_changes_no_number(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_monitoring_and_saving_change_no_number(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """No samples, saving by the clock, keeping one."""
     keys = ("eval.num_samples=0", "checkpoint.every_steps=0", "checkpoint.every_minutes=0.003", "checkpoint.keep=1")
     assert lab.train(tmp_path, *(f"--config.{key}" for key in keys)) == 0
@@ -137,7 +137,7 @@ def test_resuming_in_the_middle_of_a_window_changes_no_number(
     assert checkpoints(workdir) == checkpoints(run)
 
 
-def test_a_finished_run_stays_as_it_is(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_finished_run_is_unchanged(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     workdir = copied(bert_run, tmp_path)
     assert lab.train(workdir) == 0
     for name in ("metrics.jsonl", "summary.json"):
@@ -159,7 +159,7 @@ def test_files_in_a_folder_are_the_same_text(lab: Lab, bert_run: pathlib.Path, t
 
 
 def test_epochs_become_steps(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Asked for the epochs that 20 steps make: ceil(epochs x examples / 8) = 20. And the workdir knows it again."""
+    """With the number of epochs that 20 steps make: ceil(epochs x examples / 8) = 20. The workdir accepts the run again."""
     epochs = metrics(bert_run)[0]["epoch"] / LOG * (STEPS - 0.5)
     flags = (f"--config.train.num_epochs={epochs}", "--config.train.num_steps=1")
     assert lab.train(tmp_path, *flags) == 0
@@ -169,7 +169,7 @@ def test_epochs_become_steps(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib
     assert call([f"--config={tmp_path}", f"--workdir={tmp_path}"]) == 0
 
 
-def test_tensorflow_datasets_and_a_tokenizer_of_ones_own(
+def test_tensorflow_datasets_and_a_custom_tokenizer(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
@@ -186,7 +186,7 @@ def test_tensorflow_datasets_and_a_tokenizer_of_ones_own(
     }
     assert lab.train(tmp_path / "run", *(f"--config.{key}={value}" for key, value in keys.items())) == 0
     assert summary(tmp_path / "run")["status"] == "finished"
-    (corpus,) = (tmp_path / "run" / "data").iterdir()  # without a cache it lies in the workdir
+    (corpus,) = (tmp_path / "run" / "data").iterdir()  # without a cache it is in the workdir
     assert (corpus / "tokenizer.model").read_bytes() == tokenizer.read_bytes()
 
 
@@ -215,7 +215,7 @@ def test_a_workdir_in_use_is_refused(lab: Lab, tmp_path: pathlib.Path, capsys: p
 def test_a_changed_corpus_is_refused_and_a_restored_one_is_not(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What counts is the content: the same text under another date, built anew, is the same corpus."""
+    """Only the content counts: the same text under another date, built anew, is the same corpus."""
     workdir, corpus = copied(bert_run, tmp_path), tmp_path / "mine.txt"
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = str(corpus)
@@ -238,7 +238,7 @@ def test_a_changed_corpus_is_refused_and_a_restored_one_is_not(
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]]:
-    """Makes the training batch of step 8 (number 7) bad; gives the batches that were fed, by number."""
+    """Make the training batch of step 8 (number 7) bad; return the batches that were fed, by number."""
     fed: dict[int, dict[str, np.ndarray]] = {}
 
     class Poisoned(BatchBuilder):
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for _ in range(2):  # the same command again meets the same batch
+    for _ in range(2):  # the same command reads the same batch again
         assert lab.train(tmp_path) == 3
         error = capsys.readouterr().err
         assert "Step 8 has a NaN or infinite loss" in error and error.count("\n") == 1
@@ -273,14 +273,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
         with np.load(tmp_path / "nonfinite" / "step_8.npz") as saved:
             assert set(saved) == set(poisoned[7])
             assert all(np.array_equal(saved[name], poisoned[7][name], equal_nan=name[0] == "w") for name in saved)
-    # With the batch fixed the run goes on from the state before it, to the undisturbed end.
+    # With the batch fixed the run resumes from the state before it and ends like the uninterrupted one.
     monkeypatch.undo()
     assert lab.train(tmp_path) == 0
     assert same(bert_run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_goes_on_by_skipping(lab: Lab, tmp_path: pathlib.Path, poisoned: dict) -> None:
+def test_a_stopped_run_continues_by_skipping(lab: Lab, tmp_path: pathlib.Path, poisoned: dict) -> None:
     """train.on_nonfinite may change between restarts; the result is that of a run that skipped from the start."""
     skip = "--config.train.on_nonfinite=skip"
     assert lab.train(tmp_path / "stopped") == 3

@@ -1,4 +1,4 @@
-"""What people get wrong with texts, tokenizers, meshes and directories: one paragraph each, exit code 2, no traceback.
+"""Errors of users with texts, tokenizers, meshes and directories: one paragraph each, exit code 2, no traceback.
 
 Broken configs and flags are in test_bad_config.py.
 """
@@ -21,7 +21,7 @@ KEY = "--config."
 
 @dataclasses.dataclass
 class Place:
-    """Where a case may make its files."""
+    """A directory in which a case may create files."""
 
     lab: Lab
     folder: pathlib.Path
@@ -39,7 +39,7 @@ class Place:
 
 @dataclasses.dataclass
 class Case:
-    """A name, flags (or a function of a place that gives them), and the words that the paragraph must hold."""
+    """A name, flags (or a function of a place that gives them), and the words that the paragraph must contain."""
 
     name: str
     flags: str | Callable[[Place], str]
@@ -187,7 +187,7 @@ def test_damaged_config_in_the_workdir(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damaged_checkpoint_and_the_way_out(
+def test_damaged_checkpoint_and_its_fix(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = tmp_path / "run"
@@ -216,7 +216,7 @@ def test_damaged_checkpoint_and_the_way_out(
     ],
     ids=["batch", "heads"],
 )
-def test_what_eight_devices_cannot_share(lab: Lab, flags: tuple, words: tuple, tmp_path: pathlib.Path) -> None:
+def test_batches_that_eight_devices_cannot_divide(lab: Lab, flags: tuple, words: tuple, tmp_path: pathlib.Path) -> None:
     eight = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     code, output = finish(lab.start(tmp_path, *flags, XLA_FLAGS=eight, JAX_PLATFORMS="cpu"))
     (error,) = [line for line in output.splitlines(keepends=True) if line.startswith("error:")]

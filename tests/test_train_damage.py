@@ -1,4 +1,4 @@
-"""Damage to what a run keeps: it goes on from what is whole, tells what is not, loses nothing, and ends as the undisturbed run."""
+"""Damage to a run's files: it resumes from what is intact, reports what is not, loses nothing, and ends like the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lm_research.data.corpus import corpus_folder
 from lm_research.errors import PretrainedError
 from lm_research.run.checkpoint import Checkpoints
 
-# What Orbax's threads say of damaged arrays after the error itself has been told.
+# Warnings that Orbax's threads log about damaged arrays after the error itself has been raised.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -36,7 +36,7 @@ def flip(path: pathlib.Path) -> None:
 
 
 def corpus_of(run: pathlib.Path) -> str:
-    """The name of a run's corpus in the cache, where those of other tests lie too."""
+    """The name of a run's corpus in the cache, which also holds those of other tests."""
     return corpus_folder(resolve(loading.load(str(run))), run).name
 
 
@@ -70,7 +70,7 @@ def run(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_the_newest_whole_checkpoint_goes_on(
+def test_the_newest_intact_checkpoint_is_resumed(
     lab: Lab, bert_run: pathlib.Path, run: pathlib.Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     DAMAGES[kind](run / "checkpoints/20")
@@ -97,7 +97,7 @@ def test_several_in_a_row_and_again(
 
 
 def refused(lab: Lab, run: pathlib.Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """The paragraph of a start that must leave everything as it is."""
+    """The message of a start that must leave everything unchanged."""
     before = sorted(path.relative_to(run) for path in run.rglob("*") if path.name != ".lock")
     capsys.readouterr()
     assert lab.train(run, *flags) == 2
@@ -107,7 +107,7 @@ def refused(lab: Lab, run: pathlib.Path, capsys: pytest.CaptureFixture[str], *fl
     return error
 
 
-def test_where_none_is_whole_nothing_is_started_anew(
+def test_where_none_is_intact_nothing_is_restarted(
     lab: Lab, run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step, kind in zip((6, 12, 18, 20), DAMAGES, strict=True):
@@ -148,7 +148,7 @@ def flipped(run: pathlib.Path) -> None:
     (run / "metrics.jsonl").write_text("".join(["\x7b" + lines[0], *lines[1:]]))
 
 
-# Of the run: lines of training after steps 7 and 14 (logging.every_steps=7), of evaluation after 10 and 20; 20 is saved.
+# The run's lines: training after steps 7 and 14 (logging.every_steps=7), evaluation after 10 and 20; 20 is saved.
 LOSSES = {
     deleted: ("all lines up to step 20 are missing (steps 1 to 20)", []),
     cut: ("2 of its lines up to step 20 are missing (steps 11 to 20)", [7, 10]),
@@ -158,7 +158,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("damage", LOSSES, ids=lambda damage: damage.__name__)
-def test_lost_metrics_are_told(
+def test_lost_metrics_are_reported(
     lab: Lab, run: pathlib.Path, damage: Callable[[pathlib.Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, left = LOSSES[damage]
@@ -215,7 +215,7 @@ def test_text_that_turns_out_to_be_damaged(
 @pytest.mark.parametrize(
     ("name", "value"), [("sentences", 2**40), ("sentences", -(2**40)), ("documents", 10**9), ("tokens", 2**16 - 1)]
 )
-def test_a_batch_that_meets_damage_before_the_check_of_a_large_store_does(
+def test_a_batch_that_hits_damage_before_the_check_of_a_large_store_does(
     lab: Lab,
     bert_run: pathlib.Path,
     tmp_path: pathlib.Path,
@@ -225,7 +225,7 @@ def test_a_batch_that_meets_damage_before_the_check_of_a_large_store_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What NumPy says of offsets that are none is no bug. Half of all entries are damaged, so every batch has some."""
+    """NumPy's error for invalid offsets is not reported as a bug. Half of all entries are damaged, so every batch has some."""
     shutil.copytree(lab.folder / "cache", tmp_path / "cache")
     flags = (f"--config.data.cache_dir={tmp_path / 'cache'}", f"--config.data.verify={mode}")
     store = tmp_path / "cache" / corpus_of(bert_run) / "train"
@@ -243,10 +243,10 @@ def test_a_batch_that_meets_damage_before_the_check_of_a_large_store_does(
 
 
 @pytest.mark.parametrize("kind", ["no arrays", "empty", "flipped model.json", "pipe", "no metadata"])
-def test_who_reads_a_run_names_the_whole_checkpoint(
+def test_readers_of_a_run_name_the_intact_checkpoint(
     run: pathlib.Path, kind: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Readers move nothing, and take no other step by themselves."""
+    """Readers move nothing, and do not choose another step by themselves."""
     damages = DAMAGES | {
         "no arrays": lambda path: shutil.rmtree(path / "state/ocdbt.process_0/d"),
         "flipped model.json": lambda path: flip(path / "files/model.json"),
@@ -259,7 +259,9 @@ def test_who_reads_a_run_names_the_whole_checkpoint(
         with pytest.raises(PretrainedError, match=f"Checkpoint 12 is intact: use {run}/checkpoints/12"):
             lm_research.from_pretrained(path)
     told = [record.getMessage() for record in caplog.records]
-    assert [text for text in told if str(run) in text or "NoneType" in text] == []  # of Orbax, beside the paragraph
+    assert [
+        text for text in told if str(run) in text or "NoneType" in text
+    ] == []  # of Orbax, in addition to the paragraph
     assert convert.main(["--source", str(run), "--output", str(tmp_path / "hf"), "--to", "hf"]) == 2
     assert checkpoints(run) == [6, 12, 18, 20] and not (tmp_path / "hf").exists()
     assert lm_research.from_pretrained(run / "checkpoints/12").num_params == 33_154  # of the log of the run
@@ -276,7 +278,7 @@ def with_nan(path: pathlib.Path, name: str) -> None:
     safetensors.numpy.save_file(tensors, path)
 
 
-def test_weights_that_are_no_numbers(
+def test_weights_that_are_not_numbers(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
     """Of a Hugging Face directory, a native one, and a conversion into a type that is too narrow."""
@@ -301,7 +303,7 @@ def test_weights_that_are_no_numbers(
     assert "word_embeddings.weight (" in caplog.text and "infinite of" in caplog.text
 
 
-def test_no_run_goes_on_from_weights_that_are_no_numbers(
+def test_no_run_continues_from_weights_that_are_not_numbers(
     lab: Lab, bert_run: pathlib.Path, run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = run / "checkpoints/20"
@@ -321,7 +323,7 @@ def test_no_run_goes_on_from_weights_that_are_no_numbers(
 
 
 @pytest.mark.slow
-def test_two_processes_agree_where_one_alone_finds_the_damage(lab: Lab, tmp_path: pathlib.Path) -> None:
+def test_two_processes_agree_where_only_one_finds_the_damage(lab: Lab, tmp_path: pathlib.Path) -> None:
     """Each has written, and reads, its own half of the arrays."""
 
     def pod(workdir: pathlib.Path, port: int) -> list[str]:

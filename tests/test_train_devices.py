@@ -16,7 +16,7 @@ MESH = ("--config.mesh.fsdp=4", "--config.mesh.tensor=2")
 
 
 def assert_close(a: pathlib.Path, b: pathlib.Path) -> None:
-    """Losses by step within 1e-5, relative; accuracies count the same tokens but for ties."""
+    """Losses by step within 1e-5, relative; accuracies count the same tokens except for ties."""
     left, right = metrics(a), metrics(b)
     assert [line["step"] for line in left] == [line["step"] for line in right]
     for x, y in zip(left, right, strict=True):
@@ -37,7 +37,7 @@ def test_eight_devices(lab: Lab, variant: str, tmp_path: pathlib.Path, request: 
     assert "on 8 x cpu (fsdp 4 x tensor 2)" in output
     assert json.loads((tmp_path / "environment.json").read_text())[0]["devices"]["count"] == 8
     assert_close(tmp_path, alone)
-    if variant == "gpt":  # a run of eight devices goes on with one
+    if variant == "gpt":  # a run on eight devices resumes on one
         (tmp_path / "summary.json").unlink()
         for step in checkpoints(tmp_path)[1:]:
             shutil.rmtree(tmp_path / "checkpoints" / str(step))
@@ -50,7 +50,7 @@ def test_eight_devices(lab: Lab, variant: str, tmp_path: pathlib.Path, request: 
 @pytest.mark.parametrize(
     "mesh", [("fsdp=8", "tensor=1"), ("data=8", "tensor=1"), ("data=2", "fsdp=2", "tensor=2")], ids=str
 )
-def test_a_run_of_one_device_goes_on_with_eight(
+def test_a_run_on_one_device_resumes_on_eight(
     lab: Lab, bert_run: pathlib.Path, mesh: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:
     workdir = tmp_path / "run"

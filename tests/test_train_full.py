@@ -1,6 +1,6 @@
-"""A training run whose disk fills up ends in one paragraph, and the same command then ends as a run that was never disturbed.
+"""A training run whose disk fills up ends in one paragraph, and the same command then ends like an uninterrupted run.
 
-Room is taken away at the call that writes, with the error that Linux gives (ENOSPC); the run itself is whole.
+The call that writes raises the error that Linux gives for a full disk (ENOSPC); everything else is real.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Full:
-    """A file on which there is no room once some text has been written to it."""
+    """A file whose disk is full once some text has been written to it."""
 
     def __init__(self, file: Any, text: str) -> None:
         self.file, self.text, self.name = file, text, file.name
@@ -57,7 +57,7 @@ def in_lines(module: Any, text: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def in_file(name: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """A file that is to appear whole."""
+    """A file that must appear complete."""
     whole = disk.atomic_file
 
     @contextlib.contextmanager
@@ -107,7 +107,7 @@ def test_full(
 
 
 @pytest.mark.parametrize(("number", "ends"), [(errno.ENOSPC, 1), (errno.EINTR, 0)])
-def test_of_several_processes_all_end_with_the_one_that_cannot_write(
+def test_all_processes_end_if_one_cannot_write(
     number: int, ends: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and from Orbax's thread: the main one waits for all of them."""

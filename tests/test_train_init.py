@@ -22,7 +22,7 @@ def params(path: pathlib.Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hf(bert_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The undisturbed BERT run as a Hugging Face directory."""
+    """The uninterrupted BERT run as a Hugging Face directory."""
     directory = tmp_path_factory.mktemp("hf") / "model"
     lm_research.from_pretrained(bert_run).save_pretrained(directory)
     return directory
@@ -34,7 +34,7 @@ def test_training_starts_from_the_parameters_shape_and_tokenizer_of_a_directory(
 ) -> None:
     origin = {"run": bert_run, "hf": hf}[kind]
     workdir = tmp_path / "again"
-    # Another width is asked for, but the directory decides. At a learning rate of 0 nothing moves.
+    # Another width is requested, but the directory decides. At a learning rate of 0 nothing moves.
     assert lab.train(workdir, f"--config.train.init_from={origin}", "--config.model.hidden_size=64", *STEPS) == 0
     before, after = params(origin), params(workdir)
     assert before.keys() == after.keys()
@@ -45,7 +45,7 @@ def test_training_starts_from_the_parameters_shape_and_tokenizer_of_a_directory(
     assert config["tokenizer"]["path"] == str(origin)
     ours, theirs = (lm_research.from_pretrained(path).tokenizer.digest for path in (workdir, origin))
     assert ours == theirs
-    # The same command finds it done; the stored config starts the same run.
+    # The same command finds it finished; the stored config starts the same run.
     assert lab.train(workdir, f"--config.train.init_from={origin}", "--config.model.hidden_size=64", *STEPS) == 0
 
 
@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_logged(lab: Any, hf: pathlib.Path, tmp_path: pathl
 
 
 def test_an_encoder_becomes_a_decoder(lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """As transformers' BertLMHeadModel with is_decoder: the same parameters, the same head, and no sight of what comes."""
+    """As transformers' BertLMHeadModel with is_decoder: the same parameters, the same head, and no attention to later tokens."""
     workdir = tmp_path / "gpt"
     assert lab.train(workdir, f"--config.train.init_from={hf}", *STEPS, variant="gpt") == 0
     lm = lm_research.from_pretrained(workdir)
@@ -65,7 +65,7 @@ def test_an_encoder_becomes_a_decoder(lab: Any, hf: pathlib.Path, tmp_path: path
     before, after = params(hf), params(workdir)
     moved = {name.replace("decoder/", "encoder/").replace("next_token/", "masked_lm/"): x for name, x in after.items()}
     assert set(before) - set(moved) == {name for name in before if name.startswith(("pooler/", "next_sentence/"))}
-    for name, value in moved.items():  # the average that this run keeps is rounded
+    for name, value in moved.items():  # the averaged parameters of this run are rounded
         np.testing.assert_allclose(value, before[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 

@@ -1,4 +1,4 @@
-"""Stopped or killed at any moment, a run started again with the same command ends as the undisturbed one: bit for bit."""
+"""Stopped or killed at any moment, a run restarted with the same command ends like the uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_a_signal_saves_and_ends_with_its_own_code(
 
 
 def test_killed_while_it_writes_a_checkpoint(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The checkpoint of step 12 is half written: its folder is ignored, the one of step 6 is intact."""
+    """The checkpoint of step 12 is partially written: its folder is ignored, and that of step 6 is intact."""
     folder = tmp_path / "checkpoints"
     process = lab.start(tmp_path, before=SLOW_FEED + SLOW_CHECKPOINTS)
     kill_when(process, lambda: checkpoints(tmp_path) == [6] and unfinished(folder), signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
     assert checkpoints(tmp_path) == [6] and unfinished(folder)
-    second = lab.start(tmp_path, before=SLOW_FEED)  # and while it runs again, nobody else may
+    second = lab.start(tmp_path, before=SLOW_FEED)  # and while it runs again, no other process may
     kill_when(second, lambda: "resuming after step 6" in (tmp_path / "log.txt").read_text(), signal.SIGCONT)
     assert lab.train(tmp_path) == 2
     assert finish(second)[0] == 0
@@ -89,9 +89,9 @@ def test_killed_while_it_builds_the_corpus(lab: Lab, bert_run: pathlib.Path, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bert", "gpt"])
 def test_five_random_kills(lab: Lab, tmp_path: pathlib.Path, variant: str) -> None:
-    """The real command, killed five times at moments drawn from the whole of an undisturbed run."""
+    """The real command, killed five times at moments drawn from the whole length of an uninterrupted run."""
     flags = ("--config.train.num_steps=400", "--config.checkpoint.every_steps=15", "--config.eval.every_steps=100")
-    real = {"XLA_FLAGS": ""}  # machine code as optimized as for everybody
+    real = {"XLA_FLAGS": ""}  # machine code as optimized as for users
     for name in ("warm", "whole"):  # the first one fills the caches of programs and corpus
         begin = time.monotonic()
         code, output = finish(lab.start(tmp_path / name, *flags, variant=variant, **real))
@@ -104,7 +104,7 @@ def test_five_random_kills(lab: Lab, tmp_path: pathlib.Path, variant: str) -> No
         moment = time.monotonic() + draw.uniform(0.1, 1.0) * duration
         while time.monotonic() < moment and process.poll() is None:
             time.sleep(0.001)
-        if process.poll() is not None:  # it was quicker this time: the next one starts from nothing
+        if process.poll() is not None:  # it finished before the kill: the next one starts from scratch
             finish(process)
             assert same(tmp_path / "whole", workdir)
             workdir = tmp_path / f"killed{len(killed)}"

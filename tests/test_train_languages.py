@@ -1,4 +1,4 @@
-"""Text without spaces, alone and in a mixture of languages: through prepare and the train command."""
+"""Text without spaces, on its own and in a mixture of languages: through prepare and the train command."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_chinese_is_learned_and_shown(kind: str, lab: Lab, tmp_path: pathlib.Pat
 
 
 def test_a_mixture_of_languages(lab: Lab, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Temperature 0.3: shares of tokens to that power (Conneau et al. 2019), and losses of each language."""
+    """Temperature 0.3: fractions of tokens to that power (Conneau et al. 2019), and losses of each language."""
     (tmp_path / "zh.txt").write_text("\n\n".join(chinese(30)), encoding="utf-8")
     flags = [*FLAGS, f"--config.data.mixture=en={lab.folder}/corpus.txt,zh={tmp_path}/zh.txt"]
     flags += ["--config.data.mixture_alpha=0.3", "--config.tokenizer.vocab_size=400", "--config.data.source="]

@@ -1,4 +1,4 @@
-"""A run goes on beyond its end with the same command: everything but the learning rate as if it had always been longer."""
+"""A run extended beyond its end with the same command: everything but the learning rate as if it had always been longer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
     ],
     ids=["constant", "wsd"],
 )
-def test_where_no_end_decides_the_rate_it_is_the_longer_run_bit_for_bit(
+def test_an_extended_run_equals_the_longer_run_where_the_rate_ignores_the_end(
     lab: Lab, tmp_path: pathlib.Path, schedule: tuple[str, ...], first: tuple[str, ...]
 ) -> None:
     flags = [KEY + key for key in schedule]
@@ -56,7 +56,7 @@ def test_the_rate_is_that_of_the_new_length(
     starts = json.loads((tmp_path / "environment.json").read_text())
     assert [start["changed"].get("train.num_steps") for start in starts] == [None, [10, 20]]
     assert checkpoints(tmp_path) == [SAVE, 10, 12, 18, 20]
-    # and not back behind what is done
+    # and not below the steps already taken
     assert lab.train(tmp_path, "--config.train.num_steps=15") == 2
     error = capsys.readouterr().err
     assert (
@@ -67,7 +67,7 @@ def test_the_rate_is_that_of_the_new_length(
     assert json.loads((tmp_path / "config.json").read_text())["train"]["num_steps"] == STEPS
 
 
-def test_what_only_watches_may_change_on_the_way(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_monitoring_may_change_during_a_run(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert lab.train(tmp_path, "--config.train.stop_after=9") == 0
     keys = (
         "logging.every_steps=4",

@@ -1,4 +1,4 @@
-"""Runs that train adapters: the origin stays, what is saved is enough to go on, and what is read is the whole model."""
+"""Runs that train adapters: the base is unchanged, a checkpoint is enough to resume, and readers get the whole model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def params(path: pathlib.Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(lab: Any, bert_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Eight steps of adapters on the undisturbed BERT run; to be read only."""
+    """Eight steps of adapters on the uninterrupted BERT run; read-only."""
     workdir = tmp_path_factory.mktemp("lora") / "run"
     assert lab.train(workdir, f"--config.train.init_from={bert_run}", *LORA, *STEPS) == 0
     return workdir
 
 
 def test_only_adapted_kernels_differ_from_the_origin(run: pathlib.Path, bert_run: pathlib.Path) -> None:
-    """Rank 2 at width 32, query and value of 2 layers: 2 x 2 x 2 x (32 + 32) = 512 numbers learn. The head is not new."""
+    """Rank 2 at width 32, query and value of 2 layers: 2 x 2 x 2 x (32 + 32) = 512 numbers are trained. The head is not new."""
     before, after = params(bert_run), params(run)
     assert before.keys() == after.keys()
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
@@ -42,10 +42,10 @@ def test_only_adapted_kernels_differ_from_the_origin(run: pathlib.Path, bert_run
     assert f"trains 512 of {whole:,} parameters ({512 / whole:.2%})" in (run / "log.txt").read_text()
 
 
-def test_a_resumed_run_ends_as_an_undisturbed_one(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     run: pathlib.Path, lab: Any, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Killed after its first checkpoint, so to say."""
+    """As if killed after its first checkpoint."""
     shutil.copytree(run, tmp_path / "run")
     for step in checkpoints(run)[1:]:
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
@@ -64,6 +64,6 @@ def test_a_second_run_begins_with_the_sum(run: pathlib.Path, lab: Any, tmp_path:
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_without_a_model_there_is_nothing_to_adapt(lab: Any, tmp_path: pathlib.Path, capsys: Any) -> None:
+def test_adapters_without_a_model_are_refused(lab: Any, tmp_path: pathlib.Path, capsys: Any) -> None:
     assert lab.train(tmp_path / "run", *LORA) == 2
     assert "lora.rank=2 trains adapters of an existing model" in capsys.readouterr().err

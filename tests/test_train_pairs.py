@@ -45,7 +45,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def write_tsv(folder: pathlib.Path) -> pathlib.Path:
-    """As the message about plain text says: two files of parallel lines, put together by paste."""
+    """As the message about plain text suggests: two files of parallel lines, put together by paste."""
     for name, lines in zip(("sources", "targets"), zip(*pairs(), strict=True), strict=True):
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
     command = "(printf 'source\\ttarget\\n'; paste sources targets) > pairs.tsv"

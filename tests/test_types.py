@@ -1,4 +1,4 @@
-"""lm_research keeps the types that its signatures promise; pyproject.toml says how strictly."""
+"""lm_research passes the type checker, as strictly as pyproject.toml sets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full disks, lost rights and other refusals of the operating system: one paragraph, exit code 2, nothing half written."""
+"""Full disks, lost rights and other refusals of the operating system: one paragraph, exit code 2, nothing partially written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lm_research.interop import tensor_types
 FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
 
 
-def test_a_write_without_room_names_file_reason_room_and_fix(
+def test_a_write_to_a_full_disk_names_file_reason_space_and_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(8_388_608, 8_000_000, 388_608))
@@ -39,7 +39,7 @@ def test_a_write_without_room_names_file_reason_room_and_fix(
 
 
 @pytest.mark.parametrize("number", sorted(disk.FIXES), ids=lambda number: errno.errorcode[number])
-def test_every_refusal_is_a_paragraph(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_error_is_a_paragraph(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def action() -> None:
         raise OSError(number, os.strerror(number), "/runs/a")
 
@@ -49,7 +49,7 @@ def test_every_refusal_is_a_paragraph(number: int, capsys: pytest.CaptureFixture
 
 
 def full_database() -> None:
-    """SQLite with as many pages as it may have: its own words for a full disk."""
+    """SQLite at its maximum number of pages: its own message for a full disk."""
     base = sqlite3.connect(":memory:")
     base.execute("pragma max_page_count = 2")
     base.execute("create table t (x)")
@@ -77,11 +77,11 @@ def test_libraries_may_wrap_it(action: object, words: str, capsys: pytest.Captur
     assert words in capsys.readouterr().err
 
 
-def test_other_errors_stay_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_errors_are_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     def action() -> None:
         try:
             open("/no/such/file")
-        except FileNotFoundError:  # which may well be: the fault is the other one
+        except FileNotFoundError:  # whose disk may well be full: the error is another one
             raise KeyError("a bug") from None
 
     def bug() -> None:
@@ -95,7 +95,7 @@ def test_other_errors_stay_what_they_are(capsys: pytest.CaptureFixture[str]) -> 
         assert "Traceback" in capsys.readouterr().err
 
 
-def test_what_is_not_lost_is_said() -> None:
+def test_what_is_not_lost_is_reported() -> None:
     with (
         pytest.raises(disk.DiskError) as caught,
         disk.reporting_disk_errors(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")),
@@ -110,7 +110,7 @@ def test_what_is_not_lost_is_said() -> None:
     )
 
 
-def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
+def test_what_is_not_lost_is_added_to_existing_user_errors() -> None:
     """Only for write errors: the message about a file that cannot be read is unchanged."""
 
     def fail(number: int) -> None:
@@ -127,7 +127,7 @@ def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
     ("error", "fix"),
     [(PermissionError(13, "no"), "Change its permissions."), (OSError(5, "no"), "Download or convert it again.")],
 )
-def test_nothing_is_wrong_with_weights_that_may_not_be_read(
+def test_weights_without_read_permission_are_not_called_damaged(
     error: OSError, fix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"x")
@@ -141,7 +141,7 @@ def test_nothing_is_wrong_with_weights_that_may_not_be_read(
     assert str(caught.value).endswith(f"no. {fix}")
 
 
-def test_a_plan_without_room_says_how_much_there_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_plan_names_the_free_space(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "open", lambda *_: open(FULL, "wb"), raising=False)
     with pytest.raises(
         UserError, match=r"--json=.*plan\.json cannot be written: No space left on device \(.* are free\)"
@@ -149,7 +149,7 @@ def test_a_plan_without_room_says_how_much_there_is(tmp_path: pathlib.Path, monk
         plan.write(tmp_path / "plan.json", {})
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_complete_or_unchanged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.json"
     disk.write_atomically(path, "before")
     monkeypatch.setattr(disk, "open", lambda *_: open(FULL, "wb"), raising=False)
@@ -173,16 +173,16 @@ def test_sizes(number: float, words: str) -> None:
     assert disk.format_size(number) == words
 
 
-def test_room_of_what_is_not_there_yet(tmp_path: pathlib.Path) -> None:
+def test_free_space_for_a_path_that_does_not_exist_yet(tmp_path: pathlib.Path) -> None:
     assert re.fullmatch(r"[\d.,]+ \w+ of [\d.,]+ \w+ are free", disk.free_space(tmp_path / "a" / "b"))
 
 
-def test_errors_of_shutil_have_their_number_in_words_alone(tmp_path: pathlib.Path) -> None:
+def test_errors_of_shutil_have_their_number_only_in_the_text(tmp_path: pathlib.Path) -> None:
     error = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")])  # as copytree raises it
     assert disk.describe_os_error(error, tmp_path).startswith("No space left on device (")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "made" / "folder"
     with pytest.raises(ZeroDivisionError), disk.atomic_folder(target) as temporary:
         (temporary / "half").touch()

@@ -34,7 +34,7 @@ def test_json_that_is_refused(text: str | bytes, message: str) -> None:
     assert str(caught.value).startswith("some.json is ") and str(caught.value).endswith(" Copy it again.")
 
 
-def test_json_that_is_just_not_too_deep() -> None:
+def test_json_of_the_maximum_depth() -> None:
     value = documents.json_value("[" * 100 + "]" * 100)
     for _ in range(99):
         (value,) = value
@@ -98,7 +98,7 @@ def test_fields_of_a_wrong_type_are_named(value: Any, kind: Any, message: str) -
         documents.check_fields({"width": value, "unknown": []}, {"width": kind}, "some.json")
 
 
-def test_fields_that_are_right_or_missing() -> None:
+def test_fields_that_are_valid_or_missing() -> None:
     documents.check_fields({"width": None, "rate": 1}, {"width": documents.Size, "rate": documents.Rate}, "x")
 
 

@@ -1,4 +1,4 @@
-"""Flags with bounds take both ends, and nothing beyond."""
+"""Flags with bounds accept both ends, and nothing beyond."""
 
 from __future__ import annotations
 

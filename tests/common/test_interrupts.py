@@ -14,7 +14,7 @@ import pytest
 from helpers.train_helpers import Lab, checkpoints, finish, kill_when, start, summary
 
 LINE = "stopped by {} before the first step; run the same command again to continue."
-# A library that does not come back to Python for minutes, and does not notice signals.
+# A library that does not return to Python for minutes, and does not notice signals.
 STUCK = """
 import hashlib, os, pathlib
 def stuck(*_, **__):
@@ -45,7 +45,7 @@ def test_before_the_first_step(lab: Lab, tmp_path: pathlib.Path, moment: str, nu
     assert not checkpoints(tmp_path / "run")
 
 
-def test_while_the_libraries_are_read(tmp_path: pathlib.Path) -> None:
+def test_while_the_libraries_are_imported(tmp_path: pathlib.Path) -> None:
     """`-X importtime` reports on standard error that imports have begun."""
     command = [sys.executable, "-X", "importtime", "-m", "lm_research.train", "--config=no.py", f"--workdir={tmp_path}"]
     process = subprocess.Popen(
@@ -60,7 +60,7 @@ def test_while_the_libraries_are_read(tmp_path: pathlib.Path) -> None:
     assert "Traceback" not in errors
 
 
-# Steps that take the device much longer than it takes the host to hand them out; both counts are kept in files.
+# Steps that take the device much longer than dispatching takes the host; both counts are kept in files.
 SLOW_STEPS = """
 import os, pathlib
 import jax, jax.numpy as jnp
@@ -87,7 +87,7 @@ progress.Progress.reach = lambda bar, step: ((here / "finished").write_text("x" 
 
 
 def test_a_signal_stops_the_device_within_two_steps(lab: Lab, tmp_path: pathlib.Path) -> None:
-    """However many steps lie between two lines of metrics, the host never has more than two under way."""
+    """However many steps are between two lines of metrics, the host never has more than two in flight."""
     handed, finished = tmp_path / "handed", tmp_path / "finished"
     flags = ("--config.logging.every_steps=1000", "--config.train.num_steps=1000", "--config.checkpoint.every_steps=0")
     process = lab.start(tmp_path / "run", *flags, before=SLOW_STEPS, THERE=str(tmp_path))
@@ -101,7 +101,7 @@ def test_a_signal_stops_the_device_within_two_steps(lab: Lab, tmp_path: pathlib.
 
 
 def test_children_do_not_wake_their_parent() -> None:
-    """A forked child has its parent's handlers; a signal to it is none to the parent."""
+    """A forked child has its parent's handlers; a signal to it does not reach the parent."""
     code = """
 import os, signal, time
 from lm_research.common import interrupts as leaving
@@ -124,7 +124,7 @@ print("still here", leaving.signal_received())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process_id", ["0", "1"])
-def test_of_two_processes_both_leave(lab: Lab, tmp_path: pathlib.Path, process_id: str) -> None:
+def test_both_of_two_processes_exit(lab: Lab, tmp_path: pathlib.Path, process_id: str) -> None:
     with_address = ["--coordinator=localhost:18476", "--num_processes=2"]
     pod = [
         start(
@@ -153,7 +153,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_a_signal_at_the_first_moment(module: str) -> None:
-    """Sent as soon as Python begins to read the command itself; nothing else is to be seen than one line."""
+    """Sent as soon as Python begins to import the command itself; the only output is one line."""
     command = [sys.executable, "-v", "-m", module]  # reports each import, and the first lines of this package
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def test_a_signal_at_the_first_moment(module: str) -> None:
 
 @pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)", "raise SystemExit", "raise KeyboardInterrupt", "f()"])
 @pytest.mark.parametrize("kind", ["config", "sweep", "suite"])
-def test_a_file_that_would_end_the_command_is_a_mistake(tmp_path: pathlib.Path, kind: str, end: str) -> None:
+def test_a_config_that_exits_is_a_user_error(tmp_path: pathlib.Path, kind: str, end: str) -> None:
     from lm_research.config import loading
     from lm_research.errors import ConfigError
     from lm_research.evaluation import suite

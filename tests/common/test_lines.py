@@ -1,6 +1,6 @@
-"""Lines end at a line feed or a carriage return and a line feed, and nowhere else, whoever reads them.
+"""Lines end at a line feed or a carriage return and a line feed, and nowhere else, in every reader.
 
-Expected are the lines that the files are joined from. A line is that of RFC 7464 and POSIX; Windows' line end is accepted too.
+The expected lines are those that the files are joined from. A line is that of RFC 7464 and POSIX; Windows' line end is accepted too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def pairs(path: pathlib.Path, odd: str, end: str) -> list[str]:
 
 
 def json_lines(path: pathlib.Path, odd: str, end: str) -> list[str]:
-    """JSON holds U+2028 and the like as they are; control characters are escaped (RFC 8259, section 7)."""
+    """JSON may contain U+2028 and similar unescaped; control characters are escaped (RFC 8259, section 7)."""
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts_of(odd)]
     source = as_lines(path.with_suffix(".jsonl"), lines, end)
     assert list(read_documents(source, DataConfig())) == texts_of(odd)
@@ -139,7 +139,7 @@ def test_ends_of_files_and_mixed_ends() -> None:
     assert split_lines("a\r\r\n\n") == ["a\r", ""]
 
 
-def test_a_pair_short_of_a_line_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_pair_of_files_with_a_missing_line_is_named(tmp_path: pathlib.Path) -> None:
     sides = [as_lines(tmp_path / name, lines, "\r\n") for name, lines in (("a", ["x\ry", "z"]), ("b", ["x"]))]
     with pytest.raises(DataError, match=r"a, line 2 has no partner: .*b ends after line 1"):
         list(read_records(f"lines:{','.join(sides)}", resolve({})))
@@ -149,7 +149,7 @@ def test_a_pair_short_of_a_line_is_named(tmp_path: pathlib.Path) -> None:
 def test_vocabularies(end: str) -> None:
     """Ids of BertTokenizer, and merges of GPT2Tokenizer, of transformers 5.24.0 on the same files.
 
-    The first cuts white space off the ends of lines, though not the control characters 1C to 1F.
+    The first strips white space from the ends of lines, though not the control characters 1C to 1F.
     """
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     odd = ["a\u2028b", "c\x85", "y\x0cz", "w\x1c", "v\x1dq", "d ", "e\u3000", "f\rg", "h\r", "", "i"]

@@ -1,6 +1,6 @@
 """Texts that are not paths are rejected before any file is accessed. Limits: Linux's NAME_MAX and PATH_MAX (limits.h), 255 and 4096.
 
-Anything other than a regular file is named, and never waited for.
+Anything other than a regular file is named, without blocking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lm_research.errors import ConfigError, DataError
         ("~nobody_of_this_name/x", "no home directory for ~nobody_of_this_name"),
     ],
 )
-def test_a_text_that_is_no_path(text: str, reason: str) -> None:
+def test_a_text_that_is_not_a_path(text: str, reason: str) -> None:
     with pytest.raises(DataError, match="--input") as caught:
         path_of(text, "--input", error=DataError)
     assert reason in str(caught.value)
@@ -36,7 +36,7 @@ def test_a_text_that_is_no_path(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "a" * 255, "ä" * 127, "x/" * 2047 + "x", "/tmp/b c", "größe.txt"])
-def test_a_path_stays_as_it_is(text: str) -> None:
+def test_a_path_is_unchanged(text: str) -> None:
     assert path_of(text, "--input") == pathlib.Path(text)
 
 

@@ -40,7 +40,7 @@ def test_newlines_end_sentences_when_kept() -> None:
     assert split_sentences(text, keep_newlines=True) == ["To be,\n", "or not.", " To  be. \n", "\n", "  That"]
 
 
-# Rules and what upsets them; each text of the following tests is a random row of these.
+# Rules and their edge cases; each text of the following tests is a random row of these.
 ATOMS = [
     "Mr", ".", "..", "!", "?", "…", " ", " ", "  ", "\n", "a", "A", "I", "No", "5", "12", "(", '"', "'", "”", ")", "]", "«", "。", "！",
     "｡", "」", "e.g", "U.S", "J", "word", "Word", "longerwords", "\t", "\u2028", "\r", "é", "É", "st", " . ", "(3", "\\", "\x85", "中",
@@ -77,7 +77,7 @@ def test_folded_text_keeps_every_word() -> None:
 
 
 class OneByOne:
-    """The rules as a regular expression and a few questions, one candidate at a time."""
+    """The rules as a regular expression and a few conditions, one candidate at a time."""
 
     closing = "\"'”’)\\]»」』）】》〉"
     end = re.compile(rf"[.!?…]+[{closing}]*(?=\s)|[。！？｡]+[{closing}]*")
@@ -122,7 +122,7 @@ class OneByOne:
 
 
 @pytest.mark.parametrize("keep_newlines", [False, True])
-def test_arrays_decide_as_the_rules_do(keep_newlines: bool) -> None:
+def test_arrays_agree_with_the_rules(keep_newlines: bool) -> None:
     texts = random_texts(8000)
     expected = [OneByOne().split(text, keep_newlines) for text in texts]
     assert by_document(texts, keep_newlines) == expected

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or that nobody reads to the end."""
+"""Standard streams that are closed, full, or not read to the end."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def shell(command: str) -> tuple[int, str, str]:
         (f"{LONG} >/dev/full 2>/dev/full", 2),
     ],
 )
-def test_an_output_that_is_not_taken_is_no_traceback(command: str, code: int) -> None:
+def test_an_unread_output_gives_no_traceback(command: str, code: int) -> None:
     found, _, output = shell(command)
     assert (found, output) == (code, "")
 
 
 @pytest.mark.parametrize("command", [LONG, f"{COMPARE} --help"])
-def test_a_full_output_is_told(command: str) -> None:
+def test_a_full_output_is_reported(command: str) -> None:
     code, _, output = shell(f"{command} >/dev/full")
     assert code == 2 and output.count("\n") == 1
     assert output.startswith("error: Standard output cannot be written: No space left on device.")

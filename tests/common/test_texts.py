@@ -12,7 +12,7 @@ def test_halves_become_question_marks() -> None:
     assert given[0] == "\ud800"
 
 
-def test_texts_stay_as_they_are() -> None:
+def test_other_texts_are_unchanged() -> None:
     for text in ("", "plain", "é", "\U0001f600", "\0", "\ufffd"):
         assert is_text(text) and replace_surrogates(text) is text
     assert not is_text("a\ud800")

@@ -1,4 +1,4 @@
-"""What a value of the wrong form is told, to the word."""
+"""The exact messages for values of the wrong form."""
 
 from __future__ import annotations
 

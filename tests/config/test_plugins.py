@@ -1,4 +1,4 @@
-"""A package of somebody's own adds an objective, an optimizer and a schedule, which runs choose, store and find again."""
+"""A user's package adds an objective, an optimizer and a schedule, which runs choose, store and find again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, code: list[str], *arguments: str, fails: bool = False) -> str:
-    """What a process prints that finds the plug-in on its path."""
+    """The output of a process that finds the plug-in on its path."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     done = subprocess.run(
         [sys.executable, *code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
@@ -107,8 +107,8 @@ for argv in json.loads(sys.argv[1]):
 ]
 
 
-def test_a_run_trains_with_them_and_goes_on(folder: Path) -> None:
-    """Half of it by an entry point alone; the rest from what the run stored, and equal to what was not stopped."""
+def test_a_run_trains_with_them_and_resumes(folder: Path) -> None:
+    """The first half with only an entry point; the rest from the run's stored config, with the result of an uninterrupted run."""
     about = folder / "their_plugin-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-plugin\nVersion: 1.0\n")
@@ -134,7 +134,7 @@ READ = [
 
 
 def test_a_stored_config_finds_its_plug_ins_by_itself(folder: Path) -> None:
-    """As whoever reads a run's model does, to which nobody names them."""
+    """As readers of a run's model do, which are not given their names."""
     stored = {"plugins": ["their_plugin"], "objective": {"name": "their_objective", "loudness": 2.0}}
     (folder / "config.json").write_text(json.dumps(stored))
     code = "from pathlib import Path; from lm_research.config.run_files import read_config; print(read_config(Path('config.json'))['objective'])"

@@ -1,4 +1,4 @@
-"""Sections are the settings of what they choose: keys of others are refused, layers of values go over each other, runs of earlier versions are read."""
+"""A section holds the settings of its variant: keys of other variants are refused, layers of values override each other, and runs of earlier versions are read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_key_of_another_variant_is_refused(tmp_path: Path) -> None:
         assert said in str(caught.value)
 
 
-def test_keys_without_anything_chosen_are_refused() -> None:
+def test_keys_without_a_chosen_variant_are_refused() -> None:
     with pytest.raises(ConfigError, match="config.task.patience is set, but no task"):
         resolve({"task": {"patience": 3}})
 
@@ -79,7 +79,7 @@ def test_each_variant_has_its_own_settings_and_their_name(section: str) -> None:
 
 
 def test_a_flag_that_chooses_another_variant_drops_what_the_file_gave_for_its_own(tmp_path: Path) -> None:
-    """The momentum and rate of the file's optimizer go; what both have stays; what was wrong in the file stays wrong."""
+    """The momentum and rate of the file's optimizer are dropped; what both have stays; an error in the file is still reported."""
     path = tmp_path / "c.py"
     path.write_text(
         f"{HEAD}    config.optimizer.update(name='muon', momentum=0.5, beta2=0.5, weight_decay=0.25)\n    return config\n"
@@ -103,8 +103,8 @@ def test_replace_goes_from_one_variant_to_another() -> None:
     assert replace(replace(config, optimizer={"name": "sgd"}), optimizer={"name": "muon"}).optimizer.momentum == 0.95
 
 
-def test_a_task_has_the_objective_that_it_reads(tmp_path: Path) -> None:
-    """A recipe for pre-training may choose another one, whose keys go with it; a flag may not give those."""
+def test_a_task_has_its_own_objective(tmp_path: Path) -> None:
+    """A recipe for pre-training may choose another one, whose keys are dropped; a flag may not set them."""
     recipe = {"objective": {"name": "denoising", "text_infilling_prob": 0.4, "decoder_start": "bos"}}
     task = {"task": {"name": "seq2seq", "train": "a.jsonl"}}
     config = resolve(recipe | task)
@@ -120,7 +120,7 @@ def test_a_task_has_the_objective_that_it_reads(tmp_path: Path) -> None:
         cli.parse([*words, "--config.objective.text_infilling_prob=0.2"])
 
 
-def test_a_draft_reads_as_what_it_would_be() -> None:
+def test_a_draft_reads_as_its_resolved_config() -> None:
     draft = default_config()
     assert draft.objective.mask_rate == 0.15 and draft.optimizer.learning_rate == 1e-4
     with pytest.raises(AttributeError):
@@ -140,7 +140,7 @@ def test_a_reference_is_followed() -> None:
     assert resolve(draft).eval.every_steps == 20
 
 
-# What the files of goldens/ are changed in; make_goldens.py wrote them with the schema of before.
+# The values changed in the files of goldens/; make_goldens.py wrote them with the earlier schema.
 STORED: dict[str, dict[str, dict[str, Any]]] = {
     "masked_lm": {"objective": {"mask_rate": 0.2, "sentence_pair": "none"}},
     "denoising": {"objective": {"name": "denoising", "text_infilling_prob": 0.4}, "model": {"family": "bart"}},
@@ -170,7 +170,7 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", STORED)
 def test_the_config_of_an_earlier_version_is_the_same_run(name: str, tmp_path: Path) -> None:
-    """Its keys of other variants were never read; a run goes on from it, and says nothing has changed."""
+    """Its keys of other variants were never read; a run resumes from it without reporting a change."""
     from lm_research.run import run_directory
 
     (tmp_path / "config.json").write_text((GOLDENS / f"{name}.json").read_text())
@@ -187,7 +187,7 @@ def test_a_stored_config_edited_by_hand_is_refused(tmp_path: Path) -> None:
         cli.parse([f"--config={tmp_path}", f"--workdir={tmp_path}"])
 
 
-# Each key with a value that a person can type, as it once was written, and as the config holds it.
+# Each key with a value that a user can type, its earlier spelling, and the value in the config.
 SPELLINGS: list[tuple[str, str, str, Any]] = [
     (
         "data.mixture",
@@ -225,7 +225,7 @@ def test_tuples_and_dicts_can_be_typed_and_their_earlier_spellings_are_read(
     assert resolve({section: {leaf: json.loads(typed)}}) == resolve({section: {leaf: once}}) == config
 
 
-def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
+def test_a_single_entry_of_a_dict_can_be_typed(tmp_path: Path) -> None:
     (tmp_path / "c.py").write_text(f"{HEAD}    config.data.mixture = 'en=a.txt:0.7, de=b.txt:0.3'\n    return config\n")
     words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
     found = cli.parse(
@@ -276,7 +276,7 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
         ("objective.eval_mask_rate", 0.0),
     ],
 )
-def test_what_once_was_not_set_is_none(name: str, once: Any, tmp_path: Path) -> None:
+def test_formerly_unset_values_are_none(name: str, once: Any, tmp_path: Path) -> None:
     section, leaf = name.split(".")
     assert getattr(getattr(resolve({section: {leaf: once}}), section), leaf) is None
     (tmp_path / "config.json").write_text("{}")
@@ -306,7 +306,7 @@ def test_a_key_of_another_task_is_refused() -> None:
 
 
 def test_old_spellings_of_tasks() -> None:
-    """Texts with commas, and 0 and "" for what is not set, as stored configs and command lines have them."""
+    """Texts with commas, and 0 and "" for unset values, as in stored configs and command lines."""
     task = resolve({"task": {"name": "classification", "labels": "a, b", "pair_key": "", "patience": 0}}).task
     assert (task.labels, task.pair_key, task.patience) == (("a", "b"), None, None)
     decoding = {"name": "seq2seq", "generation": "num_beams=4,length_penalty=2.0"}
@@ -314,8 +314,8 @@ def test_old_spellings_of_tasks() -> None:
     assert resolve({"task": {"name": ""}}).task is None
 
 
-def test_none_is_typed_for_what_is_not_set(tmp_path: Path) -> None:
-    """Of texts too; a regular expression that begins with a bracket is no list."""
+def test_none_is_typed_for_unset_values(tmp_path: Path) -> None:
+    """Also for texts; a regular expression that begins with a bracket is not a list."""
     (tmp_path / "c.py").write_text(
         f"{HEAD}    config.task.update(name='classification', train='x')\n    return config\n"
     )
@@ -336,7 +336,7 @@ def test_none_is_typed_for_what_is_not_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", ["model", "objective", "optimizer", "schedule"])
-def test_what_a_run_has_to_choose_is_never_nothing(section: str) -> None:
+def test_required_choices_are_never_none(section: str) -> None:
     which = VARIANTS[section].chooser
     with pytest.raises(ConfigError, match=f"config.{section}.{which} is ''. Valid: "):
         resolve({section: {which: ""}})
@@ -347,7 +347,7 @@ def test_what_a_run_has_to_choose_is_never_nothing(section: str) -> None:
 
 
 def test_a_flag_that_a_task_does_not_read_is_refused(tmp_path: Path) -> None:
-    """Of classification the section objective; of what writes texts the name of another one."""
+    """For classification the section objective; for tasks that generate text the name of another objective."""
     (tmp_path / "c.py").write_text(
         f"{HEAD}    config.task.train = 'x'\n    config.train.init_from = 'y'\n    return config\n"
     )
@@ -369,7 +369,7 @@ def test_decoding_is_checked_however_it_is_given() -> None:
 
 
 def test_a_draft_takes_config_dicts_and_is_copied() -> None:
-    """What an assignment, a change in place, a reference, copy and pickle did with a ConfigDict that had every key."""
+    """Assignment, change in place, reference, copy and pickle work as for a ConfigDict that had every key."""
     config = default_config()
     config.data.mixture = ConfigDict({"en": {"source": "a.txt", "weight": 0.5}})
     config.data.mixture["en"]["weight"] = 0.25
@@ -392,6 +392,6 @@ def test_a_draft_takes_config_dicts_and_is_copied() -> None:
     ("old", "new"),
     [(f"{section}.{old}", f"{section}.{new}") for section in RENAMED for old, new in RENAMED[section].items()],
 )
-def test_an_earlier_name_of_a_key_is_refused_with_the_one_it_has(old: str, new: str) -> None:
+def test_an_earlier_name_of_a_key_is_refused_with_its_new_name(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"config.{old} is an earlier name. The key is now config.{new}: ")):
         find(old)

@@ -50,7 +50,7 @@ def shapes(package: str) -> Variants:
     return __import__(package).SHAPES
 
 
-def test_a_file_of_the_package_is_found_without_a_list_and_imported_only_when_asked_for(package: str) -> None:
+def test_a_file_of_the_package_is_found_without_a_list_and_imported_only_on_request(package: str) -> None:
     assert shapes(package).get("circle")() == "circle"
     assert f"{package}.boxes" not in sys.modules
     assert shapes(package).get("cube")() == "cube"  # registered by a file of another name
@@ -58,7 +58,7 @@ def test_a_file_of_the_package_is_found_without_a_list_and_imported_only_when_as
     assert "cube" in shapes(package) and "helpers" not in shapes(package)
 
 
-def test_an_unknown_name_is_told_with_the_nearest(package: str) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(package: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.shape\.kind is 'circel'\. Did you mean 'circle'\?"):
         shapes(package).get("circel")
     for odd in ("helpers", "../circle", "shapes_here.circle", "", "a b"):
@@ -66,7 +66,7 @@ def test_an_unknown_name_is_told_with_the_nearest(package: str) -> None:
             shapes(package).get(odd)
 
 
-def test_settings_are_the_variants_own_or_the_base(package: str) -> None:
+def test_settings_come_from_the_variant_or_the_base(package: str) -> None:
     registry = Variants("shape", package, base=object)
     registry.register("ring", Round)(len)
     registry.register("dot")(len)
@@ -112,7 +112,7 @@ def test_plug_ins_are_imported_by_their_entry_points(
         ("from lm_research.errors import DataError\nraise DataError('Their own words.')", "Their own words."),
     ],
 )
-def test_a_plug_in_that_cannot_be_imported_is_a_mistake(
+def test_a_plug_in_that_cannot_be_imported_is_a_user_error(
     text: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -126,8 +126,8 @@ def test_a_plug_in_that_cannot_be_imported_is_a_mistake(
 @pytest.mark.parametrize(
     "registry", [registries.OBJECTIVES, registries.OPTIMIZERS, registries.SCHEDULES], ids=lambda r: r.section
 )
-def test_ours_are_all_there(registry: Variants) -> None:
-    """The names that the README and stored runs have."""
+def test_built_in_variants_are_complete(registry: Variants) -> None:
+    """The names used in the README and in stored runs."""
     ours = {
         "objective": (
             "causal_lm",
@@ -162,7 +162,7 @@ def test_ours_are_all_there(registry: Variants) -> None:
         ),
     ],
 )
-def test_a_plug_in_that_is_wrong_is_one_sentence(
+def test_an_invalid_plug_in_is_reported_in_one_sentence(
     code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = "import dataclasses\nfrom lm_research.config import OptimizerConfig, key\nfrom lm_research.config.registries import OPTIMIZERS\n"

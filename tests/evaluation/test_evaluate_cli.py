@@ -1,4 +1,4 @@
-"""The verb: predictions equal to the pipeline's, results that a kill does not change, and two evaluations compared."""
+"""The command: predictions equal to the pipeline's, results unaffected by a kill, and a comparison of two evaluations."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def output(folder: pathlib.Path) -> pathlib.Path:
-    """An undisturbed evaluation of one model; to be read only."""
+    """An uninterrupted evaluation of one model; read-only."""
     assert run(folder, folder / "out") == 0
     return folder / "out"
 
@@ -83,8 +83,8 @@ def test_predictions_are_the_pipelines_and_scores_follow_from_them(folder: pathl
     assert "| classes | 11" in (output / "results.md").read_text()
 
 
-def test_records_that_belong_together_are_judged_together(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Groups of three records and one of two; what is chosen of each is told from the predictions' own logits."""
+def test_records_of_a_group_are_scored_together(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Groups of three records and one of two; the choice of each follows from the predictions' own logits."""
     together = [
         {"text": f"{text}\u2028", "label": CLASSES[n % 3], "question": n // 3, "worth": (n % 4) / 4}
         for n, text in enumerate(TEXTS)
@@ -115,10 +115,10 @@ def test_the_page_needs_no_network_and_counts_each_record_once(output: pathlib.P
     assert page.count('class="record"') == 11 and "prefers-color-scheme:dark" in page
 
 
-def test_a_killed_evaluation_goes_on(
+def test_a_killed_evaluation_resumes(
     folder: pathlib.Path, output: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three batches; killed before the third; the first two are not run again, and nothing is any different."""
+    """Three batches; killed before the third; the first two are not run again, and the results are the same."""
     real, run_batches = TaskPredictor.batch, []
 
     def batch(self: TaskPredictor, number: int) -> Any:
@@ -233,10 +233,10 @@ def test_models_and_records_that_do_not_fit(
     assert "made with other dtype" in capsys.readouterr().err
 
 
-def test_a_file_is_mended_and_the_same_command_goes_on(
+def test_after_a_file_is_corrected_the_same_command_resumes(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
-    """A wrong label stops the second task; what the first has made stays, and is not made again."""
+    """A wrong label stops the second task; the first one's results are kept, and not computed again."""
     good = (folder / "classes.jsonl").read_text()
     for name in ("first", "second"):
         (tmp_path / f"{name}.jsonl").write_text(good)
@@ -255,7 +255,7 @@ def test_a_file_is_mended_and_the_same_command_goes_on(
     rows = [(tmp_path / "out" / name / "predictions.jsonl").read_text().count("\n") for name in ("first", "second")]
     assert rows == [good.count("\n")] * 2
     (tmp_path / "first.jsonl").write_text(good.replace('"good"', '"bad"'))
-    assert run(folder, tmp_path / "out", "two.json") == 2  # what is finished was made from another file
+    assert run(folder, tmp_path / "out", "two.json") == 2  # the finished results were made from another file
     assert "predictions of task first, made with other data" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

@@ -36,7 +36,7 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_bits_per_byte_by_hand(causal: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
-    """Windows of 16 tokens: the first 16 after the separator, then the rest after as many before as there is room for."""
+    """Windows of 16 tokens: the first 16 after the separator, then the rest after as many before as fit."""
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     task = {"name": "texts", "task": "language_modeling", "data": "texts.jsonl"}
     (tmp_path / "suite.json").write_text(json.dumps([task]))
@@ -65,7 +65,7 @@ def test_bits_per_byte_by_hand(causal: pathlib.Path, tmp_path: pathlib.Path, cap
 
 
 def test_minimal_pairs_of_a_causal_model(causal: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Each sentence's log-likelihood after the separator that parts documents."""
+    """Each sentence's log-likelihood after the separator between documents."""
     pair = {"sentence_good": "the river", "sentence_bad": "river the"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     task = {"name": "pairs", "task": "minimal_pairs", "data": "pairs.jsonl"}

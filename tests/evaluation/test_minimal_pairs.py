@@ -1,4 +1,4 @@
-"""Pseudo-log-likelihood against a loop that hides one token at a time, and minimal pairs through the verb."""
+"""Pseudo-log-likelihood against a loop that hides one token at a time, and minimal pairs through the command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def one_at_a_time(lm: Any, ids: list[int]) -> list[float]:
-    """The log P(token | all others) of all but the first and last, [CLS] and [SEP], each by a call of its own."""
+    """The log P(token | all others) of all but the first and last, [CLS] and [SEP], each by a separate call."""
     found = []
     for place in range(1, len(ids) - 1):
         hidden = [*ids[:place], lm.tokenizer.roles["mask"], *ids[place + 1 :]]
@@ -61,7 +61,7 @@ def test_shared_tokens_by_hand() -> None:
     assert [one.places for one in common_tokens(a, b)] == [[1, 3], [1, 4]]
 
 
-def test_pairs_through_the_verb(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_pairs_through_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     given = [f"--model={folder}/masked", f"--suite={folder}/suite.json", f"--output={tmp_path}/out"]
     assert evaluate.main([*given, "--batch_size=3", "--resamples=10"]) == 0
     lm = lm_research.from_pretrained(folder / "masked")
@@ -84,7 +84,7 @@ def test_pairs_through_the_verb(folder: pathlib.Path, tmp_path: pathlib.Path) ->
     assert rows[0]["good_nats"] == pytest.approx(sum(values[i] for i in (0, 1, 2, 4)), abs=1e-4)
 
 
-def test_mistakes(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+def test_errors(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
     given = [f"--model={folder}/classes", f"--suite={folder}/suite.json", f"--output={tmp_path}/out"]
     assert evaluate.main(given) == 2
     assert "needs a masked or a causal language model" in capsys.readouterr().err

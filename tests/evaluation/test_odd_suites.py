@@ -1,4 +1,4 @@
-"""Suites that are none: bombs, depth, cycles, wrong types and names that are no folders are one paragraph, whatever the format."""
+"""Invalid suites: bombs, depth, cycles, wrong types and invalid folder names give one paragraph in every format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm_research.evaluation.suite import load_suite
 
 KINDS = {"classification": None}
 GOOD = {"name": "a", "task": "classification", "data": "x.jsonl"}
-# Ten aliases in each of nine levels stand for 10**9 values.
+# Ten aliases in each of nine levels expand to 10**9 values.
 BOMB = (
     "a0: &a0 [x]\n"
     + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
@@ -45,7 +45,7 @@ BOMB = (
     ],
     ids=range(18),
 )
-def test_what_is_no_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
+def test_what_is_not_a_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=name) as caught:
         load_suite(str(tmp_path / name), KINDS)
@@ -80,14 +80,14 @@ def test_what_is_no_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
     ],
     ids=range(22),
 )
-def test_a_key_that_cannot_be(changes: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_an_invalid_key(changes: dict[str, Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / "s.py").write_text(f"TASKS = [{GOOD | changes!r}]")
     with pytest.raises(ConfigError, match="task") as caught:
         load_suite(str(tmp_path / "s.py"), KINDS)
     assert len(str(caught.value)) < 40_000
 
 
-def test_a_suite_that_is_one(tmp_path: pathlib.Path) -> None:
+def test_a_valid_suite(tmp_path: pathlib.Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps([GOOD | {"labels": [0, "b"], "max_length": 7}]))
     (entry,) = load_suite(str(tmp_path / "s.json"), KINDS)
     assert (entry.labels, entry.max_length) == (("0", "b"), 7)

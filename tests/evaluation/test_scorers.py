@@ -1,4 +1,4 @@
-"""What scorers make of predictions: how wrong each record is, which metric comes first, and which scorer a task has."""
+"""Scorers: the error of each record, the primary metric, and the scorer of each task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(**columns: list[Any]) -> list[dict[str, Any]]:
         # softmax of 0 and log 3 is 1/4 and 3/4; large logits do not overflow.
         (scorers.SingleLabelScorer, "ab", rows(label=list("abb"), logits=[[0.0, LOG3], [0.0, LOG3], [1000.0, 1000.0]]),
          [3 / 4, 1 / 4, 1 / 2], "accuracy"),
-        # Of three labels, how many are wrong.
+        # The number of wrong labels out of three.
         (scorers.MultiLabelScorer, "abc", rows(label=[["a"], ["a", "b"], []], prediction=[["a"], ["c"], ["b"]]), [0, 3, 1], "f1_micro"),
         (scorers.RegressionScorer, "", rows(label=[1.0, 2.0], prediction=[3.0, 2.5]), [4, 0.25], "spearman"),
         (scorers.RegressionScorer, "", rows(label=[[1.0, 2.0]], prediction=[[3.0, 3.0]]), [(4 + 1) / 2], "spearman"),
@@ -37,7 +37,7 @@ def rows(**columns: list[Any]) -> list[dict[str, Any]]:
         (scorers.RetrievalScorer, "", rows(rank=[4, 1]), [4, 1], "mrr_at_10"),
         # The longest common subsequence of "a cat ran" and "a cat sat" has 2 of 3 words.
         (scorers.GenerationScorer, "", rows(prediction=["a cat ran", "a dog"], target=["a cat sat", "a dog"]), [1 / 3, 0], "bleu"),
-        # 1 - F1, and half the probability on top where F1 is below a half: surely wrong is worst.
+        # 1 - F1, and half the probability on top where F1 is below a half: confidently wrong is worst.
         (scorers.RecordScorer, "", rows(f1=[0.2, 0.5, 0.9], exact_match=[0.0, 0.0, 0.0], probability=[0.6, 0.6, 0.6], prediction=["x"] * 3),
          [0.8 + 0.3, 0.5, 0.1], "f1"),
         (scorers.RecordScorer, "", rows(prediction=["x", "y"], answer=["x", "z"]), [0.0, 1.0], "accuracy"),
@@ -58,8 +58,8 @@ def test_metrics_of_a_class_that_does_not_occur() -> None:
     assert found["f1_macro"] == found["f1"] == found["matthews"] == 1.0
 
 
-def test_groups_of_unequal_size_count_alike() -> None:
-    """A group of three records, all right, and one of one, wrong; credits are those of the likeliest of each."""
+def test_groups_of_unequal_size_count_equally() -> None:
+    """A group of three records, all right, and one of one, wrong; credits are those of the likeliest record of each."""
     given = rows(
         label=list("1001"), logits=[[0.0, 3.0], [2.0, 0.0], [2.0, 0.0], [1.0, 0.0]], together=list("aaab"), credit=[1.0, 0.5, 0.5, 0.25]
     )  # fmt: skip
@@ -98,8 +98,8 @@ def test_scorer_of_a_task(task: str, problem_type: str, more: dict[str, Any], gi
         assert scorer.options == {"bleu_tokenizer": "char"} and scorer.concatenated(scorer).options == scorer.options
 
 
-def test_the_metric_that_comes_first() -> None:
-    """The suite's, which may be one that papers do not report; else the usual one; one that there is not is refused."""
+def test_the_primary_metric() -> None:
+    """The suite's, which may be one that papers do not report; else the default one; an unknown one is refused."""
 
     def entry(metric):
         return Entry("x", "classification", "data", problem_type="single_label", metric=metric)

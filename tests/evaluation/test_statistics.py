@@ -14,7 +14,7 @@ from lm_research.evaluation.scorers import RegressionScorer, Scorer, SingleLabel
 
 
 def labeled(right: Sequence[int]) -> Scorer:
-    """Predictions of two classes, right or wrong as told; the label is always b."""
+    """Predictions of two classes, right or wrong as given; the label is always b."""
     rows = [{"label": "b", "logits": [0.0, 1.0] if one else [1.0, 0.0]} for one in right]
     return SingleLabelScorer(rows, ["a", "b"])
 
@@ -39,14 +39,14 @@ def test_seeds() -> None:
 
 
 def test_mcnemar_by_hand() -> None:
-    """1 record only A has right, 9 only B: 2 (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024."""
+    """Only A is right on 1 record, only B on 9: 2 (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024."""
     a, b = np.array([1] * 6 + [0] * 9 + [1]), np.array([1] * 6 + [1] * 9 + [0])
     assert statistics.mcnemar(a, b) == (pytest.approx(22 / 1024), 1, 9)
     assert statistics.mcnemar(a, a) == (1.0, 0, 0)
 
 
 def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], metric: str) -> float:
-    """The p-value by trying all ways to exchange the predictions of records."""
+    """The p-value by enumerating all ways to exchange the predictions of records."""
 
     def gap(x, y):
         return valued(y, labels).score_all()[metric] - valued(x, labels).score_all()[metric]
@@ -60,7 +60,7 @@ def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], 
 
 
 @pytest.mark.parametrize("metric", ["squared_error", "pearson"])  # a mean over records, and none
-def test_permutation_by_trying_all(metric: str) -> None:
+def test_permutation_by_enumeration(metric: str) -> None:
     draw = np.random.default_rng(1)
     labels = draw.normal(size=7)
     a, b = labels + draw.normal(size=7), labels + 0.4 * draw.normal(size=7)
@@ -69,7 +69,7 @@ def test_permutation_by_trying_all(metric: str) -> None:
     assert found == pytest.approx(expected, abs=3.5 * np.sqrt(expected * (1 - expected) / 1000) + 1 / 1000)
 
 
-def test_a_fair_test_rarely_cries_wolf() -> None:
+def test_false_positives_are_as_rare_as_the_level() -> None:
     """Two equally good models: p is below 0.1 in about a tenth of 200 trials (binomial: within 20 +- 4 standard deviations)."""
     draw, alarms = np.random.default_rng(0), 0
     for _ in range(200):
@@ -79,13 +79,13 @@ def test_a_fair_test_rarely_cries_wolf() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """Sorted 0.01, 0.02, 0.04: times 3, 2 and 1, and never falling."""
+    """Sorted 0.01, 0.02, 0.04: times 3, 2 and 1, and never decreasing."""
     assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_equal_samples_for_all_models() -> None:
-    """Which makes the spread of a difference that of paired records: none between a model and itself."""
+    """So the spread of a difference is that of paired records: zero between a model and itself."""
     values: Any = [statistics.resampled([labeled([1, 0, 1, 1, 0])], 50)["accuracy"] for _ in range(2)]
     assert (values[0] == values[1]).all() and np.ptp(values[0]) > 0
 
@@ -100,8 +100,8 @@ def together(
     return scorers.GroupedLabelScorer(rows, ("0", "1"))
 
 
-def test_records_that_belong_together_are_drawn_together() -> None:
-    """By hand: group a is wholly right, b not; b's likeliest record is wrong and worth a quarter. A sample of group b twice has b's values."""
+def test_records_of_a_group_are_drawn_together() -> None:
+    """By hand: group a is entirely right, b is not; b's likeliest record is wrong and worth a quarter. A sample of group b twice has b's values."""
     one = together([[0, 2], [1, 0], [0, 1], [0, 3]], [1, 0, 1, 0], ["a", "a", "b", "b"], [1.0, 0.0, 1.0, 0.25])
     found = one.score_all()
     assert (found["group_accuracy"], found["choice_accuracy"], found["choice_credit"]) == (0.5, 0.5, 0.625)
@@ -117,7 +117,7 @@ def test_records_that_belong_together_are_drawn_together() -> None:
 
 
 def test_groups_change_sides_as_a_whole() -> None:
-    """Eight groups of two records; B chooses rightly in all, A in none: only if all or none change sides is the gap as large, 2 of 2^8."""
+    """Eight groups of two records; B chooses rightly in all, A in none: the gap is as large only if all or none change sides, 2 of 2^8."""
     groups = [str(number // 2) for number in range(16)]
     labels = [1, 0] * 8
     good, bad = [[0.0, 1.0], [1.0, 0.0]] * 8, [[1.0, 0.0], [0.0, 1.0]] * 8
@@ -138,7 +138,7 @@ def test_interval_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_the_observed_difference_counts_as_one_of_the_samples(metric: str) -> None:
-    """Phipson and Smyth 2010. No toss of 60 coins repeats what was seen, so p is 1 / (R + 1); without samples it is 1."""
+    """Phipson and Smyth 2010. None of the random flips of 60 coins repeats the observation, so p is 1 / (R + 1); without samples it is 1."""
     a, b = labeled([0] * 60), labeled([1] * 60)
     assert statistics.permutation([a], [b], metric, 9) == 1 / 10
     assert statistics.permutation([a], [b], metric, 0) == 1.0
@@ -146,7 +146,7 @@ def test_the_observed_difference_counts_as_one_of_the_samples(metric: str) -> No
 
 
 @pytest.mark.parametrize("metric", ["squared_error", "pearson"])
-def test_seeds_of_a_side_change_places_together(metric: str) -> None:
+def test_seeds_of_a_side_are_exchanged_together(metric: str) -> None:
     """Two equal models a side are one; a third of another seed on each side changes the mean gap, and so p."""
     draw = np.random.default_rng(1)
     labels = draw.normal(size=9)

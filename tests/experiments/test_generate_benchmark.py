@@ -19,7 +19,7 @@ def side(*seconds: float, others: tuple[float, ...] = ()) -> dict[str, Any]:
     return {"turns": [{"seconds": s, "cpu_seconds": 2 * s, "others": o} for s, o in zip(seconds, others, strict=True)]}
 
 
-def test_rows_are_those_of_the_goals() -> None:
+def test_rows_match_the_goals() -> None:
     rows = {row.name: row for row in workload.choose("all")}
     assert {name: row.goal for name, row in rows.items()} == {
         "4x256-batch1": 4.0,
@@ -36,7 +36,7 @@ def test_rows_are_those_of_the_goals() -> None:
     assert round(rows["12x768-batch1"].step_bytes / 4e6, 1) == 123.5
 
 
-def test_calls_get_other_prompts_and_both_sides_the_same() -> None:
+def test_each_call_gets_new_prompts_the_same_on_both_sides() -> None:
     first, again, other = (workload.prompts(ROW, call) for call in (0, 0, 1))
     assert first.shape == (8, 64) and np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -51,7 +51,7 @@ def test_only_quiet_rounds_count() -> None:
     assert run.summarize({"row": dataclasses.asdict(ROW), "sides": loud})["sides"]["ours"]["median"] == 2.0
 
 
-def test_the_table_says_what_was_missed() -> None:
+def test_the_table_shows_missed_goals() -> None:
     sides = {"ours": side(1.0, 1.0), "torch": side(3.0, 3.0)}
     result = {"row": dataclasses.asdict(ROW), "sides": sides}
     result["summary"] = run.summarize(result)

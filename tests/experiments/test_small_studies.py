@@ -34,7 +34,7 @@ def load(name: str, file: str = "sweep.py") -> sweeps.Sweep:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_trial_of_a_study_is_a_config_of_its_own(name: str) -> None:
+def test_every_trial_of_a_study_is_a_separate_config(name: str) -> None:
     sweep = load(name)
     digests = {sweeps.config_digest(sweep, sweep.planned(number)) for number in range(sweep.num_trials)}
     assert len(digests) == sweep.num_trials <= 75
@@ -54,7 +54,7 @@ def test_a_large_config_keeps_its_own_model_and_checkpoints(name: str, monkeypat
         sweeps.config_digest(sweep, sweep.planned(number))
 
 
-def test_batches_of_any_size_read_as_many_tokens() -> None:
+def test_batches_of_any_size_read_the_same_number_of_tokens() -> None:
     sweep = load("lr_batch")
     assert sweep.fixed["train.budget"] == "3e5tokens"
     assert {point["train.batch_size"] for point in sweep.points} == {16, 32, 64, 128}
@@ -67,17 +67,17 @@ def test_a_stopped_study_has_the_whole_table_of_its_first_seeds() -> None:
         assert {seeds.count(seed) for seed in seeds} == {len(seeds) // len(set(seeds))}
 
 
-def test_masking_rates_are_judged_at_one_rate() -> None:
+def test_masking_rates_are_evaluated_at_one_rate() -> None:
     assert load("masking_rate").fixed["objective.eval_mask_rate"] == 0.15
 
 
-def test_each_optimizer_has_as_many_rates() -> None:
+def test_each_optimizer_has_the_same_number_of_rates() -> None:
     points = load("optimizers").points
     names = [point["optimizer.name"] for point in points]
     assert {names.count(name) for name in names} == {5} and {"adamw", "lion", "adafactor", "lamb", "sgd"} <= set(names)
 
 
-def test_seeds_go_on_with_the_best_rate_of_each(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_continue_with_the_best_rate_of_each(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="set STUDY_FROM"):
         load("optimizers", "seeds.py")
     rows = [("adamw", 0.1, 3.0), ("adamw", 0.2, 2.0), ("lion", 0.3, 4.0), ("lion", 0.4, 5.0)]
@@ -135,7 +135,7 @@ def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> 
         table.table(read_study(tmp_path), ["loss"])
 
 
-def test_a_key_goes_across(tmp_path: pathlib.Path) -> None:
+def test_a_key_may_form_the_columns(tmp_path: pathlib.Path) -> None:
     points = [((64, 0.01), 3.0), ((64, 0.001), 4.0), ((128, 0.01), 2.0), ((128, 0.001), None)]
     write(tmp_path, ("width", "rate"), [(key, {"eval_loss_nats": loss} if loss else {}) for key, loss in points])
     assert table.table(read_study(tmp_path), across="rate").splitlines()[2:] == [
@@ -148,11 +148,11 @@ def test_a_key_goes_across(tmp_path: pathlib.Path) -> None:
         table.table(read_study(tmp_path), across="depth")
 
 
-def test_seeds_may_go_across_and_equal_runs_count_once(tmp_path: pathlib.Path) -> None:
+def test_seeds_may_form_the_columns_and_equal_runs_count_once(tmp_path: pathlib.Path) -> None:
     points = [(("pre", 0), 3.0), (("pre", 1), 5.0), (("post", 0), 4.0)]
     write(tmp_path, ("norm", "seed"), [(key, {"eval_loss_nats": loss}) for key, loss in points])
     content = json.loads((tmp_path / "study.json").read_text())
-    twin = content["trials"][0] | {"number": 3}  # the same run once more, and a trial that was asked for just now
+    twin = content["trials"][0] | {"number": 3}  # the same run again, and a trial that was just requested
     content["trials"] += [twin, {"number": 4, "params": {}, "state": "running", "value": None, "run": "trials/0004"}]
     (tmp_path / "study.json").write_text(json.dumps(content))
     assert table.table(read_study(tmp_path), across="seed").splitlines()[2:] == [
@@ -167,13 +167,13 @@ def test_seeds_may_go_across_and_equal_runs_count_once(tmp_path: pathlib.Path) -
 
 @pytest.mark.parametrize("value", ["0", "abc", "", "-1", "1.5"])
 @pytest.mark.parametrize("name", ["STEPS", "SEEDS", "TRIALS"])
-def test_a_variable_that_is_no_number_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_not_a_number_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"STUDY_{name}", value)
     with pytest.raises(ConfigError, match=f"STUDY_{name}='{value}' is not a whole number above 0"):
         load("masking_rate")
 
 
-def test_a_law_is_found_again_in_the_runs_of_a_study(tmp_path: pathlib.Path) -> None:
+def test_a_law_is_recovered_from_the_runs_of_a_study(tmp_path: pathlib.Path) -> None:
     points = [(n, d) for n in (1e5, 2e5, 4e5, 8e5, 1.6e6) for d in (1e6, 2e6, 4e6, 8e6)]
 
     # E = 1.5, A = 400, alpha = 0.5, B = 300, beta = 0.4
@@ -197,7 +197,7 @@ def test_a_law_is_found_again_in_the_runs_of_a_study(tmp_path: pathlib.Path) -> 
         fit.law(tmp_path)
 
 
-def test_a_study_that_fails_does_not_keep_others_from_running(tmp_path: pathlib.Path) -> None:
+def test_a_failing_study_does_not_stop_the_others(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("optuna")
     command = """
 import pathlib, sys
@@ -213,7 +213,7 @@ sys.exit(run_studies.main(sys.argv[1:]))
     assert not (tmp_path / "out" / "worse.md").exists()  # nothing that looks like a result
 
 
-def test_the_command_knows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     files = {file for file, _ in run_studies.STUDIES.values()}
     assert {f"{name}/sweep.py" for name in NAMES} <= files
     assert all((ROOT / "experiments" / file).is_file() for file in files)

@@ -54,7 +54,7 @@ def test_all_rows_are_the_issue_s_grid() -> None:
     assert [row.mode for row in rows] == ["paper"] * 12 + ["equal"] * 12
 
 
-def test_goals_follow_the_table_and_exist_on_a_cpu_only() -> None:
+def test_goals_follow_the_table_and_exist_only_on_a_cpu() -> None:
     def goal(*args, **kwargs):
         return Row(*args, length=128, batch=8, **kwargs).goal
 
@@ -64,7 +64,7 @@ def test_goals_follow_the_table_and_exist_on_a_cpu_only() -> None:
     assert all(row.goal is None for row in workload.ACCELERATOR_ROWS)
 
 
-def test_choosing_by_name_keeps_order_and_drops_repeats() -> None:
+def test_selecting_by_name_keeps_order_and_drops_repeats() -> None:
     rows = workload.choose("gpt2-4x256-512,quick,bert-2x128-128", "equal", "cpu")
     assert [row.name for row in rows] == ["gpt2-4x256-512", "bert-2x128-128", "gpt2-2x128-128"]
     assert workload.choose("all", "paper", "gpu") == list(workload.ACCELERATOR_ROWS)
@@ -93,7 +93,7 @@ def test_gpt2_targets_are_the_next_tokens() -> None:
 
 
 def test_our_side_gets_every_array_its_objective_makes_itself(tmp_path: pathlib.Path) -> None:
-    """Names and types equal those of real batches, so that what is timed is the step that trains."""
+    """Names and types equal those of real batches, so that the timed step is the one that trains."""
     for family, row in (("bert", Row("bert", 2, 16, 16, 4)), ("gpt2", Row("gpt2", 2, 16, 16, 4))):
         config, tokenizer = tiny.config(family), tiny.WordTokenizer()
         objective = build_objective(config, tokenizer, tiny.model(family).arch)
@@ -124,13 +124,13 @@ def test_a_round_is_disturbed_if_either_turn_was() -> None:
     assert (summary["quiet"], summary["ratio"]) == (1, 2.0)
 
 
-def test_without_a_quiet_round_all_count_and_the_table_says_so() -> None:
+def test_without_a_quiet_round_all_count_and_the_table_notes_it() -> None:
     made = result(ours=side(turn(1.0, others=0.9), turn(3.0, others=0.9)), torch=side(turn(2.0), turn(2.0)))
     assert (made["summary"]["quiet"], made["summary"]["ratio"]) == (0, 1.0)
     assert "0 of 2" in report.table([made], "paper")
 
 
-def test_ours_alone_makes_a_table_without_a_ratio() -> None:
+def test_our_side_without_torch_gives_a_table_without_a_ratio() -> None:
     text = report.table([result(ours=side(turn(0.5)))], "paper")
     cells = [cell.strip() for cell in text.splitlines()[4].split("|")[1:-1]]
     assert cells[:7] == ["bert 2x128", "128", "16", "4,096", "-", "-", "3"]  # 2,048 tokens / 0.5 s
@@ -187,7 +187,7 @@ def test_a_bad_row_name_ends_with_the_valid_ones(monkeypatch: pytest.MonkeyPatch
 def test_a_run_measures_and_writes_results_after_each_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
-    """The rounds, with workers that answer from here and take the seconds that stand in `pace`."""
+    """The rounds, with in-process workers that take the seconds in `pace`."""
     pace = {"sdpa": 2.0, "eager": 3.0, True: 1.5, False: 1.0}  # attention; scan_layers
 
     class FakeWorker:

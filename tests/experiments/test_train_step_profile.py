@@ -20,13 +20,13 @@ def test_products_are_three_times_those_of_the_forward_pass(family: str, rows: i
         for name, group in parts.products(row, dense, row.tokens).items()
     }
 
-    # 2 FLOPs for each number of a matrix and each token, and twice that on the way back (Kaplan et al. 2020, section 2.1)
+    # 2 FLOPs for each number of a matrix and each token, and twice that in the backward pass (Kaplan et al. 2020, section 2.1)
     assert found["dense layers"] == 6 * row.tokens * 2 * 12 * 128**2
     assert found["attention"] == 3 * 2 * (2 * 2 * 16 * 128 * 128 * 128)  # layers x (q k^T and p v) x B L L D
     assert found["vocabulary"] == pytest.approx(6 * rows * 128 * vocab, rel=0.01)  # slices are rounded up to whole rows
 
 
-def test_a_product_is_what_it_says() -> None:
+def test_a_product_matches_its_description() -> None:
     product = parts.Product("", (3, 5, 4), (3, 5, 2), 1, (True, False))
 
     part = product.part(jax)

@@ -1,4 +1,4 @@
-"""Inputs that failed once: each is tried in every run."""
+"""Inputs that once failed: each is tried in every run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import parsers
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A spoilt file.
+    """A corrupted file.
 
     Attributes:
       name: what was wrong.
@@ -45,7 +45,7 @@ def _changed(parser: str, victim: str, **values: Any) -> Case:
 
 
 def _nested_tuples() -> bytes:
-    """A legacy pickle whose one value is a pair of the same pair of the same pair, 70 times: 2^70 values to whoever walks them."""
+    """A legacy pickle whose one value is a pair of the same pair of the same pair, 70 times: 2^70 values when traversed."""
     pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) + b"0" for n in range(70))
     return parsers.LEGACY_START + b"\x80\x02)q\x00" + b"0" + pairs + b"}h\x46h\x46s."
 

@@ -1,4 +1,4 @@
-"""What one input may cost: time and memory. A hang or a crash ends the process with a traceback of every thread."""
+"""Limits on the time and memory of one input. A hang or a crash ends the process with a traceback of every thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATUS, _RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/cl
 
 
 def _peak() -> int:
-    """The most memory this process has had since `_forget`, in bytes; 0 where the system does not say."""
+    """The peak memory of this process since `_forget`, in bytes; 0 where the system does not report it."""
     try:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
@@ -31,7 +31,7 @@ def _forget() -> None:
 
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
-    """Fails unless what is inside ends within SECONDS and needs less than MEMORY."""
+    """Fail unless the body ends within SECONDS and needs less than MEMORY."""
     _forget()
     before, start = _peak(), time.monotonic()
     faulthandler.dump_traceback_later(_HANG, exit=True)

@@ -1,4 +1,4 @@
-"""How a good file is spoilt: values of JSON replaced, bytes flipped, cut, put in and repeated."""
+"""Ways to corrupt a valid file: values of JSON replaced, bytes flipped, cut, put in and repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# What stands where something else belongs. Large numbers are just beyond what a byte, a word or a double holds.
+# Replacement values of the wrong kind. Large numbers are just beyond the range of a byte, a word or a double.
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 255, 2**31 - 1, 2**31, 2**40, 2**63, 10**400, -(2**63), 0.5, -0.0, 1.5, 1e-320, 1e308, float("inf"),
     float("-inf"), float("nan"), "", " ", "a", "0", "-1", "nan", "\x00", "\ud800", "é\u0301", "../../x", "/dev/zero", "~nobody/x", "x" * 300,
@@ -18,7 +18,7 @@ _DEEP = 3000
 
 
 def _places(value: Any, way: tuple = ()) -> list[tuple]:
-    """The ways to all values inside of one; of long lists and objects only to some."""
+    """The paths to all values inside a value; for long lists and objects only some."""
     found = [way]
     inner = (
         list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""Every parser of files that come from elsewhere: a good folder, which of its files are spoilt, and what reads it."""
+"""Every parser of external files: a valid folder, which of its files are corrupted, and its reader."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Parser:
     """One parser.
 
     Attributes:
-      name: what failures are found by.
-      files: makes the good folder: name -> content.
-      read: reads such a folder by the public door; a UserError is an answer.
-      spoils: the files that are spoilt; all unless given.
-      examples: of spoilt files in the default run.
-      skips: whether `read` itself passes over what is refused, to read the other files of the folder.
+      name: identifies the parser in failures.
+      files: makes the valid folder: name -> content.
+      read: reads such a folder through the public API; a UserError is a valid answer.
+      spoils: the files that are corrupted; all unless given.
+      examples: number of corrupted files in the default run.
+      skips: whether `read` itself skips refused files, to read the others in the folder.
     """
 
     name: str
@@ -171,7 +171,7 @@ def record_files() -> Files:
 
 
 def each_file(folder: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> None:
-    """Reads all files of a folder, whichever of them is spoilt."""
+    """Read all files of a folder, whichever of them is corrupted."""
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(UserError):
             read(path)
@@ -248,7 +248,7 @@ def read_body(kind: str) -> Callable[[pathlib.Path], Any]:
 
 @functools.cache
 def spoken() -> Any:
-    """Stands for a model in the server: its tokenizer alone is asked."""
+    """A stand-in for a model in the server: only its tokenizer is used."""
     with tempfile.TemporaryDirectory() as folder:
         hf_folders.write_folder(pathlib.Path(folder), "gpt2")
         (pathlib.Path(folder) / "chat_template.jinja").write_bytes(TEMPLATE)
@@ -259,7 +259,7 @@ RUN: dict[str, pathlib.Path] = {}  # the workdir of a tiny run, where the tests 
 
 
 def run_files() -> Files:
-    """A tiny run with its newest checkpoint alone, so that nothing else can be read in its place."""
+    """A tiny run with only its newest checkpoint, so that nothing else can be read in its place."""
     newest = max(
         (path for path in (RUN["bert"] / "checkpoints").iterdir() if path.name.isdigit()),
         key=lambda path: int(path.name),

@@ -1,7 +1,7 @@
-"""Every parser on spoilt files: what it cannot use it refuses as a UserError, soon and in little memory.
+"""Every parser on corrupted files: what it cannot use it refuses with a UserError, quickly and in little memory.
 
 A few dozen inputs of each are in the default run, the same ones each time. `pytest tests/fuzz -m fuzz` draws new ones for an hour
-(FUZZ_SECONDS says how long, for all parsers together) and keeps those that fail in .hypothesis/, from where the next run tries them first.
+(FUZZ_SECONDS sets how long, for all parsers together) and keeps those that fail in .hypothesis/, which the next run tries first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEALTH = list(HealthCheck)
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet(bert_run: pathlib.Path) -> Any:
-    """Warnings about what is wrong would fill gigabytes."""
+    """Warnings about the damage would fill gigabytes."""
     parsers.RUN["bert"] = bert_run
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -41,7 +41,7 @@ def quiet(bert_run: pathlib.Path) -> Any:
 
 
 def read(parser: parsers.Parser, folder: pathlib.Path, victim: str, data: bytes) -> bool:
-    """Reads a folder one of whose files is spoilt; whether it was refused by a UserError. Anything else that is raised fails."""
+    """Read a folder with one corrupted file; return whether a UserError refused it. Any other exception fails the test."""
     path, good = folder / victim, parser.files()[victim]
     path.write_bytes(data)
     try:
@@ -73,12 +73,12 @@ def write(parser: parsers.Parser, folder: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
-def test_what_is_not_spoilt_is_read(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
+def test_valid_files_are_read(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
     parser.read(write(parser, tmp_path))
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
-def test_spoilt_files(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
+def test_corrupted_files(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
     write(parser, tmp_path)
 
     @settings(
@@ -92,7 +92,7 @@ def test_spoilt_files(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("case", corpus.CASES, ids=lambda case: case.name)
-def test_what_once_failed(case: corpus.Case, tmp_path: pathlib.Path) -> None:
+def test_inputs_that_once_failed(case: corpus.Case, tmp_path: pathlib.Path) -> None:
     parser = next(parser for parser in PARSERS if parser.name == case.parser)
     refused = read(parser, write(parser, tmp_path), case.victim, case.data())
     assert refused or parser.skips
@@ -100,7 +100,7 @@ def test_what_once_failed(case: corpus.Case, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
-def test_spoilt_files_for_long(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
+def test_corrupted_files_for_an_hour(parser: parsers.Parser, tmp_path: pathlib.Path) -> None:
     write(parser, tmp_path)
     end, tried = time.monotonic() + SECONDS / len(PARSERS), 0
 

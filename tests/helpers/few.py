@@ -1,4 +1,4 @@
-"""What the tests of several objectives need: a run's config for a family and an objective, a tokenizer with every role."""
+"""Helpers for tests of several objectives: a run's config for a family and an objective, a tokenizer with every role."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads goldens/*.npz and writes the checkpoints they speak of; NumPy and safetensors only.
+"""Read goldens/*.npz and write the checkpoints they describe; NumPy and safetensors only.
 
-A golden holds what another implementation, Hugging Face transformers, computes for one small model; see
+A golden holds the results of another implementation, Hugging Face transformers, for one small model; see
 goldens/make_goldens.py. Its weights are not stored: both sides make them from their names with `golden_tensor`.
 """
 
@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One model, inputs and what transformers makes of them."""
+    """One model, its inputs and transformers' outputs."""
 
     name: str
     kind: str  # the class in transformers, as in "architectures" of config.json
@@ -30,7 +30,7 @@ class Golden:
         str  # "outputs": of one forward pass; "losses": of ten AdamW steps; "apart": outputs of tied tables that differ
     )
     config: str  # text of config.json
-    weights: dict[str, tuple[int, ...]]  # every tensor of model.safetensors by name; a tied one is there once
+    weights: dict[str, tuple[int, ...]]  # every tensor of model.safetensors by name; a tied one appears once
     inputs: dict[str, np.ndarray]  # keyword arguments of the model; "losses": stacked, one batch a row
     outputs: dict[str, np.ndarray]
     optimizer: dict[str, float]  # "losses" only
@@ -53,7 +53,7 @@ def load_golden(path: str | pathlib.Path) -> Golden:
 
 
 def golden_paths(what: str, family: str = "") -> Iterator[pathlib.Path]:
-    """Files of one sort, in order of their names; those of one `family` if given."""
+    """Files of one kind, in order of their names; those of one `family` if given."""
     for path in sorted(FOLDER.glob("*.npz")):
         with np.load(path) as file:
             if str(file["what"]) == what and family in ("", str(file["family"])):
@@ -61,9 +61,9 @@ def golden_paths(what: str, family: str = "") -> Iterator[pathlib.Path]:
 
 
 def golden_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Float32 values that depend on the name and shape alone; RandomState's stream is frozen.
+    """Float32 values that depend only on the name and shape; RandomState's stream is frozen.
 
-    Norm weights (the only vectors called weight) lie around 1, biases around 0, matrices and tables have a standard
+    Norm weights (the only vectors called weight) are around 1, biases around 0, matrices and tables have a standard
     deviation of 0.17: large enough for each to show in the outputs.
     """
     if name.rpartition(".")[2].endswith("bias"):

@@ -1,4 +1,4 @@
-"""Writes the small models that goldens/pipelines.json speaks of."""
+"""Write the small models that goldens/pipelines.json describes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def files_of(family: str) -> dict[str, bytes]:
 
 
 def write_folder(folder: pathlib.Path, family: str, **more: Any) -> pathlib.Path:
-    """The family's folder, with other files beside: name with __ for a dot -> a JSON value, or None to leave one out."""
+    """The family's folder, with additional files: name with __ for a dot -> a JSON value, or None to leave one out."""
     files = files_of(family)
     for name, value in more.items():
         files[name.replace("__", ".")] = None if value is None else json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""Tiny tokenizers that mark texts with their language, from language_goldens; transformers made what they should give."""
+"""Tiny tokenizers that mark texts with their language, from language_goldens; expected values are from transformers."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def write_family(folder: pathlib.Path, family: str, **config: Any) -> dict[str, 
 
 
 def open_family(folder: pathlib.Path, family: str) -> tuple[Any, dict[str, Any]]:
-    """A family's tokenizer in the languages of its golden, and that."""
+    """A family's tokenizer in the languages of its golden, and the golden."""
     golden = write_family(folder, family)
     return load_tokenizer(folder).in_languages(golden["source"], golden["target"]), golden

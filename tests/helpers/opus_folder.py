@@ -1,4 +1,4 @@
-"""A tiny directory as opus-mt's are, from marian_goldens; transformers made what it should give."""
+"""A tiny directory like opus-mt's, from marian_goldens; expected values are from transformers."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def data_of(page: Path) -> dict[str, Any]:
 
 
 def lines_of(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl out of a page's tables, by step; NaN and infinities are strings there."""
+    """Lines of metrics.jsonl from a page's tables, by step; NaN and infinities are strings there."""
     back = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     lines = [
         {

@@ -1,4 +1,4 @@
-"""Tokenizers of tiny runs as their models' directories hold them: every family with every kind of vocabulary."""
+"""Tokenizers of tiny runs as stored in their models' directories: every family with every kind of vocabulary."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def trained(vocabulary: str) -> Tokenizer:
 
 
 def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:
-    """What a run of a family with such a vocabulary leaves: its tokenizer, and its config.json."""
+    """The output of a run of a family with such a vocabulary: its tokenizer and its config.json."""
     tokenizer = trained(vocabulary)
     definition = define_model(model_section(family), tokenizer.size)
     how = tokenizer, definition.arch, definition.head.name, OBJECTIVES.get(family, "")

@@ -1,4 +1,4 @@
-"""The smallest things that tests of models, objectives and decoding need: configs, a tokenizer of words, stores."""
+"""The smallest configs, tokenizer of words and stores for tests of models, objectives and decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TFDS data set of 25 short texts, made without downloads. In a module of its own, as TFDS asks."""
+"""A TFDS data set of 25 short texts, made without downloads. In a separate module, as TFDS requires."""
 
 from __future__ import annotations
 

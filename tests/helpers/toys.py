@@ -1,4 +1,4 @@
-"""Models small enough to try every text: two layers, eight tokens; and what they say, run without a cache.
+"""Models small enough to try every text: two layers, eight tokens; and their outputs, run without a cache.
 
 Legend: L length, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Tiny training runs through the real command, in this process or in one of their own."""
+"""Tiny training runs through the real command, in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lm_research import cli, compare, train
 from lm_research.run import meter
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them meet before the end, so every kind of resume occurs
+STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them coincide before the end, so every kind of resume occurs
 _WORDS = """the a king son house city day people land man lord went came said gave took saw made great good old many few
 all his her their of in to and with from over under river stone bread water light night sheep field father mother
 brother servant voice hand heart word law gold fire mountain sea""".split()
 
-# What a child process does before the command, where a test needs it slow enough to be caught in the act.
+# Code that a child process runs before the command, where a test must slow it down to interrupt it.
 SLOW_FEED = """
 import time
 from lm_research.data.sampler import Feed
@@ -74,7 +74,7 @@ class Lab:
     """A corpus and a cache that tests share.
 
     Attributes:
-      folder: where both lie.
+      folder: the directory of both.
     """
 
     folder: pathlib.Path
@@ -85,7 +85,7 @@ class Lab:
         return cls(folder)
 
     def flags(self, variant: str = "bert") -> list[str]:
-        """The tiny run `variant`: bert as the paper has it, or gpt with accumulation, averaging and nonfinite=skip."""
+        """The tiny run `variant`: bert as in the paper, or gpt with accumulation, averaging and nonfinite=skip."""
         keys = {
             "model.num_layers": 2,
             "model.hidden_size": 32,
@@ -114,19 +114,19 @@ class Lab:
         return [f"--config={ROOT}/configs/quickstart.py:{variant}", *flags]
 
     def train(self, workdir: pathlib.Path, *flags: str, variant: str = "bert") -> int:
-        """Runs the verb in this process; returns its exit code."""
+        """Run the command in this process; return its exit code."""
         return call(without_training_of_tokenizers([*self.flags(variant), f"--workdir={workdir}", *flags]))
 
     def start(
         self, workdir: pathlib.Path, *flags: str, variant: str = "bert", before: str = "", **environment: str
     ) -> subprocess.Popen[str]:
-        """Starts the verb in a process of its own, after the Python statements of `before` if there are any."""
+        """Start the command in a separate process, after the Python statements of `before` if there are any."""
         flags = without_training_of_tokenizers([*self.flags(variant), f"--workdir={workdir}", *flags])
         return start(flags, before, **environment)
 
 
 def without_training_of_tokenizers(flags: list[str]) -> list[str]:
-    """Flags without those about a tokenizer to train, which a run that takes one refuses, if it takes one."""
+    """Flags without those about training a tokenizer, if the run takes an existing one and so would refuse them."""
     if not any(flag.startswith(("--config.train.init_from=", "--config.tokenizer.path=")) for flag in flags):
         return flags
     return [
@@ -135,9 +135,9 @@ def without_training_of_tokenizers(flags: list[str]) -> list[str]:
 
 
 def call(argv: list[str]) -> int:
-    """`python -m lm_research.train ARGV` in this process, which keeps JAX's settings; returns the exit code.
+    """`python -m lm_research.train ARGV` in this process, which keeps JAX's settings; return the exit code.
 
-    The measured peak of the CPU is left out: it takes a second and tells nothing here.
+    The measured peak of the CPU is left out: it takes a second and is not needed here.
     """
     mesh, precision = jax.sharding.get_mesh(), jax.config.jax_default_matmul_precision
     with mock.patch.object(meter, "peak_flops", lambda: (1e12, "made up")):
@@ -149,7 +149,7 @@ def call(argv: list[str]) -> int:
 
 
 def start(argv: list[str], before: str = "", **environment: str) -> subprocess.Popen[str]:
-    """`python -m lm_research.train ARGV` in a process of its own; its output is piped, errors included."""
+    """`python -m lm_research.train ARGV` in a separate process; its output is piped, errors included."""
     command = [sys.executable, "-m", "lm_research.train"]
     if before:
         command = [
@@ -165,7 +165,7 @@ def start(argv: list[str], before: str = "", **environment: str) -> subprocess.P
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
-    """Waits; returns exit code and output."""
+    """Wait; return exit code and output."""
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -174,7 +174,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, s
 
 
 def kill_when(process: subprocess.Popen[str], ready: Callable[[], Any], number: int, timeout: float = 200) -> None:
-    """Sends a signal as soon as `ready()` is true; fails if the process ends before."""
+    """Send a signal as soon as `ready()` is true; fails if the process ends before."""
     deadline = time.monotonic() + timeout
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -185,7 +185,7 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], Any], number: 
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl; none before the run writes one, and no line that is not yet whole."""
+    """Lines of metrics.jsonl; none before the run writes one, and no incomplete line."""
     path = workdir / "metrics.jsonl"
     content = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]

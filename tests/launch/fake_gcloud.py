@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A gcloud that keeps its cloud in a JSON file: records every call, and fails as FAULTS in it says.
+"""A gcloud that keeps its cloud in a JSON file: records every call, and fails as its `faults` specify.
 
 The file has: calls (argument lists), faults (a list of [word that an argument contains, message, times]), state of the
-queued resource (or null), nodes (name -> state), codes (what the workers answer when asked for their exit codes, in turn;
-PREEMPT takes the slices away).
+queued resource (or null), nodes (name -> state), codes (the workers' answers to requests for their exit codes, in turn;
+PREEMPT preempts the slices).
 """
 
 import json

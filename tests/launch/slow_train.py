@@ -1,6 +1,6 @@
-"""`python -m slow_train`: training whose batches take a tenth of a second, so that it can be caught in the act.
+"""`python -m slow_train`: training whose batches take a tenth of a second, so that tests can interrupt it.
 
-With FEED_LOG=FOLDER in the environment every process writes there which rows it fed to which step, as they were fed.
+With FEED_LOG=FOLDER in the environment every process logs there which rows it fed to which step.
 """
 
 from __future__ import annotations

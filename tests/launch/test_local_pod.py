@@ -1,4 +1,4 @@
-"""A pod of processes computes what one process does, bit for bit, and ends as one."""
+"""A pod of processes computes what one process does, bit for bit, and all its processes end together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(lab: Lab, workdir: pathlib.Path, processes: int, devices: int, *flags:
 
 
 def strike(pod: subprocess.Popen[str], workdir: pathlib.Path, process_id: int, number: int) -> float:
-    """Sends a signal to one process of the pod once it has written a line of metrics; returns when."""
+    """Send a signal to one process of the pod once it has written a line of metrics; return the time."""
     pids = re.match(r"local_pod: pids (.+)", pod.stdout.readline())[1].split()
     deadline = time.monotonic() + 200
     while last_step(workdir) < LOG:
@@ -48,8 +48,8 @@ def strike(pod: subprocess.Popen[str], workdir: pathlib.Path, process_id: int, n
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_two_processes_end_as_one(lab: Lab, tmp_path: pathlib.Path) -> None:
-    """2 processes x 2 devices, one killed with -9, resumed: the bits of 1 process x 4 devices undisturbed.
+def test_killed_and_resumed_two_processes_end_like_one(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """2 processes x 2 devices, one killed with -9, resumed: the bits of 1 process x 4 devices, uninterrupted.
 
     The process that is left ends by itself or is ended after the grace of 5 s; a loaded machine gets ten more.
     """
@@ -90,7 +90,7 @@ def test_a_signal_to_any_process_stops_all_at_one_step(lab: Lab, tmp_path: pathl
 
 
 @pytest.mark.slow
-def test_a_pod_goes_on_as_one_process(lab: Lab, tmp_path: pathlib.Path) -> None:
+def test_a_pod_resumes_as_one_process(lab: Lab, tmp_path: pathlib.Path) -> None:
     """Other processes and devices than before: the same loss within rounding."""
     pod = start(lab, tmp_path, 2, 2)
     strike(pod, tmp_path, 0, signal.SIGKILL)
@@ -100,8 +100,8 @@ def test_a_pod_goes_on_as_one_process(lab: Lab, tmp_path: pathlib.Path) -> None:
     assert summary(tmp_path)["step"] == STEPS
 
 
-def test_a_mistake_is_told_once_and_its_code_returned(lab: Lab, tmp_path: pathlib.Path) -> None:
-    """An unknown key never gets to jax: every process says so by itself, and the pod returns 2."""
+def test_an_error_is_reported_once_and_its_code_returned(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """An unknown key is refused before jax starts: every process reports it by itself, and the pod returns 2."""
     code, output = finish(start(lab, tmp_path, 2, 1, "--config.train.steps=3"))
     assert code == 2
     assert "train.steps" in output and "Traceback" not in output

@@ -1,4 +1,4 @@
-"""The Slurm script and the JobSet say what the run's description says."""
+"""The Slurm script and the JobSet match the run's description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_slurm(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "'--config.data.source=a file.txt'" in text
     assert slurm.main(["--name=bert", *TRAIN]) == 2
     assert "number of GPUs" in capsys.readouterr().err
-    # Run with commands that stand for Slurm's: 75 puts the job back, anything else does not.
+    # Run with stand-ins for Slurm's commands: 75 requeues the job, anything else does not.
     for code, requeued in ((75, True), (0, False), (1, False)):
         (tmp_path / "srun").write_text(f"#!/bin/sh\necho srun $@\nexit {code}\n")
         (tmp_path / "scontrol").write_text("#!/bin/sh\necho scontrol $@\n")

@@ -1,4 +1,4 @@
-"""TPU VMs through a gcloud that keeps a cloud in a file: what is called, what is tried again, and what is left behind."""
+"""TPU VMs through a gcloud that keeps a cloud in a file: which calls are made, what is retried, and what is left behind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cloud(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     return lambda **values: Cloud(tmp_path / "cloud.json", **values)
 
 
-def test_a_run_from_nothing_to_its_end(cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_creation_to_its_end(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(codes=["running", "0"])
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 0
     create = next(call for call in made["calls"] if call[3] == "create")
@@ -71,12 +71,12 @@ def test_a_run_from_nothing_to_its_end(cloud, capsys: pytest.CaptureFixture[str]
     assert json.loads(made["files"]["config.json"][0])["train"]["num_steps"] == 9
     shown = capsys.readouterr().err
     assert "these still exist and cost money: queued-resources run ACTIVE; tpu-vm run READY" in shown
-    assert "runner" not in shown  # another one's machine
+    assert "runner" not in shown  # another user's machine
     assert "delete with: python -m launch.tpu_vm delete --name=run --slices=1 --project=p --zone=z" in shown
 
 
-def test_spot_slices_that_are_taken_away_are_made_again(cloud, capsys: pytest.CaptureFixture[str]) -> None:
-    """Taken away once, stopped with 75 once: one more creation, the same training command three times."""
+def test_preempted_spot_slices_are_recreated(cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """Preempted once, stopped with 75 once: one more creation, the same training command three times."""
     made = cloud(codes=["running", "PREEMPT", "75", "0"])
     assert tpu_vm.main(["run", *PLACE, "--spot", "--slices=2", "--delete_after", *TRAIN]) == 0
     assert made.commands().count("create") == 2 and made.commands().count("delete") == 2
@@ -103,7 +103,7 @@ def test_a_failure_of_training_is_returned_and_not_repeated(cloud, code: int) ->
     assert made.commands().count("create") == 1
 
 
-def test_capacity_and_ssh_are_tried_again(cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_capacity_and_ssh_are_retried(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(faults=[["create", CAPACITY, 2], ["mkdir", REFUSED, 1]])
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 0
     assert made.commands().count("create") == 3
@@ -119,13 +119,13 @@ def test_no_capacity_in_the_end(cloud, capsys: pytest.CaptureFixture[str]) -> No
     assert "gcloud failed 3 times" in shown and "no machines of run exist anymore" in shown
 
 
-def test_a_request_that_fails_is_made_again(cloud) -> None:
+def test_a_failed_request_is_repeated(cloud) -> None:
     made = cloud(states=["FAILED", "ACTIVE"])
     assert tpu_vm.main(["create", *PLACE]) == 0
     assert made.commands() == ["create", "delete", "create"]
 
 
-def test_a_fault_that_does_not_pass_ends_and_tells_what_is_left(cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lasting_fault_ends_the_run_and_reports_what_is_left(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(faults=[["sha256sum", "lm_research-1-py3-none-any.whl: FAILED", 1]])
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 2
     assert not any("setsid" in argument for call in made["calls"] for argument in call)
@@ -133,13 +133,13 @@ def test_a_fault_that_does_not_pass_ends_and_tells_what_is_left(cloud, capsys: p
     assert "whl: FAILED" in shown and "these still exist and cost money" in shown
 
 
-def test_what_cannot_be_found_out_is_said(cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_state_is_reported(cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud(faults=[["list", "PERMISSION_DENIED", 9]])
     assert tpu_vm.main(["delete", *PLACE]) == 0
     assert "WARNING: cannot check whether machines of run still exist" in capsys.readouterr().err
 
 
-def test_secrets_travel_in_a_file_alone(
+def test_secrets_are_passed_only_in_a_file(
     cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = cloud()
@@ -174,7 +174,7 @@ def test_a_dry_run_calls_nothing(cloud, capsys: pytest.CaptureFixture[str]) -> N
         (["run", *PLACE, *TRAIN, "--config.train.steps=1"], "train.steps"),
     ],
 )
-def test_mistakes_cost_nothing(cloud, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_make_no_calls(cloud, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud()
     assert tpu_vm.main(argv) == 2
     assert said in capsys.readouterr().err and made.commands() == []

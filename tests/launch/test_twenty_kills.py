@@ -1,4 +1,4 @@
-"""Killed twenty times with -9, at random moments in random processes, a run ends with the data order it would have had."""
+"""Killed twenty times with -9, at random moments in random processes, a run ends with the data order of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lives(workdir: pathlib.Path) -> int:
 
 
 def fed(folder: pathlib.Path) -> dict[tuple[int, int], set[str]]:
-    """Digests of what was fed to each place of each step, over all processes and lives."""
+    """Digests of what was fed to each place of each step, over all processes and restarts."""
     seen: dict[tuple[int, int], set[str]] = {}
     for path in folder.iterdir():
         content = path.read_text()
@@ -68,7 +68,7 @@ def test_killed_twenty_times(
         pids = re.match(r"local_pod: pids (.+)", pod.stdout.readline())[1].split()
         if draw.random() < 0.2:  # while it starts
             time.sleep(draw.uniform(0, 8))
-        else:  # so many steps later
+        else:  # that many steps later
             later, deadline = draw.randint(1, 8), time.monotonic() + 200
             newest = max(checkpoints(workdir), default=0)
             while last_step(workdir) < newest + later or (newest and lives(workdir) == before):
@@ -97,7 +97,7 @@ def test_killed_twenty_times(
     if len(topologies) == 1:
         assert same(tmp_path / "whole", workdir)
 
-    # What two processes wrote in pieces becomes one file, with the same bits.
+    # The pieces that two processes wrote become one file, with the same bits.
     assert convert.main([f"--source={workdir}", f"--output={tmp_path / 'merged'}", "--to=hf"]) == 0
     one, many = (from_pretrained(path).params for path in (tmp_path / "merged", workdir))
     assert jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), one, many))

@@ -32,7 +32,7 @@ def test_best_of_several_answers() -> None:
 
 
 def test_answers_without_words() -> None:
-    """1.1 finds no words in common; 2.0 leaves such answers out, and to give none where there is none is right."""
+    """1.1 finds no words in common; 2.0 ignores such answers, and an empty answer is right where none exists."""
     assert answers.f1("an", ["the"], null=False) == 0 and answers.exact_match("an", ["the"], null=False) == 1
     assert answers.f1("", [], null=True) == answers.exact_match("", [], null=True) == 1
     assert answers.f1("x", [], null=True) == answers.exact_match("x", [], null=True) == 0

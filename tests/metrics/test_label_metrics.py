@@ -62,7 +62,7 @@ def test_many_classes_by_counting(seed: int) -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 6])
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_to_scikit_learn(classes: int, seed: int) -> None:
+def test_metrics_match_scikit_learn(classes: int, seed: int) -> None:
     """Small samples, in which classes are missing as labels, as guesses, or as both."""
     rng = np.random.default_rng(seed)
     labels, logits = rng.integers(0, classes, 6), rng.normal(size=(6, classes))
@@ -108,7 +108,7 @@ def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
 
 
 def test_groups_by_hand() -> None:
-    """Of the groups 7, 3 and 5 one has a record that is wrong."""
+    """One of the groups 7, 3 and 5 has a wrong record."""
     right, groups = np.array([1, 1, 0, 1, 1], bool), np.array([7, 3, 3, 7, 5])
     found = classified(np.eye(2)[right.astype(int)], np.ones(5, int), groups=groups)
     assert found["group_accuracy"] == pytest.approx(2 / 3)
@@ -135,7 +135,7 @@ def test_values_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_values_equal_to_scipy(seed: int) -> None:
+def test_values_match_scipy(seed: int) -> None:
     """With ties among the labels."""
     rng = np.random.default_rng(seed)
     labels, values = rng.integers(0, 5, 40).astype(np.float32), rng.normal(size=40).astype(np.float32)
@@ -199,7 +199,7 @@ ENTITY_CASES = json.loads((pathlib.Path(__file__).parents[1] / "tasks" / "golden
 
 
 @pytest.mark.parametrize("case", ENTITY_CASES, ids=[f"{case['mode']}{'_ends' * case['ends']}" for case in ENTITY_CASES])
-def test_entities_are_those_of_seqeval(case: dict) -> None:
+def test_entities_match_seqeval(case: dict) -> None:
     """Tags that follow BIO and BIOES, as its strict mode reads them, and any tags as its default mode does."""
     found = score("tags", predictions=case["own"], references=case["true"])
     assert 0 < case["f1_score"] < 1

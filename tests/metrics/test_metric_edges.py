@@ -57,7 +57,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, float]]] = [
     # The same words in another order: no bigram of three is shared; red green black is the longest subsequence of four.
     ("texts", dict(predictions=["red blue green black"], references=["red green blue black"]),
      dict(rouge1=1.0, rouge2=0.0, rougel=3 / 4, rougelsum=3 / 4, exact_match=0.0)),
-    # Two lines change places: 2 of 3 bigrams, 2 of 4 words in order, and every line is there.
+    # Two lines are swapped: 2 of 3 bigrams, 2 of 4 words in order, and every line is there.
     ("texts", dict(predictions=["blue black\nred green"], references=["red green\nblue black"]),
      dict(rouge1=1.0, rouge2=2 / 3, rougel=2 / 4, rougelsum=1.0, exact_match=0.0)),
 ]  # fmt: skip

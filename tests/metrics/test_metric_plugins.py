@@ -1,4 +1,4 @@
-"""A metric of the user's own: one function, named in task.metric and in suites; directions are declared."""
+"""A user's own metric: one function, named in task.metric and in suites; directions are declared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def error_rate() -> Iterator[str]:
     METRICS._found.pop("error_rate")
 
 
-def test_it_is_computed_like_ours(error_rate: str) -> None:
+def test_it_is_computed_like_built_in_metrics(error_rate: str) -> None:
     """2 of 3 are wrong; of the sample of records 0 and 0, none."""
     scored = MetricInputs("choices", predictions=np.array([1, 0, 0]), references=np.array([1, 1, 1]))
     assert scored.score([error_rate]) == {"error_rate": pytest.approx(2 / 3)}

@@ -1,4 +1,4 @@
-"""Scores of written texts: values that follow from a count, and the packages they come from."""
+"""Scores of generated texts: values that follow from counting, and the packages they come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def score(written: list[str], targets: list[str], **options: str) -> dict[str, f
     return MetricInputs("texts", predictions=written, references=targets, **options).score(texts.NAMES)
 
 
-def test_a_text_that_is_its_target_scores_all_and_one_that_shares_nothing_none() -> None:
+def test_a_text_equal_to_its_target_scores_1_and_one_without_overlap_0() -> None:
     text = ["one two three four five"]
     perfect = score(text, text)
     assert {name: round(value, 9) for name, value in perfect.items()} == {
@@ -52,7 +52,7 @@ def test_rouge_by_counting() -> None:
         ("rouge_score", "東京は 25 years", "25 year"),
     ],
 )
-def test_what_rouge_counts(name: str, text: str, tokens: str) -> None:
+def test_tokens_that_rouge_counts(name: str, text: str, tokens: str) -> None:
     assert texts.RougeTokenizer(name).tokenize(text) == tokens.split()
 
 
@@ -80,7 +80,7 @@ def test_a_text_of_one_line_is_divided_into_sentences() -> None:
     assert texts.split_into_lines("One. Two.\nThree.") == "One. Two.\nThree."
 
 
-def test_bleu_takes_the_tokenizer_it_is_told() -> None:
+def test_bleu_uses_the_given_tokenizer() -> None:
     written, targets = ["今天 天气很好我们去公园"], ["今天天气很好我们去公园"]
     assert score(written, targets, bleu_tokenizer="zh")["bleu"] == pytest.approx(100)
     assert score(written, targets, bleu_tokenizer="13a")["bleu"] < 50

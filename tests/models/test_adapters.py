@@ -1,4 +1,4 @@
-"""Adapters against arithmetic: what they add, what they begin with, and their gradients."""
+"""Adapters against arithmetic: what they add, their initial values, and their gradients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def logits(definition: ModelDefinition, params: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", tiny.families("bert", "gpt2", "llama", "albert", "t5"))
-def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None:
+def test_a_new_adapter_keeps_the_function_of_the_base_bit_for_bit(family: str) -> None:
     """B is 0, A is not: two matrices of each attention, that of a decoder to its encoder too."""
     definition = base(family)
     adapted = adapt(definition, LORA)
@@ -68,7 +68,7 @@ def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_the_kernel_is_the_sum(family: str) -> None:
-    """W + s A B of each layer, here in einsum's words; the merged model computes the same."""
+    """W + s A B of each layer, here by einsum; the merged model computes the same."""
     adapted = adapt(base(family), LoraConfig(rank=2, alpha=6.0, target_modules="query,attention/output"))
     params = tiny.random_params(adapted)
     leaves, (plain, found) = flatten(params), merged(adapted, params)
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_product() -> None:
         np.testing.assert_allclose(found[f"{path}/lora_b"], 3 * np.einsum("ndr,ndhk->nrhk", a, g), rtol=1e-3, atol=1e-5)
 
 
-def test_what_a_begins_with() -> None:
+def test_initial_values_of_a() -> None:
     """B with 0; A with mean 0 and variance 1 / inputs, other numbers for each matrix and seed: 2 x 256 x 16 of them, so about 1% off."""
     model = dict(family="gpt2", hidden_size=256, num_heads=2, num_layers=2, intermediate_size=64, max_length=16)
     adapted = adapt(define_model(resolve({"model": model, "data": {"max_length": 16}}).model, 64), LoraConfig(rank=16))
@@ -130,7 +130,7 @@ def test_what_a_begins_with() -> None:
 
 
 def test_axes_follow_the_kernel() -> None:
-    """A lies where the kernel's inputs do, B where its outputs do; the rank lies nowhere."""
+    """A has the sharding of the kernel's inputs, B that of its outputs; the rank is not divided."""
     axes = adapt(base("bert"), LoraConfig(rank=2, target_modules="query,attention/output")).axes["encoder"]["layers"][
         "attention"
     ]

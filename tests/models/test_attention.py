@@ -1,4 +1,4 @@
-"""Attention against the formula in float64, and who may see whom."""
+"""Attention against the formula in float64, and which positions may see which."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_large_scores_and_rows_of_padding_stay_finite() -> None:
 
 
 def test_bfloat16_scores_and_softmax_are_float32() -> None:
-    # K = 4: scores 0.5 q.k of 100 and 100.125, which is 100 in bfloat16. Shares 1 / (1 + exp(0.125)) = 0.4688, 0.5312.
+    # K = 4: scores 0.5 q.k of 100 and 100.125, which is 100 in bfloat16. Probabilities 1 / (1 + exp(0.125)) = 0.4688, 0.5312.
     query = jnp.array([[16.0, 1.0, 0.0, 0.0]], jnp.bfloat16)[None, :, None]
     key = jnp.array([[12.5, 0.0, 0.0, 0.0], [12.5, 0.25, 0.0, 0.0]], jnp.bfloat16)[None, :, None]
     value = jnp.array([[0.0], [1.0]], jnp.bfloat16)[None, :, None]

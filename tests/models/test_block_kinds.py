@@ -1,4 +1,4 @@
-"""Blocks of other families, said as an Architecture, against transformers' models (block_goldens/make_goldens.py, transformers 5.24).
+"""Blocks of other families, described as an Architecture, against transformers' models (block_goldens/make_goldens.py, transformers 5.24).
 
 Legend: B batch, L length, D model width, E experts.
 """
@@ -208,7 +208,7 @@ def states(definition: ModelDefinition, params: Any, golden: dict[str, np.ndarra
 
 
 @pytest.mark.parametrize("name", sorted(SAID))
-def test_a_block_equals_that_of_transformers(name: str) -> None:
+def test_a_block_matches_transformers(name: str) -> None:
     definition, params, golden = load(name)
 
     def run(params: Any) -> jax.Array:
@@ -226,7 +226,7 @@ APART = [pytest.param(name, True, marks=() if name == "gemma2" else pytest.mark.
 
 
 @pytest.mark.parametrize(("name", "apart"), [*((name, False) for name in CAUSAL), *APART])
-def test_step_by_step_it_says_the_same(name: str, apart: bool) -> None:
+def test_step_by_step_it_gives_the_same(name: str, apart: bool) -> None:
     """A prompt of 5 tokens at once and the others one by one, with a cache, against the row at once."""
     definition, params, golden = load(name)
     tokens_BL, prompt = golden["tokens"][:1], 5
@@ -253,7 +253,7 @@ def test_step_by_step_it_says_the_same(name: str, apart: bool) -> None:
     np.testing.assert_allclose(found_BLV, whole_BLV, atol=2e-5)
 
 
-def test_the_router_is_seen_and_its_load_is_that_of_transformers() -> None:
+def test_the_router_is_returned_and_its_load_matches_transformers() -> None:
     definition, params, golden = load("mixtral")
 
     def run(params: Any) -> jax.Array:
@@ -265,8 +265,8 @@ def test_the_router_is_seen_and_its_load_is_that_of_transformers() -> None:
     assert float(tiny.jit(run)(params)) == pytest.approx(float(golden["load_balancing"]), rel=1e-5)
 
 
-def test_chunks_are_those_of_llama_4() -> None:
-    """Rows of 9 in chunks of 4, as make_goldens.py prints them of Llama 4's mask in transformers; packed documents count anew."""
+def test_chunks_match_llama_4() -> None:
+    """Rows of 9 in chunks of 4, as make_goldens.py prints them of Llama 4's mask in transformers; packed documents count again from 0."""
     expected = """100000000 110000000 111000000 111100000 000010000 000011000 000011100 000011110 000000001""".split()
     segments = chunk_segments(jnp.ones((1, 9), int), jnp.arange(9)[None], 4)
     seen = np.asarray(attention_bias(segments, segments, causal=True))[0, 0] == 0

@@ -79,7 +79,7 @@ def step_by_step(lm: LanguageModel, tokens_BL: np.ndarray, source: dict[str, np.
 
 
 def whole(lm: LanguageModel, row: np.ndarray, source: dict[str, np.ndarray], number: int) -> np.ndarray:
-    """Logits [L, V] of one row alone, without padding and without a cache."""
+    """Logits [L, V] of a single row, without padding and without a cache."""
     if source:
         inputs = {name: value[number : number + 1] for name, value in source.items()}
         return np.asarray(lm(**inputs, decoder_input_ids=row[None])["logits"])[0]
@@ -92,7 +92,7 @@ def test_cached_equals_uncached(name: str, apart: bool, tmp_path: pathlib.Path) 
     lm, source = load(name, tmp_path)
     rng = np.random.default_rng(0)
     tokens_BL = rng.integers(3, 50, (2, PROMPT + NEW)).astype(np.int32)
-    tokens_BL[tokens_BL == lm.definition.arch.pad_id] = 50  # padding has no place of its own in some families
+    tokens_BL[tokens_BL == lm.definition.arch.pad_id] = 50  # padding has no position in some families
     found_BLV = step_by_step(lm, tokens_BL, source, apart)
     for number, start in enumerate(START):
         expected_LV = whole(lm, tokens_BL[number, start:], source, number)
@@ -101,7 +101,7 @@ def test_cached_equals_uncached(name: str, apart: bool, tmp_path: pathlib.Path) 
 
 
 def test_padding_changes_nothing(tmp_path: pathlib.Path) -> None:
-    """Other tokens before a row's start leave its logits as they are, bit for bit."""
+    """Other tokens before a row's start leave its logits unchanged, bit for bit."""
     lm, _ = load("mistral_causal", tmp_path)
     tokens_BL = np.random.default_rng(0).integers(3, 50, (2, PROMPT + NEW)).astype(np.int32)
     other_BL = tokens_BL.copy()
@@ -134,7 +134,7 @@ def test_tokens_at_one_place_are_alternatives(name: str, tmp_path: pathlib.Path)
         np.testing.assert_allclose(found_LV[number], expected_LV[-1], atol=1e-4)
 
 
-def test_rows_may_write_to_slots_of_their_own(tmp_path: pathlib.Path) -> None:
+def test_rows_may_write_to_separate_slots(tmp_path: pathlib.Path) -> None:
     slots_BGSK = jnp.zeros((2, 1, 5, 2))
     new_BGLK = jnp.arange(8.0).reshape(2, 1, 2, 2) + 1
     found = decode.write(slots_BGSK, new_BGLK, jnp.array([0, 3]))

@@ -1,4 +1,4 @@
-"""Definitions: shapes without memory, parameters there and back, seeds, logical axes, FLOP counts."""
+"""Definitions: shapes without memory, round trips of parameters, seeds, logical axes, FLOP counts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_axes_name_every_dimension(family: str) -> None:
 def test_bind_holds_exactly_the_parameters_it_is_given() -> None:
     definition = tiny.model("bert")
     first, second = (tiny.random_params(definition, seed) for seed in (0, 1))
-    models = [definition.bind(params) for params in (first, second)]  # the second leaves the first alone
+    models = [definition.bind(params) for params in (first, second)]  # the second does not change the first
     for model, params in zip(models, (first, second), strict=True):
         np.testing.assert_array_equal(model.pooler.dense.kernel[...], params["pooler"]["dense"]["kernel"])
         query = model.encoder.layers.attention.query.kernel[...]
@@ -56,7 +56,7 @@ def initial() -> list[dict[str, np.ndarray]]:
     return [{"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in tree} for tree in trees]
 
 
-def test_initial_parameters_depend_on_the_seed_alone(initial: list) -> None:
+def test_initial_parameters_depend_only_on_the_seed(initial: list) -> None:
     first, again, other = initial
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])

@@ -1,4 +1,4 @@
-"""Digests tell arrays apart: by every bit, by position, by name; and are the same wherever an array lies."""
+"""Digests distinguish arrays by every bit, by position, by name; and are the same wherever an array is stored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_definition(shape: tuple) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-def test_every_flipped_bit_shows(dtype: type) -> None:
+def test_every_flipped_bit_changes_the_digest(dtype: type) -> None:
     rng = np.random.default_rng(1)
     size, width = 37, np.dtype(dtype).itemsize
     original = rng.integers(0, 2 if dtype is np.bool_ else 100, size).astype(dtype)
@@ -54,7 +54,7 @@ def test_every_flipped_bit_shows(dtype: type) -> None:
     assert len(digests) == 1 + len(flips)
 
 
-def test_position_shows() -> None:
+def test_position_changes_the_digest() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(8, 8)).astype(np.float32)
     swapped = x.copy()
@@ -65,7 +65,7 @@ def test_position_shows() -> None:
     assert len({one(np.zeros(n, np.float32)) for n in (1, 2, 3, 64)}) == 4
 
 
-def test_signs_of_zero_and_kinds_of_nan_show() -> None:
+def test_signs_of_zero_and_kinds_of_nan_change_the_digest() -> None:
     values = [
         np.float32(0.0),
         np.float32(-0.0),

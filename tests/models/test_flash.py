@@ -53,7 +53,7 @@ def results(function: Any, arrays: list[jax.Array]) -> list[np.ndarray]:
         (96, 96, 16, True, 7, False, 0.2),
         (96, 96, 16, False, 7, False, 0.0),
         (80, 80, 16, True, 0, True, 0.1),
-        (40, 72, 24, False, 0, False, 0.1),  # another stack's keys; lengths and a width that are no powers of two
+        (40, 72, 24, False, 0, False, 0.1),  # another stack's keys; lengths and a width that are not powers of two
     ],
     ids=["bidirectional", "causal", "window, dropout", "window to both sides", "prefix, dropout", "cross, dropout"],
 )
@@ -97,7 +97,7 @@ def test_documents_of_a_row_do_not_see_each_other() -> None:
 
 @pytest.mark.parametrize("axis", ["over keys", "over queries"])
 def test_blocks_that_see_nothing_of_each_other_are_not_visited(axis: str) -> None:
-    """Two documents of 32 tokens in blocks of 16: each block meets two of four; with order, the first one alone."""
+    """Two documents of 32 tokens in blocks of 16: each block meets two of four; if causal, only the first one."""
     segments = jnp.asarray(np.repeat([[1, 2]], 32, axis=1))
     by_keys = axis == "over queries"
     x = jnp.zeros((1, 64, 1, 16))
@@ -152,7 +152,7 @@ def test_models_are_the_same_with_it(family: str) -> None:
 
 @pytest.mark.parametrize(("causal", "window", "prefix", "rate"), [(False, 0, False, 0.0), (True, 64, True, 0.1)])
 def test_lowers_for_a_gpu(causal: bool, window: int, prefix: bool, rate: float) -> None:
-    """Forward pass and both halves of the backward pass become one kernel each, on a mesh of GPUs that are not here."""
+    """Forward pass and both halves of the backward pass become one kernel each, on a mesh of GPUs that this machine does not have."""
     device = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
     x, segments = jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 256), jnp.int32)

@@ -51,7 +51,7 @@ def test_an_encoder_decoder_counts_each_side_at_its_own_length() -> None:
     assert flops.head == 6 * 100 * 8 * 6
 
 
-def test_a_generator_counts_beside_its_discriminator() -> None:
+def test_a_generator_counts_in_addition_to_its_discriminator() -> None:
     """ELECTRA of width 64 with a generator of a quarter: 16 wide, fed from embeddings as wide as the discriminator's."""
     model = dict(family="electra", hidden_size=64, num_heads=4, intermediate_size=256, num_layers=1, vocab_size=100)
     sections = dict(

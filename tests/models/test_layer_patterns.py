@@ -1,4 +1,4 @@
-"""Layers as a pattern: what is run in loops, where parameters lie, who sees whom, and that all who walk over layers know it.
+"""Layers as a pattern: loops, the layout of parameters, which positions see which, and code that iterates over layers.
 
 Legend: B batch, L length, D model width, N layers.
 """
@@ -106,7 +106,7 @@ def value_and_gradient(arch: Architecture, params: Any) -> tuple[jax.Array, Any]
 
 @pytest.mark.parametrize("name", ["decoder", "encoder", pytest.param("parallel", marks=pytest.mark.slow)])
 def test_loops_and_recomputation_change_nothing(name: str) -> None:
-    """Loops over periods, with everything made again in the backward pass, against layers one after the other; with dropout."""
+    """Loops over periods, with everything recomputed in the backward pass, against layers one after the other; with dropout."""
     arch = STACKS[name].replace(dropout_rate=0.1, attention_dropout_rate=0.1)
     params = tiny.random_params(model(arch))
     plain, gradient = value_and_gradient(arch.replace(scan_layers=False), params)
@@ -119,7 +119,7 @@ def test_loops_and_recomputation_change_nothing(name: str) -> None:
         assert largest > 0 or "value" not in str(path)
 
 
-def test_a_stack_shows_what_each_layer_saw() -> None:
+def test_a_stack_returns_the_inputs_of_each_layer() -> None:
     """Of 5 layers, two with experts: 6 states, of which each layer's is the next one's input, 5 attentions, 2 routers."""
     definition = model(STACKS["decoder"])
 
@@ -134,7 +134,9 @@ def test_a_stack_shows_what_each_layer_saw() -> None:
     inputs = np.stack(seen.hidden_states)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(inputs[:-1], inputs[1:], strict=True))
     near = np.tril(np.ones((12, 12))) * (np.arange(12)[:, None] - np.arange(12) < 4) > 0
-    for number, probs in enumerate(seen.attentions):  # the second row is one document; windows of 4 and all, in turns
+    for number, probs in enumerate(
+        seen.attentions
+    ):  # the second row is one document; windows of 4 and full layers, in turn
         expected = near if number % 2 == 0 else np.tril(np.ones((12, 12))) > 0
         assert ((np.asarray(probs)[1, 0] > 0) == expected).all()
     np.testing.assert_allclose(np.asarray(seen.routing).sum(-1), 1.0, rtol=1e-5)
@@ -161,7 +163,7 @@ SIGHTS = {
 
 
 @pytest.mark.parametrize("name", SIGHTS)
-def test_who_influences_whom(name: str) -> None:
+def test_influence_between_positions(name: str) -> None:
     """A position's state depends on those that its kind of layer lets it see, in its document, and on no others: by gradients."""
     changes, layer, expected = SIGHTS[name]
     definition = model(said(layer, positions="none", **changes))
@@ -182,8 +184,8 @@ def test_who_influences_whom(name: str) -> None:
     assert ((found > 0) == (expected & PACKED)).all()
 
 
-def test_kernels_see_what_the_pattern_says() -> None:
-    """Windows to both sides and whole layers in turns, in kernels and plain: same values, same gradients."""
+def test_kernels_follow_the_pattern() -> None:
+    """Windows to both sides and full layers in turn, in kernels and plain: same values, same gradients."""
     arch = said(dict(WINDOW, window=3), WHOLE, num_layers=4)
     params = tiny.random_params(model(arch))
     plain, gradient = value_and_gradient(arch, params)
@@ -194,7 +196,7 @@ def test_kernels_see_what_the_pattern_says() -> None:
 
 
 def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
-    """Two tokens of padding before a row that is read with a cache, or without: its states are those of the row alone."""
+    """Two tokens of padding before a row that is read with a cache, or without: its states are those of the row by itself."""
     definition = model(said(dict(attention="chunked", window=3), num_layers=2, causal=True, positions="none"))
     row = np.arange(5, 13)[None]
 
@@ -217,7 +219,7 @@ def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
 
 @pytest.mark.parametrize("apart", [False, True], ids=["looped", "apart"])
 def test_a_decoder_with_a_pattern_reads_its_encoder_step_by_step(apart: bool) -> None:
-    """Encoder and decoder each with kinds of their own: a prompt of 3 tokens and 5 single ones are the row of 8 at once."""
+    """Encoder and decoder each with their own kinds of layers: a prompt of 3 tokens and 5 single ones are the row of 8 at once."""
     encoder = said(FIRST, *(WINDOW, WHOLE) * 2, num_layers=5)
     chunks = dict(attention="chunked", window=3, positions="rotary")
     arch = said(chunks, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True, encoder=encoder, positions="none")
@@ -245,7 +247,7 @@ def test_a_decoder_with_a_pattern_reads_its_encoder_step_by_step(apart: bool) ->
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_all_who_walk_over_layers_know_their_numbers() -> None:
+def test_code_that_iterates_over_layers_uses_their_numbers() -> None:
     """Layers 0, 2, 4 are plain and 1, 3 have experts: with decay d layer n of 5 has the rate d^(5 - n), and layers/3 is the second expert's."""
     definition = model(said(WHOLE, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True))
     config = resolve({"optimizer": {"layer_decay": 0.5}, "train": {"freeze": "layers/3/"}})
@@ -293,6 +295,6 @@ def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
         (dict(shared_norm=True), "only parallel branches share a norm"),
     ],
 )
-def test_layers_that_cannot_be(layer: dict, words: str) -> None:
+def test_invalid_layers(layer: dict, words: str) -> None:
     assert words in invalid_reason(said(layer))
     assert not invalid_reason(said()) and "empty" in invalid_reason(dataclasses.replace(said(), layers=()))

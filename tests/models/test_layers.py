@@ -1,6 +1,6 @@
 """Dropout by statistics, layer norm and dense layers against NumPy in float64, initial weights by their distribution.
 
-Statistical bounds are five standard deviations of the estimate, written beside it; draws are fixed by their keys.
+Statistical bounds are five standard deviations of the estimate, written next to it; draws are fixed by their keys.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def dropped(key: jax.Array, rate: float = 0.1, shape: tuple[int, ...] = SHAPE) -
 
 
 def near(share: float, expected: float, count: int) -> bool:
-    """Whether a share of `count` independent draws is within 5 sigma = 5 sqrt(p (1 - p) / n) of the expected one."""
+    """Whether the fraction of `count` independent draws is within 5 sigma = 5 sqrt(p (1 - p) / n) of the expected one."""
     return abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
+def test_dropout_drops_its_fraction_and_scales_the_rest(rate: float) -> None:
     y = np.asarray(dropout(jnp.full(SHAPE, 3.0), rate, jax.random.key(0)))
     assert np.unique(y).tolist() == [0.0, np.float32(3.0) * np.float32(1 / (1 - rate))]
     assert near((y == 0).mean(), rate, COUNT)
@@ -99,7 +99,7 @@ def test_rows_and_columns_of_a_mask_have_the_variance_of_independent_draws() -> 
         assert abs(chi - degrees) < 5 * math.sqrt(2 * degrees)
 
 
-def test_one_element_over_many_steps_is_dropped_as_often_and_without_pattern() -> None:
+def test_one_element_over_many_steps_is_dropped_equally_often_and_without_pattern() -> None:
     steps = 20_000
     one = tiny.jit(lambda steps: jax.vmap(lambda s: random_bits(jax.random.fold_in(jax.random.key(0), s), (3,)))(steps))
     mask = np.asarray(one(jnp.arange(steps))) < round(0.1 * 2**32)
@@ -116,7 +116,7 @@ def test_every_bit_is_fair_and_bytes_are_uniform() -> None:
         counts = np.bincount((bits >> shift) & 255, minlength=256)
         chi = ((counts - COUNT / 256) ** 2).sum() / (COUNT / 256)
         assert abs(chi - 255) < 5 * math.sqrt(2 * 255)
-    # 262,144 draws from 2**32 values: n (n - 1) / 2 / 2**32 = 8 pairs alike are expected, 5 sigma = 14.
+    # 262,144 draws from 2**32 values: n (n - 1) / 2 / 2**32 = 8 equal pairs are expected, 5 sigma = 14.
     assert COUNT - len(np.unique(bits)) < 8 + 14
 
 

@@ -31,7 +31,7 @@ def seen(query: int, key: int, causal: bool, window: int) -> bool:
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("window", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("causal", [False, True])
-def test_who_sees_whom(causal: bool, window: int, prefix: bool) -> None:
+def test_visibility_of_positions(causal: bool, window: int, prefix: bool) -> None:
     """Whole rows, and the block of queries 2 to 5 and keys 1 to 6."""
     for q, k in ((range(7), range(7)), (range(2, 6), range(1, 7))):
         given = PREFIX[:, k] if prefix else None
@@ -64,8 +64,8 @@ def test_places_count_from_the_first_token() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])
-def test_chunks_are_shared_by_those_of_a_document_that_are_in_one(chunk: int) -> None:
-    """Positions count from anywhere in a document; a row of 7 touches few enough chunks that none is taken for another."""
+def test_chunks_are_shared_by_tokens_of_one_document_in_one_chunk(chunk: int) -> None:
+    """Positions count from anywhere in a document; a row of 7 spans few enough chunks that none is confused with another."""
     segments = np.array([[1, 1, 1, 1, 1, 2, 2]])
     for first in range(9):
         positions = np.array([[first, first + 1, first + 2, first + 3, first + 4, 0, 1]])

@@ -1,4 +1,4 @@
-"""The maximal update parametrization: nothing at the base's width, and activations that move as much at any other.
+"""The maximal update parametrization: no change at the base's width, and activations that move equally at any other.
 
 Legend: B batch, L length, V vocabulary.
 """
@@ -63,10 +63,10 @@ def moves(settings: Config) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_activations_move_as_much_at_any_width() -> None:
-    """The paper's coordinate check (appendix D.1): over 8 times the width the moves stay of one size; without muP they grow.
+def test_activations_move_equally_at_any_width() -> None:
+    """The paper's coordinate check (appendix D.1): over 8 times the width the changes keep the same size; without muP they grow.
 
-    Of logits 0.81 at the base, 0.67, 0.57, 0.49 at twice, 4 and 8 times its width, and without muP 1.3, 2.0, 3.4.
+    For logits 0.81 at the base, 0.67, 0.57, 0.49 at twice, 4 and 8 times its width, and without muP 1.3, 2.0, 3.4.
     """
     narrow, wide = moves(config(BASE, BASE)), moves(config(8 * BASE, BASE))
     plain = moves(config(8 * BASE, 0))
@@ -85,7 +85,7 @@ def test_at_the_bases_width_nothing_changes() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_scales_are_those_of_the_table(family: str) -> None:
-    """With r = 4, matrices deviate by a half and learn by a quarter; a readout deviates by a quarter; tables and biases are as they were."""
+    """With r = 4, matrices deviate by a half and learn by a quarter; a readout deviates by a quarter; tables and biases are unchanged."""
     settings = config(64, 16, family)
     definition = define_model(settings.model, tiny.VOCAB)
     rates = make_groups(settings, definition.shapes).rates
@@ -118,7 +118,7 @@ def test_growing_heads_divide_their_scores_by_their_width() -> None:
     assert define_model(model, tiny.VOCAB).arch.layers[0].attention_scale == pytest.approx(8**0.5 / 32)
 
 
-def test_what_it_is_not_for_is_refused() -> None:
+def test_unsupported_models_are_refused() -> None:
     with pytest.raises(ConfigError, match="optimizer.name=sgd"):
         resolve({"model": {"mup_base_width": 64}, "optimizer": {"name": "sgd"}})
     with pytest.raises(ConfigError, match="trains two of different widths"):

@@ -56,7 +56,7 @@ def test_equals_plain_attention(
 
 
 def test_a_model_on_a_tpu_uses_it_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What attention is made by, told by the name of the kernel in the traced program."""
+    """The implementation of attention, by the name of the kernel in the traced program."""
     for place in (module, splash):
         monkeypatch.setattr(place, "platform", lambda: "tpu")
     section = ModelConfig(

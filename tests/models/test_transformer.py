@@ -1,6 +1,6 @@
-"""Stacks of blocks: who influences whom, what padding and packing do, and that loops and remat change nothing.
+"""Stacks of blocks: which positions influence which, padding and packing, and that loops and remat change nothing.
 
-Legend: L length, S length (of what is looked at), D model width.
+Legend: L length, S length of the keys, D model width.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_packed_documents_and_padding_do_not_influence_each_other(family: str, m
 
 
 @pytest.mark.parametrize("family", STACK)
-def test_a_packed_row_has_the_states_of_its_documents_alone(family: str, models: dict[str, Runner]) -> None:
+def test_a_packed_row_has_the_states_of_its_separate_documents(family: str, models: dict[str, Runner]) -> None:
     run, segments = models[family], PACKED["segments_BL"][0]
     packed = run(TOKENS, **PACKED)[0]
     for number in (1, 2, 3):
@@ -143,7 +143,7 @@ def test_bfloat16_agrees_with_float32(family: str, models: dict[str, Runner]) ->
     low = Runner(family, dtype="bfloat16")
     assert jax.eval_shape(low._run, low.params, TOKENS, {}).dtype == jnp.bfloat16
     exact, rounded = models[family](TOKENS, **PACKED), low(TOKENS, **PACKED).astype(np.float32)
-    # Unit roundoff is 2**-8 = 0.4%; some twenty roundings lie one after the other on the way through two blocks.
+    # Unit roundoff is 2**-8 = 0.4%; some twenty roundings follow one another through two blocks.
     error = np.sqrt(np.mean((exact - rounded) ** 2) / np.mean(exact**2))
     assert 1e-4 < error < 0.02
 
@@ -173,7 +173,7 @@ def test_loops_and_remat_change_no_value_and_no_gradient(changes: dict, plain_gr
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), gradient, plain_gradient[1])
 
 
-def test_remat_recomputes_what_it_says() -> None:
+def test_remat_recomputes_what_its_policy_names() -> None:
     def products(remat: str) -> int:
         loss, params = loss_of(remat=remat)
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")

@@ -1,4 +1,4 @@
-"""Where a model applies dropout: every place draws its own mask, and none without a key."""
+"""Where a model applies dropout: every place draws its own mask, and without a key there is no dropout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_branch_of_every_layer_draws_its_own_mask() -> None:
     run = tiny.jit(lambda params, key: definition.bind(params).decoder(TOKENS, dropout_key=key))
     x_BLD = np.asarray(run(constant_params(definition), jax.random.key(0)))
     # Before the last norm an element is 2 (100 e + a1 + a2 + 10 (f1 + f2)), each letter 0 or 1: 2 x 3 x 3 = 18 values
-    # if all five masks are independent, and fewer if any two are one. Of 128 elements a row's rarest value (1 in 32)
+    # if all five masks are independent, and fewer if any two are equal. Of 128 elements a row's rarest value (1 in 32)
     # is missing with probability 2%, so one of 128 rows has them all.
     values = [len(np.unique(np.round(row, 4))) for row in x_BLD.reshape(-1, 128)]
     assert max(values) == 18

@@ -88,7 +88,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def sites(node: ast.AST, function: int = 0) -> Iterator[tuple[ast.AST, int]]:
-    """(node, first line of the function around it, 0 for none) of all that may be changed."""
+    """(node, first line of the function around it, 0 for none) of every node that may be changed."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list") or (name == "bases"):
             continue

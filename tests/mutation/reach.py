@@ -95,7 +95,7 @@ def calls(places: list[Path], tests: list[Path], work: Path) -> dict[str, Any]:
 
 
 def chosen(mutation: dict[str, Any], tests: dict[str, Any], limit: float) -> list[str]:
-    """The quickest tests that call the mutated function, of code outside functions those that call anything of the file."""
+    """The quickest tests that call the mutated function, or for code outside functions those that call anything in the file."""
 
     def here(file, line):
         return file == mutation["file"] and mutation["function"] in (0, line)

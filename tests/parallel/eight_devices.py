@@ -1,4 +1,4 @@
-"""Run by test_eight_devices.py in a process with eight simulated devices; prints what it finds as JSON.
+"""Run by test_eight_devices.py in a process with eight simulated devices; prints its results as JSON.
 
 Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A family with
 "+muon" has that optimizer, one with "+lora" adapters. A mesh is a preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is
@@ -58,7 +58,7 @@ EVERY_WAY = MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def shard_shapes(tree: Any) -> dict[str, list[list[int]]]:
-    """Path -> the distinct shapes of the shards that lie on the devices."""
+    """Path -> the distinct shapes of the shards on the devices."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         shapes = {shard.data.shape for shard in leaf.addressable_shards}
@@ -128,7 +128,7 @@ def dropout_is_the_same() -> list[bool]:
 
 def main(folder: str, steps: str, plan: str) -> None:
     assert jax.device_count() == 8
-    # On one device the loss is made in slices, on several at once: both must agree.
+    # On one device the loss is computed in slices, on several at once: both must agree.
     cross_entropy.SLICE_ROWS = 8
     store = tiny.store(pathlib.Path(folder), tiny.documents(seed=0, count=40))
     found = {"initial": initial_difference(), "dropout": dropout_is_the_same()}

@@ -37,7 +37,7 @@ def test_batches_that_cannot_be_divided_are_refused_with_the_arithmetic() -> Non
     )
 
 
-def test_a_batch_of_a_device_is_that_of_all_devices_with_rows_of_their_own() -> None:
+def test_a_batch_per_device_counts_the_devices_with_separate_rows() -> None:
     """4 examples on each of 2 x 4 devices (those of `tensor` and `context` share theirs), in 3 micro-batches: 96."""
     config = resolve(
         {
@@ -61,7 +61,7 @@ def test_rows_that_cannot_be_divided_are_refused_with_the_arithmetic() -> None:
 
 
 def fake_sharding(devices: range, ways: int, copies: int) -> types.SimpleNamespace:
-    """Where rows lie when this process holds `devices` of `ways` x `copies`; copies (tensor) lie innermost."""
+    """The rows that this process holds with `devices` of `ways` x `copies`; copies (tensor) are innermost."""
 
     def spans(shape: tuple[int]) -> dict[int, tuple[slice]]:
         share = shape[0] // ways

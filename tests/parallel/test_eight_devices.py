@@ -63,7 +63,7 @@ def check_training(one: dict, many: dict) -> None:
     assert len(set(losses)) == len(losses) and np.isfinite(losses).all()
     assert [metrics["loss_nats"] for metrics in many["metrics"]] == pytest.approx(losses, rel=1e-5)
     for ours, theirs in zip(many["metrics"], one["metrics"], strict=True):
-        for name, value in theirs.items():  # a gradient's norm feels rounding more than the loss does
+        for name, value in theirs.items():  # a gradient's norm is more sensitive to rounding than the loss
             assert ours[name] == pytest.approx(value, rel=1e-3 if name == "grad_norm" else 1e-4), name
     # Adam divides by the gradient's size, so where that is mere rounding a parameter may move by up to the learning
     # rate, 1e-3, each step; all but a few have the same gradient and the same value.

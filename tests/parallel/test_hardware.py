@@ -1,4 +1,4 @@
-"""Peak FLOP/s from what a device calls itself."""
+"""Peak FLOP/s from the name that a device reports."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ print(len(jax.device_get(sums)))
 """
 
 
-def test_many_programs_under_way_do_not_wait_for_each_other_for_ever() -> None:
+def test_many_programs_in_flight_do_not_deadlock() -> None:
     """With XLA's own number of threads this program hangs until XLA ends it after 40 seconds."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     environment = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"} | flags
@@ -56,7 +56,7 @@ def test_threads_follow_the_number_of_simulated_devices(
     monkeypatch.delenv("PJRT_NPROC", raising=False)
 
 
-def test_the_users_own_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     monkeypatch.setenv("PJRT_NPROC", "7")
     cpu_runtime.give_simulated_devices_threads()

@@ -1,4 +1,4 @@
-"""Shapes of meshes, and what is refused with the arithmetic."""
+"""Shapes of meshes, and refusals that show the arithmetic."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape, named_mesh
         ({"preset": "shard_map"}, 8, (8, 1, 1, 1)),
     ],
 )
-def test_the_presets_axis_takes_what_is_left(given: dict, devices: int, expected: tuple) -> None:
+def test_the_presets_axis_takes_the_remaining_devices(given: dict, devices: int, expected: tuple) -> None:
     assert mesh_shape(MeshConfig(**given), devices) == expected
 
 
@@ -86,7 +86,7 @@ def test_sizes_that_do_not_fit_are_refused(given: dict, devices: int, words: str
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the arranging of a mesh asks of a device: two slices of a described TPU would look like this."""
+    """The attributes of a device that arranging a mesh reads: two slices of a described TPU would look like this."""
 
     id: int
     slice_index: int
@@ -96,7 +96,7 @@ class Chip:
 
 
 def test_slices_are_the_outermost_part_of_the_data_axis_or_of_fsdp() -> None:
-    chips = [Chip(number, number % 2) for number in range(8)]  # listed alternately, so the order has to be made
+    chips = [Chip(number, number % 2) for number in range(8)]  # listed alternately, so the order must be established
     for given, axis in (({"data": 4, "tensor": 2}, 0), ({"preset": "fsdp", "tensor": 2}, 1)):
         mesh = make_mesh(MeshConfig(**given), chips)
         slice_of = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
@@ -109,7 +109,7 @@ def test_slices_are_the_outermost_part_of_the_data_axis_or_of_fsdp() -> None:
         make_mesh(MeshConfig(slices=4), chips)
 
 
-def test_one_device_is_a_mesh_too() -> None:
+def test_one_device_is_also_a_mesh() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
@@ -129,6 +129,6 @@ def test_meshes_have_names(text: str) -> None:
         ("tensor=64", "64 that data=1"),
     ],
 )
-def test_names_of_no_mesh_are_refused(text: str, words: str) -> None:
+def test_invalid_mesh_names_are_refused(text: str, words: str) -> None:
     with pytest.raises(MeshError, match=words):
         named_mesh(text)

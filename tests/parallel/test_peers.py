@@ -1,4 +1,4 @@
-"""A process that dies or hangs ends the others of its run with one paragraph and code 75, whatever they wait for."""
+"""A process that dies or hangs ends the others of its run with one paragraph and code 75, whatever they are waiting for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from lm_research.parallel import peers, processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# A run without a model: a collective again and again, as steps and evaluations have them.
+# A run without a model: repeated collectives, as in steps and evaluations.
 RUN = """
 import pathlib, sys
 from lm_research.parallel import processes
@@ -50,7 +50,7 @@ def start(workdir: pathlib.Path, count: int) -> list[subprocess.Popen[str]]:
         for number in range(count)
     ]
     for process in started:
-        while (line := process.stdout.readline()) and line != "together\n":  # gloo writes a line of its own
+        while (line := process.stdout.readline()) and line != "together\n":  # gloo also writes a line
             pass
     return started
 
@@ -67,7 +67,7 @@ def start(workdir: pathlib.Path, count: int) -> list[subprocess.Popen[str]]:
         ),
     ],
 )
-def test_the_others_end_in_words_of_ours(tmp_path: pathlib.Path, number: int, lost: int, count: int) -> None:
+def test_the_others_end_with_our_message(tmp_path: pathlib.Path, number: int, lost: int, count: int) -> None:
     started = start(tmp_path, count)
     try:
         started[lost].send_signal(number)
@@ -87,8 +87,8 @@ def test_the_others_end_in_words_of_ours(tmp_path: pathlib.Path, number: int, lo
             process.communicate()
 
 
-def test_who_says_goodbye_is_not_lost_and_who_ends_tells_its_code() -> None:
-    """Process 0 hears: 1 is done, 2 ends with code 2; 3, whose connection is closed without a word, comes too late to be the news."""
+def test_a_process_that_takes_leave_is_not_lost_and_one_that_ends_reports_its_code() -> None:
+    """Process 0 receives: 1 is done, 2 ends with code 2; 3 closes its connection without a message, too late to be reported."""
     pairs = {number: socket.socketpair() for number in (1, 2, 3)}
     called: list[int] = []
     all_of_0 = peers.Peers({number: pair[0] for number, pair in pairs.items()}, lambda: called.append(1))
@@ -103,7 +103,7 @@ def test_who_says_goodbye_is_not_lost_and_who_ends_tells_its_code() -> None:
     all_of_0.close()
 
 
-def test_a_closed_connection_is_told_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_connection_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three processes the last is killed: the other worker learns its number from process 0."""
     monkeypatch.setattr(peers, "_GRACE", {True: 0.0, False: 0.0})
     first, second = socket.socketpair(), socket.socketpair()
@@ -114,7 +114,7 @@ def test_a_closed_connection_is_told_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert all_of_0.wait(10) == worker.wait(10) == (2, None)
 
 
-def test_silence_is_news_while_there_are_no_heartbeats() -> None:
+def test_silence_counts_as_a_loss_without_heartbeats() -> None:
     here, there = socket.socketpair()
     silent = peers.Peers({1: here}, lambda: None)
     silent.patience = 0.0

@@ -1,4 +1,4 @@
-"""Where a process stands, who has not come, and that one process alone pays nothing."""
+"""The place of a process, the processes that are missing, and that a single process has no overhead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLD = {"JAX_COORDINATOR_ADDRESS": "host:8476", "JAX_NUM_PROCESSES": "4", "JAX_P
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that this machine's own environment says about processes."""
+    """Remove what this machine's own environment sets about processes."""
     for name in (*TOLD, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -31,7 +31,7 @@ def free_address() -> str:
         return f"localhost:{probe.getsockname()[1]}"
 
 
-def test_alone() -> None:
+def test_a_single_process() -> None:
     assert processes.find_process() is None
     with processes.joined(pathlib.Path("never_made")) as is_main:
         assert is_main
@@ -41,14 +41,14 @@ def test_alone() -> None:
         pass
 
 
-def test_an_exception_of_a_process_alone_stays_one() -> None:
+def test_an_exception_of_a_single_process_is_unchanged() -> None:
     with pytest.raises(ValueError, match="mine"), processes.joined(pathlib.Path("never_made")):
         raise ValueError("mine")
 
 
 def test_flags_become_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     for name in TOLD:
-        monkeypatch.setenv(name, "")  # so that what the flags set is taken back
+        monkeypatch.setenv(name, "")  # so that settings from the flags are restored
     flags = ["--coordinator=host:8476", "--num_processes=4", "--process_id", "3"]
     cli.parse([f"--config={ROOT}/configs/quickstart.py", f"--workdir={tmp_path}", *flags])
     assert processes.find_process() == processes.ProcessInfo("host:8476", 4, 3)
@@ -66,15 +66,15 @@ def test_flags_become_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib
         ({"JAX_NUM_PROCESSES": "four"}, "--num_processes=four"),
     ],
 )
-def test_half_a_place_is_refused(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], said: str) -> None:
+def test_an_incomplete_place_is_refused(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], said: str) -> None:
     for name, value in (TOLD | changed).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(PodError, match=said):
         processes.find_process()
 
 
-def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What srun gives the sixth task of eight on four nodes; jax derives the port from the job's number."""
+def test_slurm_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of srun for the sixth task of eight on four nodes; jax derives the port from the job's number."""
     step = {
         "SLURM_JOB_ID": "71",
         "SLURM_STEP_NODELIST": "gpu[003-004,007-008]",
@@ -87,7 +87,7 @@ def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     place = processes.find_process()
     assert (place.num_processes, place.process_id) == (8, 5)
     assert place.coordinator.partition(":")[0] == "gpu003"
-    monkeypatch.delenv("SLURM_STEP_NODELIST")  # a shell that salloc opened: nobody else runs this
+    monkeypatch.delenv("SLURM_STEP_NODELIST")  # a shell that salloc opened: no other task runs this
     assert processes.find_process() is None
 
 
@@ -101,7 +101,7 @@ def test_a_limit_is_a_positive_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(calls: list[tuple[int, int]], seconds: float) -> list[str]:
-    """What join_rendezvous says to processes (number, how many it was told), all at once; "" is go."""
+    """The answers of join_rendezvous to processes (number, number of processes given), all at once; "" means success."""
     address = free_address()
 
     def one(process_id: int, num_processes: int) -> str:
@@ -115,12 +115,12 @@ def answers(calls: list[tuple[int, int]], seconds: float) -> list[str]:
         return [future.result() for future in [pool.submit(one, *call) for call in calls]]
 
 
-def test_all_came() -> None:
+def test_all_processes_arrive() -> None:
     assert answers([(0, 5), (4, 5), (2, 5), (1, 5), (3, 5)], 20) == [""] * 5
     assert answers([(0, 1)], 20) == [""]
 
 
-def test_everybody_learns_who_is_missing() -> None:
+def test_every_process_learns_which_is_missing() -> None:
     said = answers([(0, 5), (1, 5), (3, 5)], 2.0)
     assert all("After 2 s 2 of 5 processes are missing: 2, 4." in text for text in said), said
 

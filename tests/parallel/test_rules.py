@@ -1,4 +1,4 @@
-"""Logical axes on mesh axes. Abstract meshes stand for machines that are not here."""
+"""Logical axes on mesh axes. Abstract meshes replace machines that are not available."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_shards_of_a_model_add_up(family: str) -> None:
     assert layers["attention_norm"] == {"scale": (2, 16), "bias": (2, 16)}
 
 
-def test_a_models_misfit_names_its_parameter() -> None:
+def test_an_indivisible_model_names_its_parameter() -> None:
     definition = tiny.model("bert", hidden_size=27, num_heads=9)
     with pytest.raises(MeshError, match=r"parameter encoder/layers/attention/key/bias has 9 'heads' .*9 = 2 x 4 \+ 1"):
         tree_shardings(mesh(tensor=4), definition.shapes, definition.axes)
 
 
-def test_batches_lie_on_data_and_fsdp() -> None:
+def test_batches_are_on_data_and_fsdp() -> None:
     assert batch_sharding(mesh(2, 2, 2)).shard_shape((16, 5)) == (4, 5)
     assert batch_sharding(mesh(2, 2, 2), leading=1).shard_shape((3, 16, 5)) == (3, 4, 5)
 
@@ -101,22 +101,22 @@ def test_over_data_takes_the_first_axis_that_can_be_divided() -> None:
     assert over_data(place(None, "fsdp"), (3, 16)).spec == PartitionSpec(
         None, ("fsdp", "data")
     )  # 3 cannot, 16 = 2 x 4 x 2 can
-    assert over_data(place("fsdp"), (4, 8)).spec == PartitionSpec("fsdp", ("data",))  # 4 / 2 is no multiple of 4
+    assert over_data(place("fsdp"), (4, 8)).spec == PartitionSpec("fsdp", ("data",))  # 4 / 2 is not a multiple of 4
     assert over_data(place(), (3, 5)).spec == PartitionSpec()
     assert over_data(NamedSharding(mesh(fsdp=8), PartitionSpec("fsdp")), (8,)).spec == PartitionSpec("fsdp")
 
 
-def test_a_run_lays_the_axes_of_its_parameters_as_it_says() -> None:
+def test_a_run_maps_the_axes_of_its_parameters_as_configured() -> None:
     given = {"vocab": ["fsdp", "tensor"], "embed": ["none"], "mlp": ["fsdp"]}
     rules = resolve_rules(given)
     assert (
         resolve_rules(MeshConfig(rules="vocab=fsdp+tensor, embed=none,mlp=fsdp").rules) == rules
-    )  # as it once was written
+    )  # the earlier spelling
     grid = mesh(data=2, fsdp=4, tensor=2)
     table = param_sharding(grid, "tokens", (64, 12), ("vocab", "embed"), rules)
     assert table.spec == PartitionSpec(("fsdp", "tensor"), None) and table.shard_shape((64, 12)) == (8, 12)
     assert param_sharding(grid, "w", (12, 8), ("embed", "mlp"), rules).shard_shape((12, 8)) == (12, 2)
-    assert param_sharding(grid, "q", (12, 4), ("embed", "heads"), rules).shard_shape((12, 4)) == (12, 2)  # as usual
+    assert param_sharding(grid, "q", (12, 4), ("embed", "heads"), rules).shard_shape((12, 4)) == (12, 2)  # the default
     assert resolve_rules(None) == resolve_rules(MeshConfig(rules="").rules) == RULES
 
 

@@ -41,7 +41,7 @@ def assert_alike(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)
-def test_answers_are_those_of_transformers(name: str, number: int, make: Any) -> None:
+def test_answers_match_transformers(name: str, number: int, make: Any) -> None:
     case = MODELS[name]["cases"][number]
     assert_alike(make(name, case["task"])(case["inputs"], **case["options"]), case["answers"])
 
@@ -59,7 +59,7 @@ def test_one_input_several_and_a_generator(make: Any) -> None:
 
     answers = classify(texts(), batch_size=1)
     assert_alike(next(answers), case["answers"][0])
-    assert len(read) == 1  # no further than it was asked for
+    assert len(read) == 1  # no further than was requested
     assert_alike(list(answers), case["answers"][1:])
 
 

@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs in what people ask of a model: read, and given back, as the question marks that stand for them."""
+"""Halves of surrogate pairs in inputs of a model: read, and returned, as the question marks that replace them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOURCE = {"source_sentence": HALF, "sentences": [HALF, "bread"]}
 
 
 def marked(value: Any) -> Any:
-    """With question marks, by another way: through JSON's escapes, which hold halves."""
+    """With question marks, by another route: through JSON's escapes, which can contain halves."""
     text = json.dumps(value)
     for half in ("\\ud800", "\\udfff", "\\udc80"):
         text = text.replace(half, "?")

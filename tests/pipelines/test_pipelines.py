@@ -1,4 +1,4 @@
-"""What no other implementation can be asked for any more: question answering by brute force, writing, and mistakes."""
+"""Cases without another implementation to compare with: question answering by brute force, generation, and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> QuestionAnswering:
 
 
 def test_an_answer_is_the_likeliest_span_of_the_context(reader: QuestionAnswering) -> None:
-    """All spans of at most 15 tokens, one by one, in the one window that holds everything; [CLS] has a share too."""
+    """All spans of at most 15 tokens, one by one, in the one window that holds everything; [CLS] has a probability too."""
     tokens = reader.tokenizer(QUESTION, CONTEXT, return_offsets=True)
     outputs = reader.lm(**{name: tokens[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
     inside = np.flatnonzero((tokens["token_type_ids"][0] == 1) & (tokens["input_ids"][0] != 3))
@@ -60,7 +60,7 @@ def test_an_answer_is_the_likeliest_span_of_the_context(reader: QuestionAnswerin
 
 @pytest.mark.parametrize("stride", [0, 1, 5, 10, 12])
 def test_long_contexts_are_read_in_windows(reader: QuestionAnswering, stride: int) -> None:
-    """Together windows hold the context's tokens as they are, also where one begins within a word; `stride` of them twice."""
+    """Together the windows hold the context's tokens unchanged, also where one begins within a word; `stride` of them twice."""
     whole = reader.tokenizer(CONTEXT, add_special_tokens=False)["input_ids"][0].tolist()
     question = reader.tokenizer(QUESTION)["input_ids"][0].tolist()
     windows, _ = reader._windows(QUESTION, CONTEXT, 24, stride)
@@ -76,7 +76,7 @@ def test_long_contexts_are_read_in_windows(reader: QuestionAnswering, stride: in
     assert found["answer"] == CONTEXT[found["start"] : found["end"]] and found["answer"]
 
 
-def test_each_window_has_its_own_shares(reader: QuestionAnswering) -> None:
+def test_each_window_has_its_own_probabilities(reader: QuestionAnswering) -> None:
     """Hugging Face's rule: softmax over [CLS] and the context's tokens of a window; the best product of any window."""
     windows, _ = reader._windows(QUESTION, CONTEXT, 24, 5)
     best = 0.0
@@ -89,8 +89,8 @@ def test_each_window_has_its_own_shares(reader: QuestionAnswering) -> None:
     assert found["score"] == pytest.approx(best, rel=1e-4)
 
 
-def test_the_usual_stride_is_half_of_a_short_model(reader: QuestionAnswering) -> None:
-    """min(max_seq_len // 2, 128); a context that fits needs no stride at all."""
+def test_the_default_stride_is_half_of_a_short_model(reader: QuestionAnswering) -> None:
+    """min(max_seq_len // 2, 128); a context that fits needs no stride."""
     given = {"question": QUESTION, "context": CONTEXT}
     asked = reader.tokenizer(QUESTION, "")["input_ids"].shape[1]
     assert reader(given, max_seq_len=22) == reader(given, max_seq_len=22, doc_stride=11)
@@ -136,7 +136,7 @@ def test_questions_by_name(reader: QuestionAnswering) -> None:
         reader(context=CONTEXT)
 
 
-def test_no_answer_is_one_where_it_may_be(reader: QuestionAnswering) -> None:
+def test_an_empty_answer_is_allowed_on_request(reader: QuestionAnswering) -> None:
     found = reader(
         {"question": QUESTION, "context": CONTEXT},
         top_k=60,
@@ -168,7 +168,7 @@ def causal_with(vocabulary: pathlib.Path, **config: Any) -> LanguageModel:
     return LanguageModel(definition, definition.init(0), "gpt2", config, tokenizer)
 
 
-def test_writing_is_what_generate_says(tmp_path: pathlib.Path) -> None:
+def test_text_generation_equals_generate(tmp_path: pathlib.Path) -> None:
     lm = causal(tmp_path, tmp_path)
     write = pipeline("text-generation", lm, max_new_tokens=5)
     (expected,) = lm.generate(prompts="the king", max_new_tokens=5)
@@ -187,20 +187,20 @@ def test_messages_go_through_the_models_own_template(tmp_path: pathlib.Path) -> 
     settings = json.loads(lm.tokenizer.files["tokenizer_config.json"])
     lm.tokenizer.files["tokenizer_config.json"] = json.dumps(settings | {"chat_template": template}).encode()
     found = pipeline("conversational", lm)(messages, max_new_tokens=4)
-    # Special tokens are the template's business: the tokenizer adds none.
+    # The template adds the special tokens: the tokenizer adds none.
     ids = lm.tokenizer("user : who visited the river ? . the", add_special_tokens=False)["input_ids"]
     expected = lm.generate(ids, max_new_tokens=4, return_dict_in_generate=True).texts[0]
     assert expected and found == [*messages, {"role": "assistant", "content": expected}]
 
 
-def test_a_causal_model_sorts_without_training(tmp_path: pathlib.Path) -> None:
+def test_a_causal_model_classifies_without_training(tmp_path: pathlib.Path) -> None:
     """The labels' likelihoods, by the model's own logits."""
     lm = causal(tmp_path, tmp_path)
     labels = ["food", "the old river"]
     found = pipeline("zero-shot-classification", lm)("a king", candidate_labels=labels, hypothesis_template="is {}")
     means = []
     for label in labels:
-        # A causal model reads the separator before a text, not what BERT puts around it.
+        # A causal model reads the separator before a text, not BERT's special tokens.
         start, end = ([lm.tokenizer.sep_id, *lm.tokenizer.encode(text)] for text in ("a king", f"a king is {label}"))
         ids = np.concatenate([start, lm.tokenizer.encode(f" is {label}")])
         logits = np.asarray(lm(input_ids=ids[None])["logits"])[0].astype(np.float64)
@@ -213,8 +213,8 @@ def test_a_causal_model_sorts_without_training(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_labels_go_on_with_the_text_in_sentencepiece_too(legacy: bool, tmp_path: pathlib.Path) -> None:
-    """Llama's kind puts a space before a text; a label behind one has the ids of the running text, and no second space."""
+def test_labels_continue_the_text_in_sentencepiece(legacy: bool, tmp_path: pathlib.Path) -> None:
+    """Llama's kind puts a space before a text; a label after one has the ids of the running text, and no second space."""
     settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
     lm = causal_with(write_folder(tmp_path, "llama", tokenizer_config__json=settings))
     text, labels = "God said", ["light", "the earth"]
@@ -254,7 +254,7 @@ def test_similar_sentences(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_run_of_ours_fills_masks(tmp_path: pathlib.Path, bert_run: pathlib.Path) -> None:
-    """Its own sentencepiece model knows no special tokens in texts; here it does."""
+    """Its own sentencepiece model does not recognize special tokens in texts; here they are recognized."""
     found = pipeline("fill-mask", bert_run)("The king said [MASK] to his house.", top_k=2)
     assert len(found) == 2 and all("king said" in one["sequence"] for one in found)
 
@@ -273,13 +273,13 @@ MISTAKES: dict[str, tuple[str, str, Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes(case: str, tmp_path: pathlib.Path) -> None:
+def test_errors(case: str, tmp_path: pathlib.Path) -> None:
     task, model, inputs, options, message = MISTAKES[case]
     with pytest.raises(UserError, match=message):
         pipeline(task, write_model(model, tmp_path))(inputs, **options)
 
 
-def test_questions_that_cannot_be_asked(reader: QuestionAnswering) -> None:
+def test_invalid_questions(reader: QuestionAnswering) -> None:
     given = {"question": QUESTION, "context": CONTEXT}
     with pytest.raises(UserError, match="has no 'context'"):
         reader({"question": QUESTION})
@@ -297,7 +297,7 @@ def test_questions_that_cannot_be_asked(reader: QuestionAnswering) -> None:
     assert define(reader.lm.definition.arch, HeadSpec("span")).head.name == reader.lm.head
 
 
-def test_options_are_looked_at_before_the_model() -> None:
+def test_options_are_checked_before_the_model() -> None:
     for name, value, message in (
         ("device", 0, "has no option 'device'. JAX uses the available accelerator"),
         ("torch_dtype", "float16", 'Write dtype="bfloat16"'),
@@ -330,7 +330,7 @@ def test_options_of_a_call(tmp_path: pathlib.Path) -> None:
 
 
 def test_one_text_is_answered_in_a_list(tmp_path: pathlib.Path) -> None:
-    """As transformers 5.24 does: [{...}] for a text, {...} for a pair or in a list, and what top_k says where a call has it."""
+    """As transformers 5.24 does: [{...}] for a text, {...} for a pair or in a list, and as top_k requires where a call sets it."""
     folder = write_model("classes", tmp_path)
     classify, text = pipeline("text-classification", folder), "bread is good!"
     (best,) = classify([text])
@@ -343,7 +343,7 @@ def test_one_text_is_answered_in_a_list(tmp_path: pathlib.Path) -> None:
     assert pipeline("text-classification", classify.lm, top_k=None)(text) == [ranked]
 
 
-def test_a_text_is_no_list_of_letters(tmp_path: pathlib.Path) -> None:
+def test_a_text_is_not_a_list_of_letters(tmp_path: pathlib.Path) -> None:
     fill = pipeline("fill-mask", write_model("masked", tmp_path / "masked"))
     assert fill("a [MASK]", targets="king") == fill("a [MASK]", targets=["king"])
     similar = pipeline("sentence-similarity", write_model("features", tmp_path / "features"))
@@ -365,8 +365,8 @@ def test_labels_may_come_second(tmp_path: pathlib.Path) -> None:
             sort("bread", **options)
 
 
-def test_a_causal_model_reads_what_fits_of_a_long_text(tmp_path: pathlib.Path) -> None:
-    """64 positions, of which the label's tokens but the last, which is only asked for, take some."""
+def test_a_causal_model_reads_as_much_of_a_long_text_as_fits(tmp_path: pathlib.Path) -> None:
+    """64 positions, of which the label's tokens take some, except the last, which is only predicted."""
     lm, labels = causal(tmp_path, tmp_path), ["food", "the old river"]
     sort = pipeline("zero-shot-classification", lm)
     options = dict(candidate_labels=labels, hypothesis_template="is {}")
@@ -377,7 +377,7 @@ def test_a_causal_model_reads_what_fits_of_a_long_text(tmp_path: pathlib.Path) -
         sort("a king", candidate_labels=["food " * 65])
 
 
-def test_what_text_generation_takes_of_hugging_face(tmp_path: pathlib.Path) -> None:
+def test_hugging_face_options_that_text_generation_accepts(tmp_path: pathlib.Path) -> None:
     lm = causal(tmp_path, tmp_path)
     write = pipeline("text-generation", lm, max_new_tokens=5)
     output = lm.generate(prompts="a queen the king", max_new_tokens=5, return_dict_in_generate=True)

@@ -1,4 +1,4 @@
-"""The real step compiled for a TPU slice that is not there; needs the extra `plan`."""
+"""The real step compiled for a TPU slice that is not present; needs the extra `plan`."""
 
 from __future__ import annotations
 

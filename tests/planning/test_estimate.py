@@ -69,10 +69,10 @@ def test_optimizer_memory_falls_with_devices() -> None:
     assert copied.memory["optimizer"] == memory[1]
 
 
-def test_adapters_need_little_beside_the_model() -> None:
+def test_adapters_need_little_memory_next_to_the_model() -> None:
     """BERT-large, rank 8: query and value of 24 layers, each 8 x (1,024 + 1,024) numbers, have moments and gradients, 4 bytes each.
 
-    The adapted kernels and their gradients are there once more, 2 x 24 x 1,024^2 of each.
+    The adapted kernels and their gradients exist once more, 2 x 24 x 1,024^2 of each.
     """
     config = replace(shipped("bert_large", mesh={"preset": "fsdp"}), lora={"rank": 8})
     plan, whole = (plan_run(one, parse_topology("h100:1")) for one in (config, replace(config, lora={"rank": 0})))
@@ -95,7 +95,7 @@ def test_traffic_by_hand() -> None:
     found = {(c.kind, c.axis): c for c in plan.collectives if c.purpose != "gradients of whole parameters"}
     gather, reduce = found["all-gather", "fsdp"], found["all-reduce", "data"]
     assert gather.count == 4 and gather.link_bytes == gather.array_bytes * 4 * 3 / 4
-    assert gather.network_bytes == 0  # the slices lie on the data axis, which has one member in each
+    assert gather.network_bytes == 0  # the slices are on the data axis, which has one member in each
     assert reduce.link_bytes == 0 and reduce.network_bytes == reduce.array_bytes * 2 * 2 * 1 / 2
     assert found["reduce-scatter", "fsdp"].array_bytes == gather.array_bytes
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
@@ -112,7 +112,7 @@ def test_a_mesh_that_is_set_changes_no_plan() -> None:
 
 
 def test_traffic_of_rings_by_hand() -> None:
-    """2 blocks of 2 heads of 8 in float32, rows of 16 positions: each passes 2 x 16 x 16 x 4 bytes round, forward and backward."""
+    """2 blocks of 2 heads of 8 in float32, rows of 16 positions: each passes 2 x 16 x 16 x 4 bytes around the ring, forward and backward."""
     config = tiny.config("gpt2", mesh={"data": 2, "context": 4}, train=dict(batch_size=4))
     plan = plan_run(config, parse_topology("h100:8"))
     (ring,) = (c for c in plan.collectives if c.kind == "collective-permute")
@@ -127,7 +127,7 @@ def test_traffic_of_rings_by_hand() -> None:
 
 
 def test_chips_of_a_context_axis_share_activations_and_keep_no_scores() -> None:
-    """Of a block's scores alone whole attention keeps 4 H L^2 bytes a row: the exponentials."""
+    """Whole attention keeps 4 H L^2 bytes a row of a block's scores only: the exponentials."""
     length, sizes = 1024, dict(max_length=1024)
     config = tiny.config("gpt2", model=sizes, data=sizes, mesh={"context": 4}, train=dict(batch_size=4))
     memory = plan_run(config, parse_topology("h100:4")).memory
@@ -175,7 +175,7 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
         plan_run(shipped("bert_large"), parse_topology("v5p:8x8x16"))
 
 
-def test_the_search_ranks_by_time_and_says_when_nothing_fits() -> None:
+def test_the_search_ranks_by_time_and_reports_when_nothing_fits() -> None:
     plans = search(tiny.config("gpt2"), parse_topology("h100:8"))
     assert all(plan.fits for plan in plans)
     assert [plan.step_seconds for plan in plans] == sorted(plan.step_seconds for plan in plans)

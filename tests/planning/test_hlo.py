@@ -33,7 +33,7 @@ ENTRY %main (p0: f32[8]) -> f32[8] {
 """
 
 
-def test_a_transfer_counts_once_per_channel_and_turn() -> None:
+def test_a_transfer_counts_once_per_channel_and_iteration() -> None:
     gather, reduce = transfers(MODULE)
     assert (gather.kind, gather.channels, gather.count) == ("all-gather", 1, 24)
     assert gather.array_bytes == 24 * 16 * 8 * 2 and gather.overlapped == 1
@@ -41,20 +41,20 @@ def test_a_transfer_counts_once_per_channel_and_turn() -> None:
     assert reduce.overlapped == 0
 
 
-def test_arguments_whose_place_results_take() -> None:
+def test_arguments_aliased_by_results() -> None:
     assert reused_arguments(MODULE) == 2
     assert reused_arguments("HloModule jit_step, entry_computation_layout={()->f32[]}") == 0
 
 
-def test_turns_that_only_the_condition_tells() -> None:
-    """The TPU compiler leaves the trip count out: the counter's limit stands in the loop's condition."""
+def test_iterations_read_from_the_condition() -> None:
+    """The TPU compiler omits the trip count: the counter's limit is in the loop's condition."""
     limit = "  %n = s32[]{:T(128)} constant(24)\n  ROOT %less"
     text = MODULE.replace("  ROOT %less", limit).replace(', backend_config={"known_trip_count":{"n":"24"}}', "")
     assert transfers(text) == transfers(MODULE)
     assert transfers(text.replace("constant(24)", "constant(5)"))[0].count == 5
 
 
-def test_permutations_of_a_program_per_device_are_told_apart_by_name() -> None:
+def test_permutations_of_a_program_per_device_are_distinguished_by_name() -> None:
     """Those of jax.shard_map share channel 1."""
     lines = "".join(
         f"  %permute.{n} = (f32[4]{{0}}, f32[4]{{0}}) collective-permute-start(f32[4]{{0}} %x), channel_id=1\n"

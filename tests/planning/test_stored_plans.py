@@ -1,7 +1,7 @@
 """Plans of small models on machines of every kind are those in goldens/plans.json, to nine digits.
 
-They are no other program's: test_estimate.py holds parts of them against arithmetic, test_compiled.py against what the compiler says. This
-keeps a change of one from moving the others unseen. Where it should move them, write them anew:
+They are not from another program: test_estimate.py compares parts of them with arithmetic, test_compiled.py with the compiler. This
+detects a change that affects other plans. After an intended change, rewrite them:
 
     PYTHONPATH=.:tests python tests/planning/test_stored_plans.py > tests/planning/goldens/plans.json
 """
@@ -51,7 +51,7 @@ def plan_of(name: str) -> Any:
 
 
 def ranking() -> Any:
-    """Mesh, rows, remat and seconds of all plans of a search, best first, and what is printed of them."""
+    """Mesh, rows, remat and seconds of all plans of a search, best first, and the printed table."""
     plans = search(tiny.config("gpt2", train={"batch_size": 12}), parse_topology("h100:4"), 2.0)
     return [
         rounded([[plan.mesh, plan.rows_per_chip, plan.remat, plan.step_seconds] for plan in plans]),

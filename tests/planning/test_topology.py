@@ -1,4 +1,4 @@
-"""Topologies as people write them, and the links that mesh axes get."""
+"""Topologies as users write them, and the links that mesh axes get."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_slice_and_a_machine() -> None:
         ("h100:2x4", "counted in one dimension"),
     ],
 )
-def test_mistakes(text: str, message: str) -> None:
+def test_errors(text: str, message: str) -> None:
     with pytest.raises(MeshError, match=message):
         parse_topology(text)
     with pytest.raises(MeshError, match="--slices=0"):
@@ -47,7 +47,7 @@ def test_a_full_ring_has_two_links_and_a_line_one() -> None:
     assert links(parse_topology("h100:8"), mesh(1, 4, 2))["tensor"] == 450e9
 
 
-def test_slices_lie_on_the_outermost_axis() -> None:
+def test_slices_are_on_the_outermost_axis() -> None:
     pod = parse_topology("v5e:4x4", slices=4)
     assert network_axis(mesh(4, 16, 1), pod.slices) == "data"
     assert network_axis(mesh(1, 64, 1), pod.slices) == "fsdp"

@@ -62,8 +62,8 @@ def test_t5_11b_operations_by_hand() -> None:
     assert flops.head == 6 * 32128 * 1024 * target
 
 
-def test_a_causal_block_keeps_what_the_arithmetic_says() -> None:
-    """With recomputation of whole blocks, a layer more keeps its input and nothing else: L x D x 4 bytes (and its key)."""
+def test_a_causal_block_keeps_what_arithmetic_gives() -> None:
+    """With recomputation of whole blocks, an additional layer keeps only its input: L x D x 4 bytes (and its key)."""
     config = tiny.config("gpt2", model=dict(remat="full", num_layers=2))
     more = replace(config, model=dict(num_layers=5))
     assert activation_bytes(more) - activation_bytes(config) == 3 * 16 * 16 * 4
@@ -82,7 +82,7 @@ def test_a_remat_policy_that_recomputes_more_keeps_less() -> None:
 def test_16_bits_of_a_gpt_layer_are_near_the_papers_formula() -> None:
     """Korthikanti et al. 2022, equation 1: 34 + 5 H L / D bytes per token and unit of width, two of L L H in dropout masks.
 
-    Ours keeps float32 probabilities beside the 16-bit ones: between once and twice theirs.
+    Ours keeps float32 probabilities in addition to the 16-bit ones: between once and twice theirs.
     """
     length, width, heads = 128, 256, 4
     model = dict(
@@ -104,17 +104,17 @@ def test_a_tensor_axis_divides_what_a_chip_keeps() -> None:
         "gpt2", model=dict(num_heads=4, hidden_size=32, intermediate_size=128, max_length=64), data={"max_length": 64}
     )
     whole, half = activation_bytes(config), activation_bytes(config, tensor=2)
-    assert whole / 2 < half < whole  # norms and the residual stream stay whole
+    assert whole / 2 < half < whole  # norms and the residual stream are not divided
 
 
-def test_what_only_a_file_would_tell_is_refused() -> None:
+def test_what_depends_on_a_file_is_refused() -> None:
     config = tiny.config("gpt2", model={"vocab_size": 0}, tokenizer={"path": "somewhere"})
     with pytest.raises(ConfigError, match="--config.model.vocab_size"):
         make_workload(config)
 
 
 @pytest.mark.parametrize("name", ["replaced_token", "seq2seq", "denoising"])
-def test_every_objective_says_its_shapes(name: str) -> None:
+def test_every_objective_declares_its_shapes(name: str) -> None:
     family = {"replaced_token": "bert"}.get(name, "bart")
     model = dict(family=family, hidden_size=64, num_layers=2, num_heads=4, intermediate_size=64, max_length=32)
     model |= dict(family="electra" if family == "bert" else family, vocab_size=64)

@@ -1,4 +1,4 @@
-"""Runs and studies with one file damaged: report says so and goes on, compare refuses in one paragraph. Nothing here is read as something else."""
+"""Runs and studies with one file damaged: report notes it and continues, compare refuses in one paragraph. Nothing here is misread as something else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research import compare, report
 
 DEEP = "[" * 100_000
 HUGE = "1" + "0" * 400
-# file of a run -> contents that are none
+# file of a run -> invalid contents
 DAMAGED = {
     "config.json": ["", "[]", DEEP, "\0", '{"train": {"num_steps": ' + "9" * 5000 + "}}"],
     "metrics.jsonl": [
@@ -85,7 +85,7 @@ def test_a_damaged_file(name: str, text: str, tmp_path: pathlib.Path, capsys: py
 
 
 @pytest.mark.parametrize("name", [*DAMAGED, "study.json"])
-def test_a_pipe_is_not_waited_for(name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_does_not_block(name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)

@@ -21,7 +21,7 @@ FLAGS = (
     "--enable-unsafe-swiftshader",
     "--virtual-time-budget=20000",
 )
-# Tells the page around it how wide it became, and what went wrong in it.
+# Report to the enclosing page the width reached and any errors.
 WITNESS = """<script>
 const wrong = [];
 addEventListener("error", event => wrong.push(event.message));
@@ -58,14 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look(folder: Path, width: int, *flags: str) -> list[str]:
-    """What the witness said of the page in a window so wide, which the browser also takes a picture of."""
+    """The report about the page in a window of that width, and a screenshot."""
     (folder / "around.html").write_text(AROUND.format(width=width))
     done = subprocess.run(
         [
             str(BROWSER),
             *FLAGS,
             *flags,
-            f"--window-size={max(width, 500)},2000",  # the least that a window may be
+            f"--window-size={max(width, 500)},2000",  # the minimum width of a window
             f"--screenshot={folder}/{width}.png",
             "--dump-dom",
             f"file://{folder}/around.html",
@@ -92,7 +92,7 @@ def test_everything_is_drawn_and_fits(folder: Path, width: int, flags: tuple[str
     assert int(inner) == width and int(scroll) <= width
     # 7 curves and any metric, time, scaling; of the study best so far, importance, two parameters, parallel coordinates
     assert int(charts) == 8 + 1 + 1 + 5
-    assert int(curves) > 4 * 8  # a curve of each of the four runs in each chart at least
+    assert int(curves) > 4 * 8  # at least a curve of each of the four runs in each chart
     assert background == paper
     picture = (folder / f"{width}.png").read_bytes()
     assert picture[:4] == b"\x89PNG" and len(picture) > 30_000  # an even surface would compress to nothing

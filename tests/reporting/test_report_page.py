@@ -1,4 +1,4 @@
-"""report: the page says what the run directories say, needs no network, and takes runs as they are."""
+"""report: the page shows the content of the run directories, needs no network, and accepts unfinished and damaged runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def page_of(tmp_path: Path, *paths: Path) -> Path:
     return page
 
 
-def test_numbers_of_the_page_are_those_of_the_file(tmp_path: Path) -> None:
+def test_numbers_of_the_page_match_the_file(tmp_path: Path) -> None:
     page = page_of(tmp_path, write_run(tmp_path / "a"))
     (run,) = data_of(page)["runs"]
     assert same(lines_of(run), sorted(LINES, key=lambda line: line["step"]))
@@ -52,19 +52,19 @@ def test_axes_are_rates_times_time(tmp_path: Path) -> None:
     (run,) = data_of(page_of(tmp_path, write_run(tmp_path / "a")))["runs"]
     trained, held_out = run["tables"]
     assert trained["columns"]["step"] == [10, 20] and held_out["columns"]["step"] == [15, 25]
-    # 10 steps of 0.5 s at 1000 tokens/s, then of 0.25 s at 2000; step 15 lies half-way; 5 more steps at the last rate
+    # 10 steps of 0.5 s at 1000 tokens/s, then of 0.25 s at 2000; step 15 is halfway; 5 more steps at the last rate
     assert trained["axes"]["tokens"] == [5000, 10000] and held_out["axes"]["tokens"] == [7500, 12500]
     assert trained["axes"]["flops"] == [2e7, 4e7] and held_out["axes"]["flops"] == [3e7, 5e7]
     assert trained["axes"]["hours"] == pytest.approx([5 / 3600, 7.5 / 3600], rel=1e-5)
 
 
-def test_an_axis_that_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_an_unknown_axis_is_left_out(tmp_path: Path) -> None:
     lines = [{key: value for key, value in line.items() if key != "flops_per_second"} for line in LINES]
     (run,) = data_of(page_of(tmp_path, write_run(tmp_path / "a", lines)))["runs"]
     assert run["tables"][0]["axes"].keys() == {"tokens", "hours"}
 
 
-def test_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     html = page_of(tmp_path, write_run(tmp_path / "a")).read_text()
     ours = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert "default-src 'none'" in ours  # the browser refuses every fetch, the library's too
@@ -107,8 +107,8 @@ def test_items_are_evenly_spaced() -> None:
     assert spaced(range(4), 4) == [0, 1, 2, 3] and spaced(range(100), 2) == [0, 99]
 
 
-def test_samples_stand_under_an_evaluation(tmp_path: Path) -> None:
-    """Lines before the first evaluation and after another line are no samples; of a step evaluated twice the last count."""
+def test_samples_are_below_their_evaluation(tmp_path: Path) -> None:
+    """Lines before the first evaluation and after another line are not samples; for a step evaluated twice the last ones count."""
     lines = [
         "  | lost",
         "held-out after step 5: x",
@@ -171,7 +171,7 @@ def test_a_summary_older_than_the_metrics_does_not_count(tmp_path: Path) -> None
     run = write_run(tmp_path / "a", status="stopped")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "step": 20}))
-    assert read_run(run).status == "unfinished"  # it went on to 25
+    assert read_run(run).status == "unfinished"  # it continued to 25
 
 
 @pytest.mark.parametrize("name", ["summary.json", "environment.json", "time.json"])
@@ -193,7 +193,7 @@ def test_other_damaged_files_leave_a_page(tmp_path: Path, name: str, content: st
         (lambda path: write_study(path, [], direction="up"), "neither minimize nor maximize"),
     ],
 )
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], make, words: str) -> None:
+def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], make, words: str) -> None:
     make(tmp_path / "a")
     assert report.main([str(tmp_path / "a"), "--output", str(tmp_path / "page.html")]) == 2
     err = capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_page_of_one_run_lies_in_it(tmp_path: Path) -> None:
+def test_the_page_of_one_run_is_in_its_directory(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     assert report.main([str(run)]) == 0
     assert (run / "report.html").is_file()
@@ -219,7 +219,7 @@ def test_without_the_library(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 
 
 def test_scaling_law_of_runs(tmp_path: Path) -> None:
-    """Held-out losses put onto 2 + 30 / N^0.5; an unfinished run is left out and named."""
+    """Held-out losses placed on 2 + 30 / N^0.5; an unfinished run is left out and named."""
     sizes = [10**3, 10**4, 10**5, 10**6, 10**7]
     paths = [write_run(tmp_path / f"n{n}", final(2 + 30 / n**0.5), parameters=n) for n in sizes]
     paths.append(write_run(tmp_path / "going", final(9.0), status=None, parameters=5))

@@ -47,7 +47,7 @@ def test_the_larger_the_better(tmp_path: Path) -> None:
 def test_importance(tmp_path: Path) -> None:
     """Ranks of the values 5, 4, 4.5, 3.5 are 4, 2, 3, 1 and of lr 1, 3, 2, 4: exactly reversed.
 
-    Of the names, a has ranks 4 and 1, b 2 and 3; both have the mean 2.5, so nothing lies between them.
+    Of the names, a has ranks 4 and 1, b 2 and 3; both have the mean 2.5, so nothing is between them.
     """
     study = read_study(write_study(tmp_path, TRIALS))
     assert study.importance() == pytest.approx({"lr": 1.0, "name": 0.0})
@@ -57,7 +57,7 @@ def test_importance(tmp_path: Path) -> None:
 
 
 def test_importance_of_several_names_in_order(tmp_path: Path) -> None:
-    """Names with the ranks 1 and 2, 3 and 4, 5 and 6: of the squares 17.5 around 3.5 lie 2 x 4 + 0 + 2 x 4 between them.
+    """Names with the ranks 1 and 2, 3 and 4, 5 and 6: of the squares 17.5 around 3.5, 2 x 4 + 0 + 2 x 4 are between them.
 
     lr has the ranks 2, 1, 4, 3, 6, 5: Spearman's 1 - 6 x 6 / (6 x 35) = 29 / 35, which is less.
     """
@@ -101,8 +101,8 @@ def test_of_many_trials_the_best_have_curves(tmp_path: Path) -> None:
     assert "curves of the best 12 of 15 trials" in (folder / "report.html").read_text()
 
 
-def test_trials_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
-    """Not the seed, not what is the same in all, and of keys that change together the first."""
+def test_trials_are_named_by_what_distinguishes_them(tmp_path: Path) -> None:
+    """Not the seed, nor what is the same in all; of keys that change together only the first."""
     sizes = [(64, 2), (128, 4)]
     trials = [
         trial(4 * i + 2 * j + seed, 1.0, depth=2, width=width, heads=heads, rate=rate, seed=seed)
@@ -122,7 +122,7 @@ def test_trials_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_laws_and_spreads_are_over_all_trials(tmp_path: Path) -> None:
-    """Losses put onto 2 + 30 / N^0.5 in 5 sizes of 4 seeds: more runs than have curves."""
+    """Losses placed on 2 + 30 / N^0.5 in 5 sizes of 4 seeds: more runs than have curves."""
     pytest.importorskip("plotly")
     sizes = [10**3, 10**4, 10**5, 10**6, 10**7]
     points = [(size, seed) for size in sizes for seed in range(4)]

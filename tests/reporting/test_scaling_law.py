@@ -1,4 +1,4 @@
-"""The scaling law: made losses give back the law they were made by, intervals hold it, and too little is refused."""
+"""The scaling law: generated losses recover their law, intervals contain it, and too few runs are refused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_both() -> None:
     assert law.values == pytest.approx({"E": E, "A": A, "alpha": ALPHA, "B": B, "beta": BETA}, rel=1e-3)
 
 
-def test_intervals_hold_the_truth_and_grow_with_the_noise() -> None:
-    """A bad run of one in eight moves the law little, as the Huber loss is there for."""
+def test_intervals_contain_the_truth_and_grow_with_the_noise() -> None:
+    """One bad run in eight changes the law little, because of the Huber loss."""
     rng = np.random.default_rng(1)
     sizes = np.repeat(np.geomspace(1e5, 1e9, 8), 2)
     noise = rng.normal(size=len(sizes))
@@ -61,7 +61,10 @@ def test_intervals_hold_the_truth_and_grow_with_the_noise() -> None:
     ("points", "words"),
     [
         ([(n, 1e9, 3.0) for n in SIZES[:3]], "3 model sizes"),
-        ([(n, 1e9, 3.0) for n in (1e6, 1.001e6, 1.002e6, 2e6)], "2 model sizes"),  # a thousandth apart is no other size
+        (
+            [(n, 1e9, 3.0) for n in (1e6, 1.001e6, 1.002e6, 2e6)],
+            "2 model sizes",
+        ),  # a thousandth apart is not another size
         ([(1e6, d, 3.0) for d in SIZES[:2]], "2 amounts of data"),
         ([(1e6, 1e9, 3.0)] * 5, "neither in parameters nor in tokens"),
         ([(n, 20 * n, 3.0) for n in SIZES], "grow together"),
@@ -78,15 +81,17 @@ def test_refusals(points: list[tuple[float, float, float]], words: str) -> None:
     assert isinstance(found, str) and words in found
 
 
-def test_what_the_runs_do_not_settle_is_said() -> None:
-    """Without a floor in the data E falls as low as it may."""
+def test_what_the_runs_do_not_determine_is_reported() -> None:
+    """Without an irreducible loss in the data E falls to its lower bound."""
     law = law_of([(n, 1e9, 1000 / n**0.3) for n in SIZES], draws=2)
     assert "E, the loss of an infinite model, is not determined" in law.notes[0]
     assert law.values["alpha"] == pytest.approx(0.3, rel=1e-2)
     steep = law_of(
         [(n, 1e9, E + (1e6 / n) ** 4) for n in np.geomspace(1e6, 4e6, 6)], draws=2
-    )  # an exponent above those that are looked at
+    )  # an exponent above the searched ones
     assert any(note.startswith("alpha is not determined") for note in steep.notes)
     assert not any(note.startswith("alpha") for note in law.notes)
     few = fit([(n, 1e9, (2 + 1000 / n**0.3) * z) for n, z in zip(SIZES[:5], (1, 0.9, 1.1, 0.9, 1), strict=True)], 20)
-    assert isinstance(few, Law) and few.notes and few.intervals["E"][0] < 1  # noise of a tenth: no floor can be told
+    assert (
+        isinstance(few, Law) and few.notes and few.intervals["E"][0] < 1
+    )  # noise of a tenth: no irreducible loss can be determined

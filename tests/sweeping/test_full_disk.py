@@ -1,4 +1,4 @@
-"""A trial that met a full disk is not a failed one."""
+"""A trial that hit a full disk does not count as failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_research.sweeping import runner
     ("words", "free", "refused"),
     [
         ("/a/checkpoints cannot be written: No space left on device (3 kB of 8 MB are free).", 10**9, True),
-        ("step 7/20", 4096, True),  # its error had no room either
+        ("step 7/20", 4096, True),  # its error could not be written either
         ("config.train.num_steps=0 must be 1 or more.", 10**9, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sweeps that cannot be are refused by arithmetic, before any trial is listed. Sizes and places are worked out beside the cases."""
+"""Impossible sweeps are refused by arithmetic, before any trial is listed. Sizes and places are worked out next to the cases."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_grid_is_the_product_of_its_choices() -> None:
         "def get_sweep():\n    return get_sweep()",
     ],
 )
-def test_a_file_that_is_no_sweep(text: str, tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_not_a_sweep(text: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "sweep.py").write_text(text)
     with pytest.raises(ConfigError, match=r"sweep\.py"):
         load(str(tmp_path / "sweep.py"))

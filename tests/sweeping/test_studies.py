@@ -1,4 +1,4 @@
-"""A study ends with the same table whatever happens to those who run it."""
+"""A study ends with the same table whatever happens to its processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_sweep(folder: pathlib.Path, space: str = GRID, steps: int = 30, more: 
 
 
 def start(sweep: pathlib.Path, workdir: pathlib.Path | str, *flags: str, alone: bool = False) -> subprocess.Popen[str]:
-    """The command; `alone` in a process group of its own."""
+    """The command; `alone` in a separate process group."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "sweeping"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "experiments.run", f"--sweep={sweep}", f"--workdir={workdir}", *flags]
     return subprocess.Popen(
@@ -81,7 +81,7 @@ def children(pid: int) -> list[int]:
 
 
 def starts(workdir: pathlib.Path) -> list[list[int]]:
-    """Of each trial, the steps that its starts found done."""
+    """For each trial, the number of finished steps at each start."""
     return [[int(step) for step in path.read_text().split()] for path in sorted(workdir.glob("trials/*/starts.txt"))]
 
 
@@ -103,7 +103,7 @@ def test_a_grid_whose_workers_are_killed_at_random_ends_with_the_same_table(tmp_
         while not (trials := children(process.pid)) and process.poll() is None:
             time.sleep(0.01)
         time.sleep(draw.uniform(0.0, 1.0))
-        if process.poll() is not None:  # finished, or ended by a mistake
+        if process.poll() is not None:  # finished, or ended by an error
             break
         victim = draw.choice([process.pid, *trials])
         try:
@@ -119,7 +119,7 @@ def test_a_grid_whose_workers_are_killed_at_random_ends_with_the_same_table(tmp_
     assert table(workdir) == whole
     assert (workdir / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
     assert any(len(steps) > 1 for steps in starts(workdir))
-    assert all(sorted(steps) == steps for steps in starts(workdir))  # each went on from where it was
+    assert all(sorted(steps) == steps for steps in starts(workdir))  # each resumed where it was
 
 
 def test_two_drivers_of_one_study_never_run_the_same_trial(tmp_path: pathlib.Path) -> None:
@@ -131,8 +131,8 @@ def test_two_drivers_of_one_study_never_run_the_same_trial(tmp_path: pathlib.Pat
     assert {trial["state"] for trial in table(tmp_path / "study")["trials"]} == {"complete"}
 
 
-def test_failures_are_told_and_stop_nothing(tmp_path: pathlib.Path) -> None:
-    """13 layers are a mistake, 14 die once and go on, 15 die each time, 2 are asked for twice."""
+def test_failures_are_reported_and_stop_nothing(tmp_path: pathlib.Path) -> None:
+    """13 layers are an error, 14 crash once and resume, 15 crash each time, 2 are requested twice."""
     space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(13, 14, 15, 2), 'train.batch_size': Choice(32, -4)}"
     output = finish(start(write_sweep(tmp_path, space, steps=5), tmp_path / "study"))
     rows = {(t["params"][LAYERS], t["params"]["train.batch_size"]): t for t in table(tmp_path / "study")["trials"]}
@@ -149,7 +149,7 @@ def test_failures_are_told_and_stop_nothing(tmp_path: pathlib.Path) -> None:
     assert output.rstrip().endswith("table.md")
 
 
-def test_ctrl_c_on_a_terminal_saves_what_runs(tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_on_a_terminal_saves_running_trials(tmp_path: pathlib.Path) -> None:
     """A terminal's Ctrl-C goes to all processes of the command."""
     space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
     sweep, workdir = write_sweep(tmp_path, space, steps=60), tmp_path / "study"
@@ -164,7 +164,7 @@ def test_ctrl_c_on_a_terminal_saves_what_runs(tmp_path: pathlib.Path) -> None:
     assert first == 0 and 0 < second < 60
 
 
-def test_a_study_of_failures_alone_ends_as_a_mistake(tmp_path: pathlib.Path) -> None:
+def test_a_study_of_only_failures_ends_with_an_error(tmp_path: pathlib.Path) -> None:
     space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(13)}"
     output = finish(start(write_sweep(tmp_path, space, steps=5), tmp_path / "study"), code=2)
     assert "All trials" in output and "thirteen layers" in output.splitlines()[-1] and "Traceback" not in output
@@ -174,7 +174,7 @@ def test_a_study_of_failures_alone_ends_as_a_mistake(tmp_path: pathlib.Path) -> 
     ("workdir", "words"),
     [("", "is empty"), ("gs://bucket/study", "remote address"), ("FILE", "is a file"), ("~/study", "")],
 )
-def test_a_study_lies_where_its_runs_do(
+def test_a_study_is_where_its_runs_are(
     workdir: str, words: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -193,7 +193,7 @@ def test_a_workdir_may_have_any_name(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_worker_that_dies_at_the_last_rung_leaves_no_trial_behind(tmp_path: pathlib.Path) -> None:
-    """Between writing a trial's value down and telling that it has ended."""
+    """Between storing a trial's value and reporting that it has ended."""
     sweep = Sweep(str(ROOT / "configs" / "quickstart.py"), {RATE: Choice(1e-3)}, rungs=(4, 8))
     study = Study(sweep, tmp_path)
     trial = study.claim(this_worker())
@@ -206,7 +206,7 @@ def test_a_worker_that_dies_at_the_last_rung_leaves_no_trial_behind(tmp_path: pa
     assert again.table()["trials"][0]["value"] == 1.5
 
 
-def test_a_trial_that_somebody_still_runs_is_waited_for(tmp_path: pathlib.Path) -> None:
+def test_a_trial_that_still_runs_elsewhere_is_awaited(tmp_path: pathlib.Path) -> None:
     """As a job of Slurm that outlived its driver does."""
     space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
     where = tmp_path / "study" / "trials" / "0000"
@@ -232,7 +232,7 @@ def test_halving_promotes_the_better_half_from_their_checkpoints(tmp_path: pathl
     space = "{'optimizer.learning_rate': Choice(1e-4, 1e-3), 'model.num_layers': Choice(1, 2, 3, 4)}"
     finish(start(write_sweep(tmp_path, space, more="rungs=(4, 8, 16)"), tmp_path / "study", "--workers=2"))
     rows = table(tmp_path / "study")["trials"]
-    # Fewer layers are better, and 1e-3 is better than 1e-4 by 1: 1e-3 goes on with four, then with the first two.
+    # Fewer layers are better, and 1e-3 is better than 1e-4 by 1: 1e-3 continues with four, then with the first two.
     found = {(t["params"][RATE], t["params"][LAYERS]): (t["state"], t["value"]) for t in rows}
     assert [found[1e-3, layers][0] for layers in (1, 2, 3, 4)] == ["complete", "complete", "pruned", "pruned"]
     assert [found[1e-4, layers] for layers in (1, 2)] == [
@@ -243,7 +243,7 @@ def test_halving_promotes_the_better_half_from_their_checkpoints(tmp_path: pathl
     assert sorted(map(tuple, starts(tmp_path / "study"))) == [(0,)] * 4 + [(0, 4)] * 2 + [(0, 4, 8)] * 2
 
 
-def test_a_model_of_the_results_finds_the_better_region_and_repeats_itself(tmp_path: pathlib.Path) -> None:
+def test_a_model_of_the_results_finds_the_better_region_reproducibly(tmp_path: pathlib.Path) -> None:
     space = "{'optimizer.learning_rate': Uniform(1e-6, 1.0, log=True), 'model.num_layers': Choice(1)}"
     sweep = write_sweep(tmp_path, space, steps=2, more="method='tpe', num_trials=30")
     distances: dict[str, list[float]] = {"one": [], "two": []}
@@ -287,7 +287,7 @@ def test_a_lease_lapses_with_its_process() -> None:
     assert alive(other) and not alive(other | {"time": time.time() - 3600})
 
 
-def test_a_storage_that_cannot_be_reached_is_told(tmp_path: pathlib.Path) -> None:
+def test_an_unreachable_storage_is_reported(tmp_path: pathlib.Path) -> None:
     sweep = Sweep(str(ROOT / "configs" / "quickstart.py"), {LAYERS: Choice(1, 2)})
     with pytest.raises(ConfigError, match="cannot be used"):
         Study(sweep, tmp_path, "nosuch://database")

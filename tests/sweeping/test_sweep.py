@@ -1,4 +1,4 @@
-"""What a sweep's trials are, and which sweeps are refused."""
+"""The trials of a sweep, and which sweeps are refused."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_random_values_follow_from_seed_and_number_and_cover_their_range() -> No
     assert drawn == [sweep.planned(number) for number in range(400)]
     assert drawn != [Sweep("x", space, method="random", num_trials=400, seed=1).planned(n) for n in range(400)]
     decades = [math.floor(math.log10(values[RATE])) for values in drawn]
-    for decade in (-5, -4, -3, -2):  # 100 expected in each; four deviations of a binomial (8.7) away at most
+    for decade in (-5, -4, -3, -2):  # 100 expected in each; at most four deviations of a binomial (8.7) away
         assert 65 <= decades.count(decade) <= 135
     assert {values["model.num_layers"] for values in drawn} == {1, 2, 3, 4}
 
 
-def test_a_list_is_its_points_and_its_space_their_values() -> None:
+def test_a_list_has_its_points_and_its_space_their_values() -> None:
     points = [{"model.hidden_size": 32, RATE: 0.1}, {"model.hidden_size": 64, RATE: 0.1}]
     sweep = Sweep("configs/quickstart.py", method="list", points=points)
     assert sweep.num_trials == 2 and [sweep.planned(number) for number in range(2)] == points
@@ -52,7 +52,7 @@ def test_a_sweep_without_points_has_the_digest_it_had_before_there_were_any() ->
     assert sweep.digest() == "441e02106f7dfff9"
 
 
-def test_flags_are_those_of_the_verb() -> None:
+def test_flags_are_those_of_the_command() -> None:
     sweep = Sweep("configs/quickstart.py:gpt", {RATE: Choice(0.5)}, fixed={"model.scan_layers": True}, rungs=(5, 20))
     assert sweep.flags({RATE: 0.5}) == [
         "--config=configs/quickstart.py:gpt",
@@ -99,7 +99,7 @@ def test_equal_configs_have_equal_digests() -> None:
         ({"fixed": {RATE: 1}}, "both varies and fixes optimizer.learning_rate"),
     ],
 )
-def test_what_cannot_be_is_refused(given: dict, words: str) -> None:
+def test_impossible_values_are_refused(given: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Sweep(**{"config": "configs/quickstart.py", "space": {RATE: Choice(1.0)}, **given})
 
@@ -122,7 +122,7 @@ def test_a_file_without_a_sweep_is_refused(text: str, words: str, tmp_path: path
         load(str(tmp_path / "other.py"))
 
 
-def test_a_mistake_in_a_file_that_is_named_from_here_has_its_line(
+def test_an_error_in_a_config_of_the_sweep_has_its_line(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -131,7 +131,7 @@ def test_a_mistake_in_a_file_that_is_named_from_here_has_its_line(
         load("sweep.py")
 
 
-def test_what_is_fixed_for_one_variant_is_left_out_of_the_trials_of_others() -> None:
+def test_keys_fixed_for_one_variant_are_left_out_of_the_trials_of_others() -> None:
     fixed = {
         "optimizer.momentum": 0.5,
         "optimizer.weight_decay": 0.0,

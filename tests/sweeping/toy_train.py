@@ -1,7 +1,7 @@
-"""`python -m toy_train --config=... --config.KEY=VALUE --workdir=DIR`: the outside of a training run, thirty milliseconds a step.
+"""`python -m toy_train --config=... --config.KEY=VALUE --workdir=DIR`: the interface of a training run, at thirty milliseconds a step.
 
-Its loss after s steps is (log10(learning_rate) + 3)^2 + 1 / s + layers / 100. It writes every step down and goes on from there; with the
-real verb it shares the files and exit codes that a study reads. layers=13 is a mistake, 14 dies once, 15 dies always.
+Its loss after s steps is (log10(learning_rate) + 3)^2 + 1 / s + layers / 100. It stores every step and resumes from there; with the
+real command it shares the files and exit codes that a study reads. layers=13 is an error, 14 crashes once, 15 always.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers are located in a conversation's text. Expected ids and masks are transformers', see chat_goldens/make_goldens.py."""
+"""Answers are located in a conversation's text. Expected ids and masks are those of transformers, see chat_goldens/make_goldens.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unmarked(template: str) -> str:
 
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("number", range(len(GOLDEN["cases"])))
-def test_ids_and_what_is_learned_are_transformers(number: int, marked: bool, tmp_path: pathlib.Path) -> None:
+def test_ids_and_assistant_masks_match_transformers(number: int, marked: bool, tmp_path: pathlib.Path) -> None:
     """return_assistant_tokens_mask of a template with generation blocks; without the blocks the same is found by proof."""
     case = GOLDEN["cases"][number]
     template = GOLDEN["templates"][case["template"]]
@@ -75,7 +75,7 @@ def test_an_answer_that_opens_a_conversation(tmp_path: pathlib.Path) -> None:
 
 
 def test_blocks_are_invisible_elsewhere(tmp_path: pathlib.Path) -> None:
-    """They write their content, take their line with them as other blocks do, and keep variables to themselves."""
+    """They write their content, remove their own line like other blocks, and have their own scope of variables."""
     template = (
         "{% set x = 'a' %}\n{% for m in messages %}\n{% if m.role == 'assistant' %}\n    {%- generation -%}\n  {% set x = 'b' %}"
         "{{ m.content }}\n  {%- endgeneration %}\n{{ x }}{% else %}\n<{{ m.content }}>\n{% endif %}\n{% endfor %}"
@@ -88,8 +88,8 @@ def test_blocks_are_invisible_elsewhere(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
-def test_thinking_goes_by_all_its_names(name: str, tmp_path: pathlib.Path) -> None:
-    """As transformers: reasoning_content and thinking hold what any of the three does; fields that are None are missing."""
+def test_thinking_has_several_names(name: str, tmp_path: pathlib.Path) -> None:
+    """As transformers: reasoning_content and thinking hold the value of any of the three fields; fields that are None are missing."""
     template = (
         "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.tool_calls is defined }}{% endfor %}"
     )
@@ -97,7 +97,7 @@ def test_thinking_goes_by_all_its_names(name: str, tmp_path: pathlib.Path) -> No
     assert chat_text(load(tmp_path, template), [message], False) == "why|why|False"
 
 
-def test_a_model_that_only_knows_ids(tmp_path: pathlib.Path) -> None:
+def test_a_model_that_only_has_ids(tmp_path: pathlib.Path) -> None:
     """By the plain template, its parts together the ids of the whole text: Llama's sentencepiece puts one space before all."""
     tokenizer = SentencePieceTokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
     answers = find_answers(tokenizer, TALK)
@@ -108,13 +108,13 @@ def test_a_model_that_only_knows_ids(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_an_answer_goes_on_with_its_prompt(legacy: bool, tmp_path: pathlib.Path) -> None:
-    """Together the ids of both as one text: Llama's kind puts no space before the answer that is not there."""
+def test_an_answer_continues_its_prompt(legacy: bool, tmp_path: pathlib.Path) -> None:
+    """Together the ids of both as one text: Llama's kind adds no space before the answer."""
     tokenizer = load(tmp_path, "", "llama", legacy=legacy)
     for prompt, answer in (("God said", " light</s>"), ("God said:\n", "light"), ("", "light")):
         both = text_ids(tokenizer, prompt) + continuation_ids(tokenizer, prompt, answer)
         assert both == text_ids(tokenizer, prompt + answer)
-    # A token of both together would reach across.
+    # A token of both together would cross the boundary.
     assert text_ids(tokenizer, "the ear") + continuation_ids(tokenizer, "the ear", "th") != text_ids(
         tokenizer, "the earth"
     )

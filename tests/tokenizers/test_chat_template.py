@@ -42,7 +42,7 @@ BRACKETS = """{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\\n' 
         {{- ' ' + turn.content + ' ' + eos_token -}}
     {%- endif -%}
 {%- endfor -%}"""
-# Only the last turns, with loop controls and JSON, and another name for the assistant, as newer ones do.
+# Only the last turns, with loop controls and JSON, and another name for the assistant, as in newer templates.
 NEWER = """{{ bos_token }}{% for m in messages[::-1] %}{% if loop.index > 2 %}{% break %}{% endif %}\
 {{ {'assistant': 'model'}.get(m.role, m.role) }}:{{ m.content | tojson }};{% endfor %}{% if tools is none %}end{% endif %}"""
 
@@ -119,16 +119,16 @@ def test_without_the_prompt_of_an_answer(tmp_path: pathlib.Path) -> None:
     assert text == "<|im_start|>system\nYou help.<|im_end|>\n"
 
 
-def test_special_tokens_stand_once(tmp_path: pathlib.Path) -> None:
-    """<s> is where the template puts it, once a turn; the tokenizer by itself would put another before it."""
+def test_special_tokens_appear_once(tmp_path: pathlib.Path) -> None:
+    """<s> is where the template puts it, once a turn; the tokenizer on its own would put another before it."""
     found = tokenizer(tmp_path, chat_template=BRACKETS)
     # <s> [INST] Hi <there> [/INST] Hello </s> <s> [INST] Why? [/INST]
     assert chat_ids(found, TALK) == [1, 3, 5, 8, 4, 6, 2, 1, 3, 7, 4]
     assert found(chat_text(found, TALK))["input_ids"][0].tolist()[:3] == [1, 1, 3]
 
 
-def test_where_a_template_is_looked_for(tmp_path: pathlib.Path) -> None:
-    """A file of its own before the settings; of several the one called default; it travels with the tokenizer."""
+def test_where_a_template_is_searched(tmp_path: pathlib.Path) -> None:
+    """A separate file before the settings; of several the one called default; it is saved with the tokenizer."""
     assert chat_template(tokenizer(tmp_path / "none")) is None
     several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "several"}]
     assert chat_text(tokenizer(tmp_path / "several", chat_template=several), TALK) == "several"
@@ -151,18 +151,18 @@ def test_where_a_template_is_looked_for(tmp_path: pathlib.Path) -> None:
         ("{{ messages.append(1) }}", "append"),
     ],
 )
-def test_what_a_template_does_not_take_is_explained(tmp_path: pathlib.Path, template: str, reason: str) -> None:
+def test_what_a_template_rejects_is_explained(tmp_path: pathlib.Path, template: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"chat_template does not take these messages: .*({reason})"):
         chat_text(tokenizer(tmp_path, chat_template=template), [TALK[1]])
 
 
-def test_models_that_were_not_made_for_messages_say_so(tmp_path: pathlib.Path) -> None:
+def test_models_not_made_for_messages_refuse_them(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="no chat_template"):
         chat_ids(tokenizer(tmp_path), TALK)
 
 
-def test_a_content_of_none_is_missing(tmp_path: pathlib.Path) -> None:
-    """As calls of tools have it: `apply_chat_template` of transformers 5.24.0 renders these strings; it drops fields that are None."""
+def test_a_content_of_none_counts_as_missing(tmp_path: pathlib.Path) -> None:
+    """As in tool calls: `apply_chat_template` of transformers 5.24.0 renders these strings; it drops fields that are None."""
     calls = [{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": None, "tool_calls": [{}]}]
     asks = "{% for m in messages %}{{ 'content' in m }}:{{ m.content is none }}:{{ m.name is defined }};{% endfor %}"
     assert chat_text(tokenizer(tmp_path, chat_template=asks), calls) == "True:False:False;False:False:False;"
@@ -247,7 +247,7 @@ def test_templates_are_bounded_in_time_and_size_in_any_thread(
 @pytest.mark.parametrize(
     ("template", "text"),
     [
-        ("{{ '\\ud800' }}", "?"),  # half of a pair, which no text has
+        ("{{ '\\ud800' }}", "?"),  # half of a surrogate pair, which no valid text has
         ("{{ '%5s|%-4d|%s' % ('ab', 3, [1, 'é']) }}", "   ab|3   |[1, 'é']"),
         ("{{ '{:>4}|{a[k]}|{!r}'.format(5, 'b', a={'k': 1}) }}", "   5|1|'b'"),
         ("{{ 'ab' * 3 + 'c' ~ 1 ~ none }}{{ 2 ** 10 }}", "ababab" + "c1None1024"),
@@ -275,7 +275,7 @@ def test_bounds_change_nothing_else(template: str, text: str, tmp_path: pathlib.
     assert chat_text(tokenizer(tmp_path), TALK, template=template) == text
 
 
-def test_a_template_file_that_is_no_text(tmp_path: pathlib.Path) -> None:
+def test_a_template_file_that_is_not_text(tmp_path: pathlib.Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="chat_template.jinja is not UTF-8 text"):
         chat_text(tokenizer(tmp_path), TALK)

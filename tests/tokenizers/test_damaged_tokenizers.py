@@ -1,4 +1,4 @@
-"""Values and damage that tokenizer files must not have: one paragraph that names file and key, whatever the libraries below do with them.
+"""Values and damage that tokenizer files must not have: one paragraph that names file and key, whatever the underlying libraries do with them.
 
 Each case ended in a traceback, a panic, a crash, gigabytes or an endless search before. What is accepted is what transformers 5.24.0
 accepts, run on the same folders.
@@ -35,7 +35,7 @@ def saved(family: str) -> dict[str, bytes]:
 
 
 def changed(files: dict[str, bytes], name: str, place: str, value: Any) -> dict[str, bytes]:
-    """The files with another value at a place such as "model.vocab.0"."""
+    """Return the files with another value at a path such as "model.vocab.0"."""
     whole = node = json.loads(files.get(name, b"{}"))
     *outer, last = [int(part) if part.isdigit() and len(part) < 3 else part for part in place.split(".")]
     for part in outer:
@@ -125,7 +125,9 @@ def test_settings_of_the_wrong_type_are_named(name: str, place: str, value: Any)
         ("decoder", DEEP, "nested"),
     ],
 )
-def test_what_the_rust_library_must_not_see(place: str, value: Any, reason: str, capfd: pytest.CaptureFixture) -> None:
+def test_values_that_the_rust_library_must_not_see(
+    place: str, value: Any, reason: str, capfd: pytest.CaptureFixture
+) -> None:
     with pytest.raises(TokenizerError, match=f"here/tokenizer.json.*{reason}"):
         tokenizer_from_files(changed(saved("bert"), "tokenizer.json", place, value), "here")
     assert capfd.readouterr().err == ""  # a panic writes there
@@ -139,7 +141,7 @@ def test_parts_of_words_that_lack_their_prefix(capfd: pytest.CaptureFixture) -> 
     assert capfd.readouterr().err == ""
 
 
-def test_what_fails_only_in_use_is_explained() -> None:
+def test_errors_that_occur_only_in_use_are_explained() -> None:
     """A unigram model without an unknown piece: the library raises once a text needs it."""
     files = changed(saved("t5"), "tokenizer.json", "model.unk_id", None)
     tokenizer = tokenizer_from_files(files, "here")
@@ -148,7 +150,7 @@ def test_what_fails_only_in_use_is_explained() -> None:
             use("\u4e2d")
 
 
-def test_a_tokenizer_json_that_is_no_utf_8_is_damaged() -> None:
+def test_a_tokenizer_json_that_is_not_utf_8_is_damaged() -> None:
     content = saved("bert")["tokenizer.json"].replace(b'"the"', b'"th\xe5"')
     with pytest.raises(TokenizerError, match="tokenizer.json is not JSON.*utf-8"):
         tokenizer_from_files({"tokenizer.json": content}, "here")
@@ -219,7 +221,7 @@ def test_models_that_the_library_must_not_see(proto: bytes, reason: str) -> None
         tokenizer_from_files(opus_folder.files() | {"source.spm": proto, "config.json": b"{}"}, "here")
 
 
-def test_a_whole_model_opens() -> None:
+def test_a_complete_model_opens() -> None:
     assert SentencePieceTokenizer.parse(WHOLE, "my.model").encode("a")
 
 
@@ -231,7 +233,7 @@ def charsmap(units: dict[int, int], right: bytes = b"x\0") -> bytes:
 
 
 def test_compiled_rules_are_followed_to_their_ends() -> None:
-    """Units of a trie as Darts-clone has them: label, 256 for a key's end, offset << 10; a right side's place has the top bit."""
+    """Units of a trie in Darts-clone's format: label, 256 for a key's end, offset << 10; a right side's place has the top bit."""
     check_charsmap(b"")
     one = {0: 1 << 10, 1 ^ 97: 97 | 256 | (1 ^ 97 ^ 2) << 10, 2: 1 << 31}  # "a" becomes "x"
     check_charsmap(charsmap(one))
@@ -278,7 +280,7 @@ def test_damage_anywhere_in_a_model_is_an_error_or_another_model(family: str) ->
         r"(?:\r?\n)+|[]a]+|(?:ab|cd)+",
     ],
 )
-def test_patterns_in_use_are_taken(pattern: str) -> None:
+def test_patterns_in_use_are_accepted(pattern: str) -> None:
     check_pattern(pattern)
 
 
@@ -303,7 +305,7 @@ def test_patterns_that_explode_are_refused(pattern: str) -> None:
         check_pattern(pattern)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+def test_what_is_not_a_file_does_not_block(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(TokenizerError, match="tokenizer.json cannot be read: it is a named pipe"):
         load_tokenizer(tmp_path)

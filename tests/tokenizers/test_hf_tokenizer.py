@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face folders against what transformers makes of the same files (goldens/make_goldens.py)."""
+"""Tokenizers of Hugging Face folders against transformers on the same files (goldens/make_goldens.py)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def open_family(family: str, **settings: Any) -> HFTokenizer:
 
 
 def rows(batch: dict[str, np.ndarray]) -> dict[str, list]:
-    """As the goldens have them: `offsets` by transformers' name, one row of a batch of one."""
+    """In the form of the goldens: `offsets` by transformers' name, one row of a batch of one."""
     assert all(value.dtype == np.int32 and len(value) == 1 for value in batch.values())
     return {name: value[0].tolist() for name, value in batch.items()}
 
 
-def test_texts_and_pairs_become_what_transformers_makes_of_them(family: str) -> None:
+def test_texts_and_pairs_match_transformers(family: str) -> None:
     tokenizer, expected = open_family(family), goldens()["families"][family]
     for number, text in enumerate(TEXTS):
         assert rows(tokenizer(text, return_offsets=True)) == expected["texts"][number], text
@@ -52,7 +52,7 @@ def test_texts_and_pairs_become_what_transformers_makes_of_them(family: str) -> 
         assert {name: value.tolist() for name, value in batch.items()} == padded
 
 
-def test_size_and_roles_are_those_of_transformers(family: str) -> None:
+def test_size_and_roles_match_transformers(family: str) -> None:
     tokenizer, expected = open_family(family), goldens()["families"][family]
     assert tokenizer.size == expected["size"] == len(tokenizer.token_bytes) == len(tokenizer.starts_word)
     named = {role: number for role, number in expected["roles"].items() if number is not None}
@@ -150,7 +150,7 @@ def test_wordpieces_count_the_space_before_a_word() -> None:
     assert tokenizer.starts_word[ids].tolist() == [not name.startswith("##") for name in names]
 
 
-def test_masks_take_the_space_before_them_along() -> None:
+def test_masks_include_the_space_before_them() -> None:
     """As in the training of RoBERTa and XLM-R, and in the tokenizer.json files published with them."""
     for name in ("roberta", "xlm-roberta", "mbart", "albert"):
         tokenizer = open_family(name)
@@ -178,7 +178,7 @@ def test_options_of_tokenizer_config_are_followed() -> None:
     assert not open_family("bert", model_input_names=["input_ids", "attention_mask"]).uses_types
 
 
-def test_config_beside_a_tokenizer_json_is_followed(tmp_path: pathlib.Path) -> None:
+def test_config_next_to_a_tokenizer_json_is_followed(tmp_path: pathlib.Path) -> None:
     """Published folders often contain a tokenizer.json made with other options than the settings next to it."""
     files = open_family("bert").files
     assert tokenizer_from_files(files, "x").encode("GOD") == open_family("bert").encode("god")
@@ -190,7 +190,7 @@ def test_config_beside_a_tokenizer_json_is_followed(tmp_path: pathlib.Path) -> N
     assert load_tokenizer(tmp_path).digest == changed.digest
 
 
-def test_truncation_and_padding_in_a_tokenizer_json_do_not_count() -> None:
+def test_truncation_and_padding_in_a_tokenizer_json_are_ignored() -> None:
     """Sentence embedders publish such files; truncation is decided by the call."""
     tokenizer = open_family("bert")
     tokenizer.backend.enable_truncation(3)
@@ -272,7 +272,7 @@ def test_rows_of_several_lengths_need_padding() -> None:
         (dict(text=["the", None]), "not a list that contains a NoneType"),
     ],
 )
-def test_calls_that_make_no_sense(call: dict[str, Any], reason: str) -> None:
+def test_invalid_calls(call: dict[str, Any], reason: str) -> None:
     with pytest.raises(TokenizerError, match=reason):
         open_family("bert")(**call)
 
@@ -321,7 +321,7 @@ def test_damaged_files(family: str, file: str, content: bytes, reason: str) -> N
         tokenizer_from_files(files_of(family) | {file: content}, "here")
 
 
-def test_sentencepiece_of_the_wrong_sort() -> None:
+def test_sentencepiece_of_the_wrong_kind() -> None:
     files = {"spiece.model": files_of("llama")["tokenizer.model"], "config.json": b'{"model_type": "t5"}'}
     with pytest.raises(TokenizerError, match="T5Tokenizer needs a sentencepiece model of type unigram.*type BPE"):
         tokenizer_from_files(files, "here")

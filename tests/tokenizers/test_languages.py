@@ -23,7 +23,7 @@ def rows(tokenizer, texts: list[str], side: str = "text") -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: pathlib.Path) -> None:
+def test_both_sides_of_a_pair_match_transformers(family: str, tmp_path: pathlib.Path) -> None:
     """`tokenizer(sources, text_target=targets)` of transformers, by the languages of its files, and read back from what we write."""
     configured, golden = open_family(tmp_path / "a", family)
     write_family(tmp_path / "b", family, src_lang=golden["source"], tgt_lang=golden["target"])
@@ -57,9 +57,9 @@ def test_a_cut_target_keeps_its_language(family: str, tmp_path: pathlib.Path) ->
 
 
 def test_nllb_of_a_sentencepiece_model_has_the_published_ids(tmp_path: pathlib.Path) -> None:
-    """The four tokens of fairseq, the pieces behind sentencepiece's own three, 202 languages by name, the mask.
+    """The four tokens of fairseq, the pieces after sentencepiece's own three, 202 languages by name, the mask.
 
-    eng_Latn is 256,047 of the published 256,001 + 202 + 1, which here is 46 behind the pieces.
+    eng_Latn is 256,047 of the published 256,001 + 202 + 1, which here is 46 after the pieces.
     """
     golden = write_family(tmp_path, "M2M100", tokenizer_class="NllbTokenizer")
     (tmp_path / "vocab.json").unlink()
@@ -70,7 +70,7 @@ def test_nllb_of_a_sentencepiece_model_has_the_published_ids(tmp_path: pathlib.P
     assert golden["source"] not in tokenizer.languages.ids
 
 
-def test_languages_that_there_are_not(tmp_path: pathlib.Path) -> None:
+def test_unknown_languages(tmp_path: pathlib.Path) -> None:
     tokenizer, _ = open_family(tmp_path / "a", "MBart50")
     with pytest.raises(TokenizerError, match="no language 'ro-RO'. Did you mean 'ro_RO'"):
         tokenizer.in_languages(target="ro-RO")

@@ -22,7 +22,7 @@ def opus(**config: object):
     return tokenizer_from_files(files() | {name: json.dumps(json.loads(files()[name]) | config).encode()}, "opus")
 
 
-def test_both_sides_and_decoded_texts_are_those_of_transformers() -> None:
+def test_both_sides_and_decoded_texts_match_transformers() -> None:
     tokenizer = opus()
     for text, read, written, decoded in zip(
         TEXTS, *(golden()[name] for name in ("input_ids", "labels", "decoded")), strict=True
@@ -38,7 +38,7 @@ def test_both_sides_and_decoded_texts_are_those_of_transformers() -> None:
     assert both["labels"].shape == (3, max(map(len, golden()["labels"][:3])))
 
 
-def test_texts_of_corpora_name_no_special_tokens() -> None:
+def test_special_tokens_in_texts_of_corpora_are_plain_text() -> None:
     """The ids of running text are those above without the end, unless it names one: then its characters count."""
     tokenizer = opus()
     for text, read, written in zip(TEXTS, golden()["input_ids"], golden()["labels"], strict=True):
@@ -48,12 +48,12 @@ def test_texts_of_corpora_name_no_special_tokens() -> None:
     assert tokenizer.max_length == 512 and opus(model_max_length=9).max_length == 9
     cut = tokenizer(TEXTS[0], truncation=True, max_length=5)["input_ids"][0].tolist()
     assert cut == [*golden()["input_ids"][0][:4], tokenizer.eos_id]
-    # A space counts for the byte that it is; the end, padding and the unknown for none.
+    # A space counts as one byte; the end, padding and unknown tokens as none.
     assert tokenizer.token_bytes[tokenizer.encode("the earth")].sum() == len(" the earth")
     assert set(tokenizer.special_ids) == {tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id}
 
 
-def test_files_stay_as_they_are(tmp_path: pathlib.Path) -> None:
+def test_files_are_unchanged(tmp_path: pathlib.Path) -> None:
     names = ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json")
     tokenizer = tokenizer_from_files(files(), "opus")
     tokenizer.save_files(tmp_path)
@@ -80,15 +80,15 @@ def test_files_that_cannot_be_used(name: str, content: bytes | None, message: st
         tokenizer_from_files(changed, "opus")
 
 
-def test_what_they_do_not_do() -> None:
+def test_unsupported_operations() -> None:
     with pytest.raises(TokenizerError, match="take one text, not pairs"):
         opus()("a", "b")
     with pytest.raises(TokenizerError, match="does not report character offsets"):
         opus()("a", return_offsets=True)
 
 
-def test_languages_of_m2m_have_ids_behind_the_pieces(tmp_path: pathlib.Path) -> None:
-    """facebook/m2m100_418M: 128,004 pieces and, behind them, `en` as number 18 of a hundred languages: 128,022."""
+def test_languages_of_m2m_have_ids_after_the_pieces(tmp_path: pathlib.Path) -> None:
+    """facebook/m2m100_418M: 128,004 pieces and, after them, `en` as number 18 of a hundred languages: 128,022."""
     tokenizer, _ = open_family(tmp_path, "M2M100")
     pieces = len(json.loads((tmp_path / "vocab.json").read_text()))
     assert (

@@ -15,7 +15,7 @@ from lm_research.tokenizers.inputs import Row, bert_rows, stack_rows
 
 
 def longest_first(first: int, other: int, limit: int) -> tuple[int, int]:
-    """A token at a time from the longer text; of equally long ones from the first, then the second."""
+    """One token at a time from the longer text; of equally long ones from the first, then the second."""
     while first + other > limit:
         first, other = (first - 1, other) if first >= other else (first, other - 1)
     return first, other
@@ -54,7 +54,7 @@ def test_padding(left: bool, length: int, ids: list[list[int]]) -> None:
 
 
 class Parts:
-    """A tokenizer that gives no offsets; a text's tokens are its characters' codes, and spaces are none."""
+    """A tokenizer that gives no offsets; a text's tokens are its characters' codes, and spaces have no token."""
 
     supports_offsets = False
 
@@ -69,7 +69,7 @@ class Parts:
     [
         ("abcd", [(1, 2), (3, 4)], ["a", "b", "c", "d"]),
         ("a cd", [(1, 2), (3, 4)], ["ac", "d"]),  # the first answer has no token, so its neighbors are one part
-        ("abc ", [(1, 2), (3, 4)], ["a", "b"]),  # nor has the last one: nothing is left to learn behind b
+        ("abc ", [(1, 2), (3, 4)], ["a", "b"]),  # nor has the last one: nothing is left to learn after b
         ("a b ", [(1, 2), (3, 4)], []),
     ],
 )
@@ -78,11 +78,11 @@ def test_answers_without_a_token(text: str, spans: list[tuple[int, int]], parts:
     assert answer_ids(tokenizer, Answers(text, spans, False)) == [[ord(letter) for letter in part] for part in parts]
 
 
-def test_every_character_for_a_byte_is_one_byte() -> None:
-    """As GPT-2's bytes_to_unicode has it.
+def test_every_character_of_the_byte_alphabet_is_one_byte() -> None:
+    """As in GPT-2's bytes_to_unicode.
 
     "!" to "~", the inverted exclamation mark to the not sign and the registered sign to y with diaeresis are themselves; the other 68
-    bytes are what follows U+00FF.
+    bytes map to the code points after U+00FF.
     """
     own = [
         *range(ord("!"), ord("~") + 1),

@@ -18,7 +18,7 @@ from lm_research.tokenizers.sentencepiece_rules import SPACE, normalizer_of
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 WORDS = "the river ran over hill and old king said went café 日本 한국 один 3 12 “yes” naïve <0 x4> ===== aaa".split()
-# What other people's models do: rules, kinds, symbols.
+# Variations of published models: rules, kinds, symbols.
 MODELS: dict[str, dict[str, Any]] = {
     "unigram": {},
     "bpe": dict(model_type="bpe"),
@@ -70,7 +70,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("lines", "symbols")])
-def test_texts_become_what_sentencepiece_makes_of_them(name: str) -> None:
+def test_normalized_texts_match_sentencepiece(name: str) -> None:
     """Decomposed accents, Korean letters, ligatures with marks, Arabic vowels in any order, control characters, spaces."""
     proto, reference = trained(name)
     normalizer = normalizer_of(read_model(proto), SPACE)
@@ -79,8 +79,8 @@ def test_texts_become_what_sentencepiece_makes_of_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_ids_are_those_of_sentencepiece(name: str) -> None:
-    """But for unigram models' ties: two ways to divide a word into the same pieces, in another order."""
+def test_ids_match_sentencepiece(name: str) -> None:
+    """Except for ties in unigram models: two ways to divide a word into the same pieces, in another order."""
     proto, reference = trained(name)
     tokenizer = SentencePieceTokenizer(proto)
     backend = to_backend(proto, tokenizer.keeps_newlines, "model")

@@ -23,7 +23,7 @@ def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pat
 
 
 @pytest.mark.parametrize(("kind", "size"), [("wordpiece", 64), ("byte_bpe", 270)])
-def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: int) -> None:
+def test_frame_and_text_equal_calling_the_tokenizer(kind: str, size: int) -> None:
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type=kind, vocab_size=size))
     head, tail = tokenizer.frame
     whole = tokenizer("the king")["input_ids"][0].tolist()
@@ -31,6 +31,6 @@ def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: in
     assert head == (tokenizer.cls_id,) and tail == (tokenizer.sep_id,)
 
 
-def test_special_tokens_that_a_text_names_count_as_such() -> None:
+def test_special_tokens_named_in_a_text_count_as_such() -> None:
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type="wordpiece", vocab_size=64))
     assert text_ids(tokenizer, "[SEP]") == [tokenizer.sep_id] != tokenizer.encode("[SEP]")

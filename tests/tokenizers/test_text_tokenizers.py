@@ -95,7 +95,7 @@ def test_bytes_of_tokens_add_up(lossless: SentencePieceTokenizer, texts: list[st
 
 
 def test_words_start_where_spaces_are(folded: SentencePieceTokenizer, texts: list[str]) -> None:
-    """With the space that the folded form puts before a text, as many starts as words."""
+    """With the space that the folded form puts before a text, there are as many starts as words."""
     sentence = split_sentences(texts[0])[2]
     assert folded.starts_word.dtype == bool and folded.starts_word.shape == (folded.size,)
     assert folded.starts_word[folded.encode(sentence)].sum() == len(sentence.split())
@@ -112,7 +112,7 @@ def test_same_text_same_bytes(
     assert train(texts[:15], tmp_path, type=kind).digest != again.digest
 
 
-def test_sizes_it_names_work(texts: list[str], kind: str, tmp_path: pathlib.Path) -> None:
+def test_suggested_sizes_work(texts: list[str], kind: str, tmp_path: pathlib.Path) -> None:
     for size in (64, 50_000):
         with pytest.raises(TokenizerError, match=f"config.tokenizer.vocab_size={size}") as caught:
             train(texts[:1], tmp_path, type=kind, vocab_size=size)
@@ -127,7 +127,7 @@ def test_no_text(tmp_path: pathlib.Path) -> None:
 
 
 def test_very_long_lines_are_used(tmp_path: pathlib.Path) -> None:
-    """Sentencepiece skips lines over its limit; one line of everything must give the vocabulary all the same."""
+    """Sentencepiece skips lines over its limit; a single line with the whole text must still give the vocabulary."""
     line = " ".join(f"word{number % 900}" for number in range(5000))
     assert (
         train([line], tmp_path, vocab_size=320).decode(train([line], tmp_path, vocab_size=320).encode("word7"))

@@ -30,7 +30,7 @@ OWN = {  # public members that a class adds to the contract
 
 
 class Letters(Tokenizer):
-    """A user's own: ids 3 to 28 are letters, 29 is a space."""
+    """A user's own tokenizer: ids 3 to 28 are letters, 29 is a space."""
 
     roles = {"cls": 0, "sep": 1, "pad": 2, "eos": 1}
     size = 30
@@ -54,7 +54,7 @@ def test_a_kind_has_no_public_member_that_is_not_declared(kind: type[Tokenizer],
     assert public - set(dir(Tokenizer)) - set(Tokenizer.__annotations__) == OWN[kind]
 
 
-def test_ones_own_tokenizer_is_two_methods() -> None:
+def test_a_custom_tokenizer_needs_two_methods() -> None:
     tokenizer = Letters()
     assert tokenizer.encode("ab c") == [3, 4, 29, 5]
     assert tokenizer.frame == ((), (1,)) == tokenizer.target_frame
@@ -78,7 +78,7 @@ def test_ones_own_tokenizer_is_two_methods() -> None:
     [(None, ("abcd", "xy")), (8, ("abc", "xy")), (7, ("ab", "xy")), (6, ("a", "xy")), (5, ("a", "x"))],
 )
 def test_the_longer_text_of_a_pair_is_cut_first(limit: int | None, rows: tuple[str, str]) -> None:
-    """One token at a time off the longer one, of equal ones off the first."""
+    """One token at a time from the longer one; of equal ones from the first."""
 
     def ids(text):
         return [ord(letter) for letter in text]
@@ -87,7 +87,7 @@ def test_the_longer_text_of_a_pair_is_cut_first(limit: int | None, rows: tuple[s
     assert row.ids == [0, *ids(rows[0]), 1, *ids(rows[1]), 1]
 
 
-def test_names_of_roles_are_written_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:
+def test_names_of_roles_are_recognized_on_request(tmp_path: pathlib.Path) -> None:
     config = TokenizerConfig(type="bpe", vocab_size=300, keep_newlines=True)
     tokenizer = SentencePieceTokenizer.train(["a few words", "and more of them"], config, tmp_path / "tokenizer.model")
     ids = [tokenizer.cls_id, *tokenizer.encode("few words"), tokenizer.sep_id, tokenizer.mask_id]

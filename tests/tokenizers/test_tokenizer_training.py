@@ -20,7 +20,7 @@ from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenize
 from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 SYLLABLES = "ba ce di fo gu ha je ki lo mu".split()
-# Many ties: every word occurs about as often as every other, so an unstable order would show.
+# Many ties: all words are about equally frequent, so an unstable order would show.
 WORDS = [SYLLABLES[n % 10] + SYLLABLES[n // 9] + SYLLABLES[n // 7 % 10] for n in range(90)]
 TEXTS = [
     f"The cat number {n} met dog {n * 7 % 61}.\nThey ran {n % 5} miles; naïve ÉTUDES, 猫と犬 {word} {word}."
@@ -68,7 +68,7 @@ def test_roles_and_files(kind: str, names: dict[str, str], tmp_path: pathlib.Pat
     assert again.digest == tokenizer.digest and again.encode(TEXTS[5]) == tokenizer.encode(TEXTS[5])
 
 
-def test_sentencepiece_gets_sentinels_too(tmp_path: pathlib.Path) -> None:
+def test_sentencepiece_also_gets_sentinels(tmp_path: pathlib.Path) -> None:
     tokenizer = SentencePieceTokenizer.train(TEXTS, config("bpe", vocab_size=400, sentinels=2), tmp_path / "a.model")
     assert [tokenizer.token_id(f"<extra_id_{number}>") for number in range(2)] == [5, 6]
     assert tokenizer.special_ids.tolist() == list(range(7))
@@ -80,7 +80,7 @@ def test_bytes_lose_nothing() -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.keeps_newlines
     plain = train_tokenizer([text.replace("\n", "") for text in TEXTS], config("byte_bpe"))
-    assert len(tokenizer.encode(TEXTS[0])) <= len(plain.encode(TEXTS[0]))  # it has met line breaks
+    assert len(tokenizer.encode(TEXTS[0])) <= len(plain.encode(TEXTS[0]))  # it has seen line breaks
 
 
 def test_wordpiece_cases() -> None:
@@ -113,13 +113,13 @@ def test_frequent_words_are_whole() -> None:
         (dict(type="byte_bpe"), [], "no text to train"),
     ],
 )
-def test_mistakes(keys: dict, texts: list[str], message: str) -> None:
+def test_errors(keys: dict, texts: list[str], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         train_tokenizer(texts, TokenizerConfig(**keys))
 
 
 def test_named_size_works() -> None:
-    """The size that the message proposes can be trained."""
+    """The size that the message suggests can be trained."""
     for kind in LIBRARY_KINDS:
         with pytest.raises(TokenizerError) as caught:
             train_tokenizer(TEXTS, config(kind, vocab_size=9000))
@@ -127,7 +127,7 @@ def test_named_size_works() -> None:
         assert train_tokenizer(TEXTS, config(kind, vocab_size=size)).size == size
 
 
-def test_vocabulary_is_that_of_the_published_format() -> None:
+def test_vocabulary_has_the_published_format() -> None:
     tokenizer = train_tokenizer(TEXTS, config("byte_bpe"))
     vocab = json.loads(tokenizer.files["vocab.json"])
     merges = tokenizer.files["merges.txt"].decode().splitlines()
@@ -140,8 +140,8 @@ def test_vocabulary_is_that_of_the_published_format() -> None:
     )
 
 
-def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first line, then one now and then with the trainer's last whole line, in the form that sentencepiece writes."""
+def test_a_long_training_reports_its_progress(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first line, then one periodically with the trainer's last complete line, in the form that sentencepiece writes."""
     lines: list[str] = []
 
     def learn(texts: object, config: TokenizerConfig, path: object, words: IO[bytes]) -> str:

@@ -10,7 +10,7 @@ from lm_research.tokenizers.windows import WordWindow, word_windows
 
 
 def test_ten_words_by_hand() -> None:
-    """Four fit, two are shared: of those the first has more around it in the one window, the second in the next."""
+    """Four fit, two are shared: of those, the first has more context in the one window, the second in the next."""
     assert word_windows([1] * 10, 4, 2) == [
         WordWindow(0, 4, 0, 3),
         WordWindow(2, 6, 3, 5),

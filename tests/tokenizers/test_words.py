@@ -1,4 +1,4 @@
-"""Texts that come word by word: the ids of running text. Expected ids by transformers, see word_goldens/make_goldens.py."""
+"""Texts given word by word: the ids of running text. Expected ids by transformers, see word_goldens/make_goldens.py."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_space_before_words_where_the_tokenizer_puts_none(tmp_path: pathlib.Pa
 
 
 def test_a_word_without_a_token_is_unknown(tmp_path: pathlib.Path) -> None:
-    """BERT's normalizer leaves nothing of a zero-width space; the word is to be tagged all the same."""
+    """BERT's normalizer removes a zero-width space; the word must still be tagged."""
     tokenizer = load_tokenizer(write_folder(tmp_path, "bert"))
     record = Record("f", {"tokens": ["the", "\u200b", "", "light"], "tags": ["a", "b", "b", "a"]})
     (row,) = TaggingReader(TAGGING).encode([record], ["a", "b"], tokenizer)
@@ -64,7 +64,7 @@ def test_a_word_without_a_token_is_unknown(tmp_path: pathlib.Path) -> None:
 
 
 def trained(kind: str, folder: pathlib.Path) -> Tokenizer:
-    """A vocabulary of ours; "raw": sentencepiece's model that puts a space before a text and keeps all others."""
+    """A vocabulary of ours; "raw": a sentencepiece model that puts a space before a text and keeps all others."""
     if kind == "raw":
         return SentencePieceTokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
     kind, _, lines = kind.partition(" ")
@@ -77,7 +77,7 @@ def trained(kind: str, folder: pathlib.Path) -> Tokenizer:
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "bpe lines", "wordpiece", "raw"])
-def test_own_vocabularies_too(kind: str, tmp_path: pathlib.Path) -> None:
+def test_our_vocabularies_do_the_same(kind: str, tmp_path: pathlib.Path) -> None:
     """Against the text as it runs, by the same model."""
     tokenizer = trained(kind, tmp_path)
     for words in [*GOLDEN["texts"], ["Two", "dogs", "!"], []]:
@@ -85,7 +85,7 @@ def test_own_vocabularies_too(kind: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["raw", "llama", "llama legacy", "gpt2"])
-def test_sentences_of_a_document_go_on(family: str, tmp_path: pathlib.Path) -> None:
+def test_sentences_of_a_document_join_to_its_ids(family: str, tmp_path: pathlib.Path) -> None:
     """Where line breaks are kept, the sentences of a text together have the ids of the text: no space begins a line."""
     text = "God said light. And there was light!\nThe earth was void.\n\nIn the beginning."
     if family == "raw":

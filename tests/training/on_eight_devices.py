@@ -1,7 +1,7 @@
-"""Run by test_meshes.py in a process of its own with eight simulated devices: `on_eight_devices.py FROM TO`.
+"""Run by test_meshes.py in a separate process with eight simulated devices: `on_eight_devices.py FROM TO`.
 
-Restores the checkpoint of the run directory FROM onto several meshes, saves it again from the last one to TO, and prints
-what it saw as JSON.
+Restore the checkpoint of the run directory FROM onto several meshes, save it again from the last one to TO, and print
+its results as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHAPES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "fsdp 4, tensor 2": (1, 4, 2
 
 
 def divided(mesh: Mesh, x: jax.ShapeDtypeStruct) -> NamedSharding:
-    """Divides the first axes over fsdp and tensor where they can be, and copies the rest."""
+    """Divide the first axes over fsdp and tensor where possible, and replicate the rest."""
     axes = [
         axis if size and size % mesh.shape[axis] == 0 else None
         for size, axis in zip(x.shape, ("fsdp", "tensor"), strict=False)

@@ -1,4 +1,4 @@
-"""Evaluation sums exactly and divides once; the unigram yardstick against a count by hand."""
+"""Evaluation sums exactly and divides once; the unigram baseline against a count by hand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_hopeless_loss_has_infinite_perplexity() -> None:
     assert run([sums(5000.0, 0, 0, 5, 1, 5)])["eval_perplexity"] == math.inf
 
 
-def test_no_tokens_at_all() -> None:
+def test_no_tokens() -> None:
     assert run([sums(0.0, 0, 0, 0, 0, 0)])["eval_loss_nats"] == 0.0
 
 
@@ -81,7 +81,7 @@ def test_unigram_loss() -> None:
     assert unigram_loss(np.array([3, 1, 0]), count_targets([], 3)) == 0.0
 
 
-def test_special_tokens_come_as_often_as_in_training_rows() -> None:
+def test_special_tokens_are_as_frequent_as_in_training_rows() -> None:
     """Text of 60 tokens a and 40 b, also a stray end token; rows with 10 tokens of text, 4 sentinels, 2 ends: 40 and 20 a 100 tokens."""
     text_V, sample_V = np.array([60, 40, 1, 0, 0]), np.array([7, 3, 2, 4, 0])
     found = training_frequencies(text_V, sample_V, np.array([2, 3]))

@@ -88,7 +88,7 @@ SGD = {"name": "sgd", "beta1": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
 
 
 def test_rates_fall_from_the_head_to_the_embeddings() -> None:
-    """Half of it each layer: 1/2, 1/4 and 1/8 from the last to the first, 1/16 for embeddings. Decay of weights goes with them."""
+    """Half of it each layer: 1/2, 1/4 and 1/8 from the last to the first, 1/16 for embeddings. Weight decay is scaled likewise."""
     found = flatten(after(config(SGD | {"weight_decay": 0.1}, decay=0.5))["params"])
     shares = {path: 1.0 for path in SHAPES} | {path: 1 / 16 for path in SHAPES if "embeddings" in path}
     shares |= {path: np.array([[1 / 8], [1 / 4], [1 / 2]]) for path in SHAPES if "layers" in path}
@@ -99,7 +99,7 @@ def test_rates_fall_from_the_head_to_the_embeddings() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_rates_of_real_models(family: str) -> None:
-    """Each stack by itself; what all layers of a stack share lies below them, its final norm above."""
+    """Each stack separately; what all layers of a stack share is below them, its final norm above."""
     model = {"family": family, "num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32}
     settings = resolve({"model": model, "optimizer": {"layer_decay": 0.1}})
     rates = make_groups(settings, define_model(settings.model, 64, "classification").shapes).rates
@@ -142,7 +142,7 @@ def test_clipping_does_not_see_what_is_frozen() -> None:
 
 
 def test_some_layers_of_a_stack() -> None:
-    """The first two, and the last one's norm with them: that array is frozen as a whole. The rest of layer 2 learns."""
+    """The first two, and the last one's norm with them: that array is frozen as a whole. The rest of layer 2 is trained."""
     pattern = r"layers/[01]/, layers/\d/norm"
     state = after(config({"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.0}, pattern), 3)
     kernel, moments = state["params"]["encoder"]["layers"]["attention"]["kernel"], state["optimizer"]["mu"]["encoder"]
@@ -157,7 +157,7 @@ def test_some_layers_of_a_stack() -> None:
     assert float(state["window"]["grad_norm"]) / 3 == pytest.approx(norm, rel=1e-5)
 
 
-def test_the_log_counts_what_learns() -> None:
+def test_the_log_counts_trained_parameters() -> None:
     """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
     shapes = DEFINITION.shapes
     assert make_groups(config(SGD), shapes).describe(shapes) == ""
@@ -190,7 +190,7 @@ def adapted(freeze: str = "", full: str = "^classifier/", **lora: Any) -> tuple[
     return adapt(define_model(settings.model, 64, "classification"), settings.lora), settings
 
 
-def test_adapters_and_the_new_head_learn() -> None:
+def test_adapters_and_the_new_head_are_trained() -> None:
     """Width 16, 2 layers: query and value of each have 2 x 2 x 16 numbers, the classifier 16 x 2 + 2."""
     definition, settings = adapted()
     groups, shapes = make_groups(settings, definition.shapes), flatten(definition.shapes)
@@ -199,13 +199,13 @@ def test_adapters_and_the_new_head_learn() -> None:
     assert groups.count(definition.shapes) == 2 * 2 * (2 * 2 * 16) + 34 == 290
     assert groups.describe(definition.shapes).startswith(f"trains 290 of {definition.num_params:,} parameters (")
     state = jax.eval_shape(lambda: init_state(definition, make_optimizer(settings.optimizer), settings, Linear()))
-    for name in ("mu", "nu"):  # memory of the optimizer falls to what learns
+    for name in ("mu", "nu"):  # the optimizer's memory shrinks to the trained parameters
         assert sum(x.size for x in jax.tree.leaves(state["optimizer"][name])) == 290
     assert set(flatten(state["params"])) == set(shapes)
 
 
 def test_adapters_of_some_layers() -> None:
-    """train.freeze takes the first layer's: half of 256 are left, and nothing else learns."""
+    """train.freeze takes the first layer's: half of 256 are left, and nothing else is trained."""
     definition, settings = adapted("layers/0/", full="")
     groups = make_groups(settings, definition.shapes)
     assert groups.count(definition.shapes) == 128
@@ -214,7 +214,7 @@ def test_adapters_of_some_layers() -> None:
         make_groups(adapted(full="clasifier")[1], definition.shapes)
 
 
-def test_a_step_moves_adapters_alone() -> None:
+def test_a_step_changes_only_adapters() -> None:
     """From B = 0 the first step changes B, and A from the second on; the base stays bit for bit, its average too."""
     definition, settings = adapted(dropout=0.5)
 
@@ -235,7 +235,7 @@ def test_a_step_moves_adapters_alone() -> None:
         state = jax.device_get(step(state, {"tokens_BL": np.zeros((1, 1, 1), np.float32)}))
         found, before = flatten(state["params"]), flatten(params)
         changed = {path for path in before if not np.array_equal(found[path], before[path])}
-        # The decay of weights moves what has no gradient: value's adapter, and A before it has one.
+        # Weight decay changes what has no gradient: value's adapter, and A before it has one.
         expected = {path for path in before if "lora_" in path or path == "classifier/kernel"}
         assert changed == expected
         a = "encoder/layers/attention/query/lora_a"

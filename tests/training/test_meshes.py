@@ -35,7 +35,7 @@ def state() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def there_and_back(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
-    """What the other process saw of a checkpoint from here, and the one it wrote."""
+    """The other process's results for a checkpoint from here, and the one it wrote."""
     folder = tmp_path_factory.mktemp("meshes")
     store = Checkpoints(folder / "one", CheckpointConfig(), {})
     store.save(state())

@@ -58,7 +58,7 @@ def run(steps: int) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
 
 
 def test_hidden_matrices_layer_by_layer() -> None:
-    """Nesterov's momentum m <- 0.9 m + 0.1 g, of which 0.9 m + 0.1 g is made orthogonal; each corrected for its start."""
+    """Nesterov's momentum m <- 0.9 m + 0.1 g, of which 0.9 m + 0.1 g is orthogonalized; each corrected for its start."""
     found, _ = run(2)
     params, momentum = draw(0), dict.fromkeys(SHAPES, 0.0)
     for step, direction in enumerate(found, start=1):
@@ -99,7 +99,7 @@ def test_the_rest_is_adamws_at_its_own_rate() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_inputs_of_real_models(family: str) -> None:
-    """The axes that a path tells are those that the layer contracts."""
+    """The axes given by a path are those that the layer contracts."""
     definition = tiny.model(family)
     matrices, seen = matrices_of(definition), set()
     for path, leaf in flatten(definition.shapes).items():

@@ -39,7 +39,7 @@ def test_linear() -> None:
     assert rates(run("linear", 10, warmup=4), 12)[10:] == [0.0, 0.0]
 
 
-def test_linear_to_a_share_of_the_peak() -> None:
+def test_linear_to_a_fraction_of_the_peak() -> None:
     """From 2 to 2 x 0.25 = 0.5 in 4 steps: 0.375 less each."""
     assert rates(run("linear", 4, end=0.25), 6) == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5, 0.5])
 
@@ -63,7 +63,7 @@ def test_shapes(name: str) -> None:
     assert rates(run(name, 3, warmup=3), 3) == pytest.approx([2 / 3, 4 / 3, 2.0])
 
 
-def test_warmup_as_a_share() -> None:
+def test_warmup_as_a_fraction() -> None:
     assert warmup_steps(run("linear", 30, ratio=0.1)) == 3
     assert warmup_steps(run("linear", 30, warmup=5)) == 5
     assert rates(run("linear", 30, ratio=0.1), 30) == rates(run("linear", 30, warmup=3), 30)
@@ -78,7 +78,7 @@ def test_papers_schedules() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_weights_and_tables_decay_biases_and_norms_do_not(family: str) -> None:
-    """An update of zero gradients is the decay alone: 0.1 x parameter, or nothing."""
+    """An update of zero gradients is only the decay: 0.1 x parameter, or nothing."""
     definition = tiny.model(family)
     params = tiny.random_params(definition)
     optimizer = make_optimizer(OPTIMIZERS.make("adamw", weight_decay=0.1, clip_norm=0.0))
@@ -110,7 +110,7 @@ def test_state_is_a_plain_dict_and_back(clip_norm: float, weight_decay: float) -
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True))
 
 
-def test_direction_is_that_of_optax_adamw() -> None:
+def test_direction_matches_optax_adamw() -> None:
     """With the learning rate outside, three updates equal optax.adamw's, which has it inside."""
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
     section = OPTIMIZERS.make("adamw", learning_rate=0.1, clip_norm=0.0, weight_decay=0.3)
@@ -129,7 +129,7 @@ def test_direction_is_that_of_optax_adamw() -> None:
 
 
 def test_polynomial() -> None:
-    """(1 - share of the way)^3 at 0, 1/4, 1/2, 3/4, from 2 down to a tenth of it."""
+    """(1 - fraction done)^3 at 0, 1/4, 1/2, 3/4, from 2 down to a tenth of it."""
     config = resolve(
         {
             "optimizer": {"learning_rate": 2.0},
@@ -175,8 +175,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_directions_are_those_of_optax(name: str) -> None:
-    """Three updates of arrays that are no stacked layers equal optax's own optimizer, which has the learning rate inside."""
+def test_directions_match_optax(name: str) -> None:
+    """Three updates of arrays that are not stacked layers equal optax's own optimizer, which has the learning rate inside."""
     make, section = OTHERS[name]
     params = {"kernel": jnp.sin(jnp.arange(130.0 * 140).reshape(130, 140)), "bias": jnp.array([3.0, -1.0])}
     ours = make_optimizer(OPTIMIZERS.make(name, **{"clip_norm": 0.0, "weight_decay": 0.3, **section}))
@@ -193,7 +193,7 @@ def test_directions_are_those_of_optax(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lamb", "adafactor"])
 def test_stacked_layers_are_layers(name: str) -> None:
-    """Norms are taken of each layer: two stacked layers move as they do apart."""
+    """Norms are taken per layer: two stacked layers change as they do separately."""
     section = OPTIMIZERS.make(name, clip_norm=0.0, weight_decay=0.0)
     apart = [{"kernel": scale * jnp.sin(jnp.arange(12.0).reshape(3, 4))} for scale in (1.0, 5.0)]
     stacked = {"layers": jax.tree.map(lambda *x: jnp.stack(x), *apart)}
@@ -241,8 +241,8 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_the_state_of_any_chain_is_a_plain_dict_and_comes_back(name: str) -> None:
-    """optimizer_to_dict loses nothing: whatever optax keeps comes back at its place."""
+def test_the_state_of_any_chain_round_trips_as_a_plain_dict(name: str) -> None:
+    """optimizer_to_dict loses nothing: whatever optax keeps is restored in its place."""
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.arange(3.0)}
     optimizer = CHAINS[name]()
     state = optimizer.update(params, optimizer.init(params), params)[1]

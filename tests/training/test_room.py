@@ -1,4 +1,4 @@
-"""What no device has room for is refused before it is made."""
+"""A state that no device has memory for is refused before it is allocated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_research.errors import MeshError
 from lm_research.training.state import check_memory
 
 
-def test_a_state_that_no_device_has_room_for() -> None:
+def test_a_state_that_no_device_has_memory_for() -> None:
     """2**50 float32 are 2**52 bytes: 4 PiB, or 4,194,304 GiB."""
     place = SingleDeviceSharding(jax.devices()[0])
     shapes = {"params": jax.ShapeDtypeStruct((2**25, 2**25), np.float32), "step": jax.ShapeDtypeStruct((), np.int32)}

@@ -47,8 +47,8 @@ def test_transformers_gives_our_ids(family: str, vocabulary: str, tmp_path: path
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_ids_of_training_are_those_that_transformers_gives(vocabulary: str) -> None:
-    """A run learns from `encode_batch`. Texts that name special tokens are left out: training takes those as letters."""
+def test_ids_of_training_match_transformers(vocabulary: str) -> None:
+    """A run learns from `encode_batch`. Texts that name special tokens are left out: training treats those as letters."""
     named = [number for number, text in enumerate(TEXTS) if "[SEP]" in text or "<extra_id_0>" in text]
     found = trained(vocabulary).encode_batch(TEXTS)
     expected = GOLDEN["plain"][vocabulary]
@@ -61,7 +61,7 @@ def test_ids_of_training_are_those_that_transformers_gives(vocabulary: str) -> N
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("vocabulary", ["wordpiece", "byte_bpe"])
 def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: str) -> None:
-    """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; what parts documents begins them, too."""
+    """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; the document separator also begins them."""
     pad, first, last = {"wordpiece": (0, 2, 3), "byte_bpe": (1, 0, 2)}[vocabulary]
     config = json.loads(exported(family, vocabulary)[1])
     first = last if config["architectures"][0].endswith(("CausalLM", "LMHeadModel")) else first
@@ -70,7 +70,7 @@ def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: 
 
 
 @pytest.mark.parametrize("vocabulary", ["unigram", "byte_bpe"])
-def test_positions_begin_behind_the_padding_token(vocabulary: str, tmp_path: pathlib.Path) -> None:
+def test_positions_begin_after_the_padding_token(vocabulary: str, tmp_path: pathlib.Path) -> None:
     """RoBERTa's rule in transformers: position 0 is row padding_idx + 1 of the table; here 0 + 1 and 1 + 1."""
     tokenizer, config = exported("roberta", vocabulary)
     definition = define_model(model_section("roberta"), tokenizer.size)
@@ -84,7 +84,7 @@ def test_positions_begin_behind_the_padding_token(vocabulary: str, tmp_path: pat
     np.testing.assert_array_equal(found, expected)
 
 
-def test_one_face_for_all() -> None:
+def test_one_api_for_all() -> None:
     """The ids are those of the golden; the texts are what went in."""
     for vocabulary in VOCABULARIES:
         tokenizer, _ = exported("gpt2", vocabulary)
@@ -122,7 +122,7 @@ def test_a_chat_template_goes_with_the_tokenizer(vocabulary: str, tmp_path: path
         assert chat_ids(one, [{"role": "user", "content": "old king"}]) == expected
 
 
-def test_a_tokenizer_of_a_published_class_stays_what_it_is(tmp_path: pathlib.Path) -> None:
+def test_a_tokenizer_of_a_published_class_keeps_its_class(tmp_path: pathlib.Path) -> None:
     tokenizer = trained("wordpiece")
     files = {name: tokenizer.files[name] for name in ("vocab.txt", "tokenizer.json")}
     files["tokenizer_config.json"] = b'{"tokenizer_class": "BertTokenizer"}'

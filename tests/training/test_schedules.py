@@ -22,7 +22,7 @@ def rates(steps: range, position: list[float] | None = None, peak: float | None 
     return np.asarray(make_schedule(config)(jnp.arange(steps.start, steps.stop), at, **given)).tolist()
 
 
-# Share of the peak where a share `done` of the eight steps after two of warm-up is done, at `step`.
+# Fraction of the peak where a fraction `done` of the eight steps after two of warm-up is done, at `step`.
 SHAPES: list[tuple[dict[str, Any], Callable[[float, int], float]]] = [
     ({"name": "constant"}, lambda done, step: 1.0),
     ({"name": "linear"}, lambda done, step: 1 - done),
@@ -39,7 +39,7 @@ SHAPES: list[tuple[dict[str, Any], Callable[[float, int], float]]] = [
 
 @pytest.mark.parametrize(("schedule", "share"), SHAPES)
 def test_shapes(schedule: dict[str, Any], share: Callable[[float, int], float]) -> None:
-    """Step 1 is the first at the peak; after the last step a rate stays where it is, but for inverse_sqrt."""
+    """Step 1 is the first at the peak; after the last step a rate stays constant, except for inverse_sqrt."""
     expected = [4.0, 8.0, *(8 * share(min(1, (step - 2) / 8), step) for step in range(2, 13))]
     assert rates(range(13), warmup_steps=2, **schedule) == pytest.approx(expected, rel=1e-5, abs=1e-6)
     halved = [rate / 16 for rate in expected]
@@ -53,7 +53,7 @@ def test_without_warm_up_and_with_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.0, 3), (0.24, 2), (0.26, 3), (1.0, 10)])
-def test_warm_up_as_a_share(ratio: float, steps: int) -> None:
+def test_warm_up_as_a_fraction(ratio: float, steps: int) -> None:
     """Of ten steps, to the nearest; 0 leaves it to warmup_steps."""
     given = {"warmup_ratio": ratio} if ratio else {"warmup_steps": 3}
     assert warmup_steps(resolve({"train": {"num_steps": 10}, "schedule": given})) == steps

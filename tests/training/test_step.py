@@ -1,4 +1,4 @@
-"""The update against NumPy; accumulation; what a step that is not finite does; the window of metrics."""
+"""The update against NumPy; accumulation; steps that are not finite; the window of metrics."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_without_average_there_is_none() -> None:
     assert "ema" not in Trainer(config()).state
 
 
-def test_accumulated_micro_batches_weigh_by_their_tokens() -> None:
+def test_accumulated_micro_batches_are_weighted_by_their_tokens() -> None:
     """Any division of a batch gives the same step, though weights fall unevenly and one micro-batch has none."""
     whole = batch(5)
     whole["weights"][0, 4:6] = 0.0
@@ -108,7 +108,7 @@ def test_accumulated_micro_batches_weigh_by_their_tokens() -> None:
 
 
 def test_first_state() -> None:
-    """The tests' shortcut is what a run begins with."""
+    """The tests' shortcut equals the initial state of a run."""
     settings = config(train={"ema_decay": 0.5})
     begun, ours = (
         init_state(DEFINITION, make_optimizer(settings.optimizer), settings, Regression()),
@@ -117,7 +117,7 @@ def test_first_state() -> None:
     assert jax.tree.structure(begun) == jax.tree.structure(ours) and identical(begun, ours)
 
 
-def test_window_means_weigh_by_tokens() -> None:
+def test_window_means_are_weighted_by_tokens() -> None:
     """Three batches at a learning rate of 0: the mean over all weights, not the mean of means."""
     trainer = Trainer(config(optimizer={"learning_rate": 0.0}))
     batches = [batch(number) for number in range(3)]
@@ -190,7 +190,7 @@ def test_a_window_without_tokens() -> None:
     assert window_means(objective, window_zeros(objective) | {"steps": 1.0})["square"] == 0.0
 
 
-def test_a_window_of_skipped_steps_alone() -> None:
+def test_a_window_of_only_skipped_steps() -> None:
     trainer = Trainer(config(train={"on_nonfinite": "skip"}))
     for number in range(2):
         trainer.step(poison(number, "nan"))
@@ -213,7 +213,7 @@ def test_learning_rate_is_that_of_the_steps_number_even_after_a_skip() -> None:
 
 
 class Spy(Regression):
-    """Adds the bits of the key that the step hands to its objective to what it reports."""
+    """Add the bits of the key that the step passes to its objective to its metrics."""
 
     metrics = {**Regression.metrics, "key": "tokens"}
 
@@ -222,7 +222,7 @@ class Spy(Regression):
         return super().metric_sums(model, batch, key) | {"key": word.astype(jnp.float32)}
 
 
-def test_dropout_key_depends_on_step_and_seed_alone() -> None:
+def test_dropout_key_depends_only_on_step_and_seed() -> None:
     """Another for each step and seed, and the same after a restart in the middle."""
     settings = config()
     optimizer, schedule = make_optimizer(settings.optimizer), make_schedule(settings)
@@ -243,8 +243,8 @@ def test_dropout_key_depends_on_step_and_seed_alone() -> None:
     assert not set(keys(2, 0, 4)) & set(first)
 
 
-def test_micro_batches_have_dropout_keys_of_their_own() -> None:
-    """A key counted with the sign of its micro-batch would leave nothing of two equal ones."""
+def test_micro_batches_have_separate_dropout_keys() -> None:
+    """Equal keys counted with the sign of their micro-batch would cancel."""
 
     class Signs(Spy):
         def metric_sums(self, model: dict, batch: dict, key: jax.Array) -> dict:

@@ -91,7 +91,7 @@ class Trainer:
 
 
 def first_state(config: Config) -> dict:
-    """What `init_state` makes, from zeros of NumPy: it would compile many small programs."""
+    """The state that `init_state` makes, from NumPy zeros: `init_state` would compile many small programs."""
     shapes = jax.eval_shape(lambda: init_state(DEFINITION, make_optimizer(config.optimizer), config, Regression()))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     params = {name: first_params() for name in ("params", "ema") if name in state}

@@ -1,4 +1,4 @@
-"""Writes config.json files as runs had them before sections had variants.
+"""Write config.json files as runs had them before sections had variants.
 
 Run with the last commit of that form, 3e9a067, on PYTHONPATH:  python tests/config/goldens/make_goldens.py
 """

@@ -1,12 +1,12 @@
-"""Makes the .npz files beside it: what transformers' models on PyTorch compute, one for each way a block can be built.
+"""Make the .npz files next to this script: results of transformers' models on PyTorch, one for each kind of block.
 
-Run in a separate environment with torch 2.13 and transformers 5.24; no test needs either:
+Run in a separate environment with torch 2.13 and transformers 5.24; tests need neither:
 
     python tests/models/block_goldens/make_goldens.py
 
 Tiny models with random weights (rounded to float16, in which they are stored, and computed in float32), two rows of which the second is
-padded on the right. Each file holds the weights under their Hugging Face names, `tokens` and `mask`, what the model says
-(`states` or `logits`, at real positions), and where it all comes from (`origin`).
+padded on the right. Each file holds the weights under their Hugging Face names, `tokens` and `mask`, the model's outputs
+(`states` or `logits`, at real positions), and the versions that made it (`origin`).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def make(name: str) -> None:
 
 
 def show_chunks() -> None:
-    """Who sees whom in Llama 4's chunks of 4, of a row that begins at slot 3: what the test says literally."""
+    """The mask of Llama 4's chunks of 4 for a row that begins at slot 3: the literal in the test."""
     overlay, seen = chunked_overlay(4, torch.tensor([3])), np.zeros((LENGTH, LENGTH), int)
     for query, key in np.ndindex(seen.shape):
         seen[query, key] = query >= key >= 3 and bool(overlay(0, 0, query, key))

@@ -24,7 +24,7 @@ def expected_count(d: int, n: int, f: int, vocabulary: int = 30522, positions: i
 
 
 # Exact: parameters of transformers' BertForPreTraining at these sizes. Millions: as Turc et al. 2019, table 1, prints
-# them (tiny to base); Devlin et al. 2018 say 110M and 340M.
+# them (tiny to base); Devlin et al. 2018 give 110M and 340M.
 @pytest.mark.parametrize(
     ("size", "exact", "millions"),
     [
@@ -45,7 +45,7 @@ def test_sizes_have_the_published_numbers_of_parameters(size: str, exact: int, m
 
 
 def our_params(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Hugging Face's weights in our tree: its Linear layers are [out, in], ours [in, out], heads apart."""
+    """Hugging Face's weights in our tree: its Linear layers are [out, in], ours [in, out], with a separate axis of heads."""
     heads, layers = 3, 2
 
     def norm(name: str) -> dict[str, np.ndarray]:
@@ -114,7 +114,7 @@ def golden_config(**sections: Any) -> Config:
     return tiny.config("bert", model=model, tokenizer=dict(vocab_size=64, path="given"), **sections)
 
 
-def test_states_and_logits_equal_the_golden_ones(golden: dict) -> None:
+def test_states_and_logits_match_the_goldens(golden: dict) -> None:
     definition = define_model(golden_config().model, 61)
     params = our_params(golden["weights"])
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, definition.shapes)
@@ -128,7 +128,7 @@ def test_states_and_logits_equal_the_golden_ones(golden: dict) -> None:
         return x_BLD, model.predict_tokens(x_BLD, everywhere).logits(), model.predict_next_sentence(x_BLD)
 
     hidden, logits, next_sentence = forward(params)
-    real = inputs["attention_mask"] > 0  # the other implementation lets padding look at text, which nobody reads
+    real = inputs["attention_mask"] > 0  # the other implementation lets padding attend to text, which is never read
     np.testing.assert_allclose(hidden[real], golden["outputs"]["hidden"][real], atol=2e-5)
     np.testing.assert_allclose(logits[real], golden["outputs"]["logits"][real], atol=1e-4)
     np.testing.assert_allclose(next_sentence, golden["outputs"]["next_sentence_logits"], atol=1e-4)

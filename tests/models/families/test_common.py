@@ -1,4 +1,4 @@
-"""What a run's model section changes in any family, and what files of other programs have no place for."""
+"""The effects of a run's model section in any family, and settings that other programs' files cannot express."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, ma
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_norms_stand_where_the_family_or_the_run_puts_them(family: str) -> None:
+def test_norms_are_where_the_family_or_the_run_puts_them(family: str) -> None:
     usual = define_model(ModelConfig(family=family, **SHAPE), 64).arch
     for norm in ("pre", "post"):
         arch = define_model(ModelConfig(family=family, norm_position=norm, **SHAPE), 64).arch
@@ -25,8 +25,8 @@ def test_norms_stand_where_the_family_or_the_run_puts_them(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
-    """Blocks whose branches write nothing hand their input on: untouched before norms, normalized again and again after them."""
+def test_pre_norm_leaves_the_residual_stream_unchanged(family: str) -> None:
+    """Blocks whose branches add nothing pass their input on: unchanged with pre-norm, normalized repeatedly with post-norm."""
     outputs = {}
     for norm in ("pre", "post"):
         definition = define_model(ModelConfig(family=family, norm_position=norm, dropout_rate=0.0, **SHAPE), 64)
@@ -55,9 +55,9 @@ def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
         (dict(family="gpt2", mup_base_width=16, mup_base_head_size=4), "attention_scale=0.25"),
     ],
 )
-def test_what_the_format_of_hugging_face_cannot_say_is_not_written(changes: dict, words: str) -> None:
+def test_what_the_hugging_face_format_cannot_express_is_not_written(changes: dict, words: str) -> None:
     definition = define_model(ModelConfig(**SHAPE, **changes), 64)
     with pytest.raises(PretrainedError, match=words):
         hf_config(definition, changes["family"])
-    with pytest.raises(PretrainedError, match=words):  # nor when a run has written down what it could
+    with pytest.raises(PretrainedError, match=words):  # nor when a run has stored what it could
         hf_config(definition, changes["family"], FAMILIES[changes["family"]].to_hf(definition.arch))

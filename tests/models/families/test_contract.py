@@ -1,4 +1,4 @@
-"""What must hold for every family, one of its own included, whether or not anybody has made goldens for it."""
+"""What must hold for every family, including one defined here, with or without goldens."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_it_has_no_public_member_that_is_not_declared(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_published_sizes_are_keys_of_its_own(name: str) -> None:
+def test_its_published_sizes_use_its_own_keys(name: str) -> None:
     for size in FAMILIES[name].sizes.values():
         assert resolve({"model": {"family": name, **size}}).model == FAMILIES.make(name, **size)
 
@@ -99,8 +99,8 @@ def test_model_types_have_one_family_each() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config_json_says_the_model(name: str) -> None:
-    """What is written is read as the same shapes, and written again as it was."""
+def test_config_json_describes_the_model(name: str) -> None:
+    """The written file is read as the same shapes, and written again unchanged."""
     family, definition = FAMILIES[name].stored_as, define_model(tiny_config(name), 64)
     written = hf_config(definition, name)
     stored = {weight.names[0].removeprefix("@") for weight in weights_of(family, definition).values()}
@@ -111,7 +111,7 @@ def test_config_json_says_the_model(name: str) -> None:
     assert {path: shapes[path] for path in own if not path.endswith("positions")} == {
         path: shape for path, shape in own.items() if not path.endswith("positions")
     }
-    assert all(path.endswith("/bias") for path in shapes.keys() - own.keys())  # which zeros stand for
+    assert all(path.endswith("/bias") for path in shapes.keys() - own.keys())  # which zeros mean
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +154,7 @@ def test_it_learns_is_saved_and_read_back(name: str, tmp_path: object) -> None:
 
 
 class OfTheirOwn(Family):
-    """Windows and whole layers in turns, which no class of the Hugging Face format has."""
+    """Windowed and full layers in turn, which no class of the Hugging Face format has."""
 
     def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
         arch = from_config(config, vocab_size, causal=True, norm="pre")
@@ -178,7 +178,7 @@ def test_a_family_without_the_other_format_is_saved_as_native(
         lm.save_pretrained(tmp_path / "other")
 
 
-def test_a_native_model_of_a_plug_in_is_read_where_nobody_has_imported_it(
+def test_a_native_model_of_a_plug_in_is_read_without_importing_it_first(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for names in ("_found", "_origins"):
@@ -210,7 +210,7 @@ def test_a_native_model_of_a_plug_in_is_read_where_nobody_has_imported_it(
 
 
 @pytest.mark.parametrize("changes", [dict(attention_norm=False, residual="post"), dict(attention="window")])
-def test_an_architecture_that_cannot_be_is_told(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_architecture_is_reported(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     family = OfTheirOwn()
     whole = family.architecture
     monkeypatch.setattr(
@@ -224,7 +224,7 @@ def test_an_architecture_that_cannot_be_is_told(changes: dict, monkeypatch: pyte
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if {"causal_lm", "seq2seq_lm"} & {*FAMILIES[name].classes.values()}]
 )
-def test_it_writes_what_is_likeliest(name: str) -> None:
+def test_it_generates_the_likeliest_tokens(name: str) -> None:
     """Tokens written one at a time, from the cache, are those of whole rows, read without one."""
     definition = define_model(tiny_config(name), 64)
     if definition.arch.kind == "encoder":

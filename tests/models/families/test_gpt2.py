@@ -21,7 +21,7 @@ def expected_count(d: int, n: int, vocabulary: int = 50257, positions: int = 102
 
 
 # Exact: parameters of transformers' GPT2LMHeadModel at these sizes, the released checkpoints'. The paper's table 2
-# prints 117M, 345M, 762M and 1542M, which its authors' repository calls a mistake.
+# prints 117M, 345M, 762M and 1542M, which its authors' repository calls an error.
 @pytest.mark.parametrize(
     ("size", "exact"),
     [("small", 124_439_808), ("medium", 354_823_168), ("large", 774_030_080), ("xl", 1_557_611_200)],
@@ -34,7 +34,7 @@ def test_sizes_have_the_published_numbers_of_parameters(size: str, exact: int) -
 
 
 def our_params(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Hugging Face's weights in our tree: its Conv1D layers are [in, out] as ours; query, key and value lie in one."""
+    """Hugging Face's weights in our tree: its Conv1D layers are [in, out] as ours; query, key and value are in one."""
     heads, layers = 3, 2
 
     def norm(name: str) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def golden_config(**sections: Any) -> Config:
     return tiny.config("gpt2", model=model, tokenizer=dict(vocab_size=64, path="given"), **sections)
 
 
-def test_states_and_logits_equal_the_golden_ones(golden: dict) -> None:
+def test_states_and_logits_match_the_goldens(golden: dict) -> None:
     definition = define_model(golden_config().model, 61)
     params = our_params(golden["weights"])
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, definition.shapes)

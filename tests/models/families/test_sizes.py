@@ -123,7 +123,7 @@ def test_llama_3_has_its_number_with_its_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(("size", "d", "f"), [("base", 512, 2048), ("big", 1024, 4096)])
-def test_the_transformer_counted_by_hand(size: str, d: int, f: int) -> None:
+def test_the_original_transformer_counted_by_hand(size: str, d: int, f: int) -> None:
     # Vaswani et al. 2017: 4 d^2 an attention, 2 d f + f + d a feed-forward layer, 2 d a norm; two and three branches a
     # block; one table of 37,000. Its table 3 prints 65 and 213 million.
     attention, feed_forward, norm = 4 * d * d, 2 * d * f + f + d, 2 * d

@@ -1,12 +1,12 @@
-"""Makes bert.npz and gpt2.npz: what another implementation, Hugging Face transformers on PyTorch, computes.
+"""Make bert.npz and gpt2.npz: results of another implementation, Hugging Face transformers on PyTorch.
 
-Run in a separate environment with torch 2.13 and transformers 5.23; no test needs either:
+Run in a separate environment with torch 2.13 and transformers 5.23; tests need neither:
 
     python tests/models/goldens/make_goldens.py
 
 Small models of odd sizes with random weights, float32, no dropout. Each file holds all weights under their Hugging Face
-names, ten batches with padding (inputs/*), what the model says about the first (outputs/*), the losses of ten AdamW
-steps, one a batch (outputs/losses), and where it all comes from (origin).
+names, ten batches with padding (inputs/*), the model's outputs for the first (outputs/*), the losses of ten AdamW
+steps, one a batch (outputs/losses), and the versions that made it (origin).
 """
 
 from __future__ import annotations

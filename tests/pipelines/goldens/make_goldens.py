@@ -1,4 +1,4 @@
-"""Makes pipelines.json next to this file: what transformers' pipelines answer for small models whose weights follow a rule.
+"""Make pipelines.json next to this file: answers of transformers' pipelines for small models whose weights follow a rule.
 
 Run in a separate environment with torch 2.13, transformers 5.24 and safetensors; tests need neither of the first two:
 

@@ -1,4 +1,4 @@
-"""Makes chats.json: conversations as ids, and which of them the model is to write, by transformers.
+"""Make chats.json: conversations as ids, and which of them the model is to write, by transformers.
 
     pip install transformers==5.24.0 tokenizers==0.23.3 jinja2
     python tests/tokenizers/chat_goldens/make_goldens.py
@@ -31,7 +31,7 @@ BRACKETS = """{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\\n' 
 {% if turn.role == 'user' %}{{ bos_token + '[INST] ' + (system if loop.first else '') + turn.content | trim + ' [/INST]' }}\
 {% else %}{% generation %}{{ ' ' + turn.content | trim + ' ' + eos_token }}{% endgeneration %}{% endif %}
 {% endfor %}"""
-# Headers, and white space around contents taken away.
+# Headers, and white space around contents removed.
 HEADERS = """{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_end|>\\n\\n' }}{% if m.role == 'assistant' %}\
 {% generation %}{{ m.content | trim + eos_token }}{% endgeneration %}{% else %}{{ m.content | trim + eos_token }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_end|>\\n\\n' }}{% endif %}"""
@@ -51,7 +51,7 @@ THINKS = """{% set last = namespace(user=0) %}{% for m in messages %}{% if m.rol
 FORGETS = """{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' }}{% generation %}{{ m.content.split('</think>')[-1] }}\
 {{ eos_token }}{% endgeneration %}{% else %}{{ '<|im_end|>' + m.content }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|><think>\\n' }}{% endif %}"""
-# Tools in the head, calls of them in answers, and what they gave.
+# Tools in the header, calls of them in answers, and their results.
 TOOLS = """{% if tools %}{{ '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}{% for m in messages %}\
 {{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content or '' }}{% for call in m.tool_calls or [] %}\
 {{ call | tojson }}{% endfor %}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\\n' }}{% endfor %}\

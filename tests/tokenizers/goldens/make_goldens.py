@@ -1,4 +1,4 @@
-"""Makes hf_tokenizers.json: tiny vocabularies of published classes, and what transformers makes of texts with them.
+"""Make hf_tokenizers.json: tiny vocabularies of published classes, and transformers' encodings of texts with them.
 
     pip install transformers==5.24.0 tokenizers==0.23.3 sentencepiece
     python tests/tokenizers/goldens/make_goldens.py

@@ -1,9 +1,9 @@
-"""Makes languages.json: tiny tokenizers that mark texts with their language, and what transformers makes of texts to read and to write.
+"""Make languages.json: tiny tokenizers that mark texts with their language, and transformers' encodings of sources and targets.
 
     pip install transformers==5.24.0 tokenizers==0.23.3 sentencepiece
     python tests/tokenizers/language_goldens/make_goldens.py
 
-NLLB's folders are those that transformers saves; it is told a few languages, since it has none by itself of a sentencepiece model.
+NLLB's folders are those that transformers saves; it is given a few languages, since a sentencepiece model has none.
 """
 
 from __future__ import annotations

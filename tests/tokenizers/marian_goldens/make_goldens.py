@@ -1,4 +1,4 @@
-"""Makes opus.json: a tiny directory as opus-mt's are, and what transformers makes of texts with it.
+"""Make opus.json: a tiny directory like opus-mt's, and transformers' outputs for texts with it.
 
     pip install transformers==5.24.0 sentencepiece torch safetensors
     PYTHONPATH=tests python tests/tokenizers/marian_goldens/make_goldens.py
@@ -67,7 +67,7 @@ def model(lines: list[str], size: int) -> bytes:
 
 
 def files() -> dict[str, bytes]:
-    """Pieces of both models, but for the last ones of each, in an order of their own; the end first and padding last, as published."""
+    """Pieces of both models, except the last ones of each, in another order; the end first and padding last, as published."""
     source, target = model(ENGLISH, 80), model(SPANISH, 90)
     opened = [sentencepiece.SentencePieceProcessor(model_proto=proto) for proto in (source, target)]
     pieces = {one.id_to_piece(number) for one in opened for number in range(3, one.get_piece_size() - 3)}

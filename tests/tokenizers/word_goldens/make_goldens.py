@@ -1,4 +1,4 @@
-"""Makes words.json: ids of texts that are given word by word, and of the same texts as they run, by transformers.
+"""Make words.json: ids of texts given word by word, and of the same running texts, by transformers.
 
     pip install transformers==5.24.0 tokenizers==0.23.3
     python tests/tokenizers/word_goldens/make_goldens.py

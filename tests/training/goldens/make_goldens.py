@@ -1,10 +1,10 @@
-"""Makes run_exports.json next to this file: the ids that Hugging Face transformers gives for tokenizers of our runs.
+"""Make run_exports.json next to this file: the ids that Hugging Face transformers gives for tokenizers of our runs.
 
-Run in a separate environment with transformers 5.24 (no torch is needed); no test needs it:
+Run in a separate environment with transformers 5.24 (torch is not needed); tests do not need it:
 
     PYTHONPATH=.:tests python tests/training/goldens/make_goldens.py
 
-For each family with each vocabulary of tests/helpers/run_exports.py the files that a run's model has beside its weights are written and
+For each family with each vocabulary of tests/helpers/run_exports.py the files that a run's model has in addition to its weights are written and
 AutoTokenizer reads them. The file holds
 
     versions   what made it
