@@ -41,7 +41,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory):  # its class stays untyped: i
 
 @pytest.fixture(scope="session")
 def bert_run(lab, tmp_path_factory: pytest.TempPathFactory):
-    """The workdir of an undisturbed run of `lab`; read-only."""
+    """The workdir of an uninterrupted run of `lab`; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "bert"
     assert lab.train(workdir, "--config.logging.trackers=tensorboard", "--config.profile.steps=12-13") == 0
     return workdir

@@ -233,7 +233,7 @@ def test_wrong_inputs_are_named(inputs: dict, words: str, write: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- directories
 
 
-def test_native_directories_come_back_bit_for_bit(write: Any, tmp_path: pathlib.Path) -> None:
+def test_native_directories_round_trip_bit_for_bit(write: Any, tmp_path: pathlib.Path) -> None:
     directory = write("t5_generation")
     assert convert.main(["--source", str(directory), "--output", str(tmp_path / "native"), "--to", "native"]) == 0
     assert convert.main(["--source", str(tmp_path / "native"), "--output", str(tmp_path / "hf"), "--to", "hf"]) == 0

@@ -215,7 +215,7 @@ def test_a_workdir_in_use_is_refused(lab: Lab, tmp_path: pathlib.Path, capsys: p
 def test_a_changed_corpus_is_refused_and_a_restored_one_is_not(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only the content counts: the same text under another date, built anew, is the same corpus."""
+    """Only the content counts: the same text under another date, rebuilt, is the same corpus."""
     workdir, corpus = copied(bert_run, tmp_path), tmp_path / "mine.txt"
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = str(corpus)

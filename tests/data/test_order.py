@@ -202,7 +202,7 @@ def test_processes_share_rows_of_several_examples(accumulation: int, row_multipl
         assert BatchBuilder(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
 
 
-def test_a_part_has_the_digest_of_the_whole_batch() -> None:
+def test_a_part_receives_the_indices_of_the_whole_batch() -> None:
     class Whole(Numbers):
         def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
             return {"all_BG": np.tile(index_G, (len(index_B), 1)), "row_B": index_B}

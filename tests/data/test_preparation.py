@@ -184,7 +184,7 @@ def test_cleaning_reaches_the_store_and_the_manifest(tmp_path: pathlib.Path) -> 
     assert corpus.train.manifest["built_with"]["numpy"] == np.__version__
 
 
-def test_cleaning_is_part_of_a_corpus_fingerprint(tmp_path: pathlib.Path) -> None:
+def test_cleaning_settings_determine_the_corpus_folder(tmp_path: pathlib.Path) -> None:
     changes = [
         {},
         {"unicode": "NFC"},

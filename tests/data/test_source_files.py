@@ -86,7 +86,7 @@ def test_packed_text(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path / "a.txt.gz") == read(tmp_path) == ["a\nb", "c"]
 
 
-def test_tsv_takes_quotes_as_they_are(tmp_path: pathlib.Path) -> None:
+def test_tsv_keeps_quotes_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.tsv").write_text('sentence\n"half quoted\nsay "x"\n')
     assert read(tmp_path / "a.tsv") == ['"half quoted', 'say "x"']
 
@@ -114,7 +114,7 @@ def message(field: int, *content: bytes) -> bytes:
 
 
 def test_fields_of_examples_in_array_records(tmp_path: pathlib.Path) -> None:
-    """tf.train.Example, its bytes put together from the message's definition; a float list and an integer beside the text."""
+    """tf.train.Example, its bytes put together from the message's definition; with a float list and an integer in addition to the text."""
     text = message(1, message(1, b"text"), message(2, message(1, message(1, "三 x".encode()))))
     number = message(1, message(1, b"n"), message(2, message(3, b"\x08\x96\x01")))  # Int64List, value 150 unpacked
     floats = message(1, message(1, b"f"), message(2, message(2, b"\x0d" + struct.pack("<f", 1.5))))

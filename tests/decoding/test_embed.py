@@ -84,7 +84,7 @@ def test_unsupported_pooling_is_reported() -> None:
     assert dense.embed(TEXTS, pooling="mean").shape[0] == 4  # on request, the vectors before it
 
 
-def test_token_ids_are_read_as_they_are() -> None:
+def test_token_ids_are_read_unchanged() -> None:
     lm = model(pooling="mean", max_length=12)
     found = lm.embed([list(text.encode()) for text in TEXTS], batch_size=3)
     np.testing.assert_allclose(found, lm.embed(TEXTS), atol=1e-6)

@@ -96,7 +96,7 @@ def test_no_ngram_is_repeated(size: int) -> None:
                 scores[token] = NEVER
 
     assert check("no_repeat_ngram", np.int32(size), expected) > 3
-    if size == 2:  # text of other rows is not an n-gram of a row that has just begun
+    if size == 2:  # a row that has just begun has no n-gram yet
         check("no_repeat_ngram", np.int32(size), expected, new=0)
 
 

@@ -82,7 +82,7 @@ def golden_tensors(golden: Golden) -> dict[str, np.ndarray]:
 
 
 def write_checkpoint(directory: str | pathlib.Path, golden: Golden) -> None:
-    """Writes config.json and model.safetensors as transformers would."""
+    """Write config.json and model.safetensors as transformers would."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(golden.config, encoding="utf-8")

@@ -19,7 +19,7 @@ def goldens() -> dict[str, Any]:
 
 
 def write_family(folder: pathlib.Path, family: str, **config: Any) -> dict[str, Any]:
-    """Writes a family's tokenizer with more in its tokenizer_config.json; returns its golden."""
+    """Write a family's tokenizer with more keys in its tokenizer_config.json; return its golden."""
     golden = goldens()["families"][family]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in golden["files"].items():

@@ -114,7 +114,7 @@ def test_every_entry_point(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
         lm_research.from_pretrained(PEFT / "base", adapter=adapter)
 
 
-def test_an_empty_key_and_scales_of_a_cache_are_accepted(tmp_path: pathlib.Path) -> None:
+def test_an_empty_key_and_scales_of_a_cache_are_not_quantization(tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", {}, {f"{UP}.weight": F32, "model.layers.0.self_attn.k_scale": F32})
     config = json.loads((directory / "config.json").read_text()) | {"quantization_config": None}
     (directory / "config.json").write_text(json.dumps(config))

@@ -51,7 +51,7 @@ def strike(pod: subprocess.Popen[str], workdir: pathlib.Path, process_id: int, n
 def test_killed_and_resumed_two_processes_end_like_one(lab: Lab, tmp_path: pathlib.Path) -> None:
     """2 processes x 2 devices, one killed with -9, resumed: the bits of 1 process x 4 devices, uninterrupted.
 
-    The process that is left ends by itself or is ended after the grace of 5 s; a loaded machine gets ten more.
+    The remaining process ends by itself or is ended after the grace of 5 s; a loaded machine gets ten more.
     """
     pod = start(lab, tmp_path / "pod", 2, 2)
     begin = strike(pod, tmp_path / "pod", 1, signal.SIGKILL)

@@ -8,7 +8,7 @@ from lm_research.metrics import MetricInputs, answers
 
 WORDS = {  # lower case, then no punctuation, then no articles, then split at white space
     "The Cat, an  animal!": ["cat", "animal"],
-    "a.b": ["ab"],  # the point goes first, so there is no article
+    "a.b": ["ab"],  # the period is removed first, so "a" is not an article
     "Theatre": ["theatre"],
     "a\u2013b": ["\u2013b"],  # a dash that is not ASCII stays, and is a word boundary
     "U.S.\tdollars": ["us", "dollars"],

@@ -93,7 +93,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
+def test_calibration_error_matches_its_definition(seed: int) -> None:
     """Guo et al. 2017, equation 3: bins ((m - 1) / 15, m / 15], each with its own accuracy and mean confidence."""
     rng = np.random.default_rng(seed)
     labels, logits = rng.integers(0, 4, 300), 2 * rng.normal(size=(300, 4))

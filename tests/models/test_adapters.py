@@ -96,7 +96,7 @@ def test_the_square_root_of_the_rank() -> None:
         np.testing.assert_allclose(kernel - layer["kernel"], scale * change, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_are_those_of_the_product() -> None:
+def test_gradients_match_the_product_rule() -> None:
     """With G the gradient of the whole kernel: dL/dA = s G B^T and dL/dB = s A^T G, of each layer."""
     adapted = adapt(base("bert"), LORA)
     params, given = tiny.random_params(adapted), inputs(adapted)

@@ -72,7 +72,7 @@ def test_layers_are_run_in_as_few_traced_ones_as_repetitions_allow(
         ),
     ],
 )
-def test_parameters_are_stacked_as_far_as_they_are_the_same(pattern: tuple, expected: dict) -> None:
+def test_parameters_of_equal_layers_are_stacked(pattern: tuple, expected: dict) -> None:
     arch = said(*pattern, num_layers=5, causal=True)
     assert {stack.name: stack.layers for stack in stacks(arch)} == expected
     definition = model(arch)
@@ -195,7 +195,7 @@ def test_kernels_follow_the_pattern() -> None:
         np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
-def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
+def test_chunks_are_unchanged_by_padding_before_the_text() -> None:
     """Two tokens of padding before a row that is read with a cache, or without: its states are those of the row by itself."""
     definition = model(said(dict(attention="chunked", window=3), num_layers=2, causal=True, positions="none"))
     row = np.arange(5, 13)[None]

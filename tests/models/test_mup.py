@@ -84,7 +84,7 @@ def test_at_the_bases_width_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_scales_are_those_of_the_table(family: str) -> None:
+def test_scales_match_the_table(family: str) -> None:
     """With r = 4, matrices deviate by a half and learn by a quarter; a readout deviates by a quarter; tables and biases are unchanged."""
     settings = config(64, 16, family)
     definition = define_model(settings.model, tiny.VOCAB)
@@ -100,7 +100,7 @@ def test_scales_are_those_of_the_table(family: str) -> None:
     assert definition.arch.logit_scale == 0.25
 
 
-def test_layer_decay_comes_on_top() -> None:
+def test_layer_decay_multiplies_the_scales() -> None:
     settings = resolve(
         {
             "model": {"family": "gpt2", "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mup_base_width": 16},

@@ -146,7 +146,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_separate_texts(name: str, famil
 
 
 @pytest.mark.parametrize("name", ["seq2seq", "span_corruption", "denoising"])
-def test_pairs_of_a_packed_row_stay_pairs(name: str, tmp_path: pathlib.Path) -> None:
+def test_pairs_of_a_packed_row_stay_together(name: str, tmp_path: pathlib.Path) -> None:
     """Sources and targets carry the same numbers, in every row, and no text is lost."""
     config = few.setting(name, data=dict(packing=True, max_length=40))
     store = pair_store(tmp_path)

@@ -353,7 +353,7 @@ def test_a_text_is_not_a_list_of_letters(tmp_path: pathlib.Path) -> None:
         similar(given | {"sentences": 5})
 
 
-def test_labels_may_come_second(tmp_path: pathlib.Path) -> None:
+def test_labels_may_be_the_second_argument(tmp_path: pathlib.Path) -> None:
     sort, labels = pipeline("zero-shot-classification", write_model("inference", tmp_path)), ["food", "travel"]
     assert sort("bread", labels) == sort("bread", candidate_labels=labels)
     assert sort(["bread", "a river"], labels) == sort(["bread", "a river"], candidate_labels="food, travel")

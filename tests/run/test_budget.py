@@ -300,7 +300,7 @@ def test_a_timed_run_trains_saves_and_resumes_according_to_its_plan(
     assert (
         json.loads((run / "config.json").read_text())["train"]["num_steps"] == 7
     )  # as configured: it stays the same run
-    # The steps that were timed left nothing behind: it equals the run of 20 steps, except for the last bits of the learning rate.
+    # The timed steps left no trace: it equals the run of 20 steps, except for the last bits of the learning rate.
     for a, b in zip(metrics(run), metrics(bert_run), strict=True):
         assert a["step"] == b["step"]
         assert all(a[name] == pytest.approx(b[name], rel=1e-4) for name in a if name.endswith(("_nats", "_rate")))

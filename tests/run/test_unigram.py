@@ -33,7 +33,7 @@ def pairs(folder: pathlib.Path, seed: int, count: int) -> TokenStore:
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_special_tokens_count_as_often_as_they_are_predicted(
+def test_special_tokens_count_once_per_prediction(
     name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, tokenizer = few.setting(name), few.Words(sentinels=8)

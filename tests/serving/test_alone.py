@@ -102,7 +102,7 @@ def test_the_likeliest_of_several_that_run_outside_the_slots(running: Running) -
     assert max(top.values()) == pytest.approx(toys.Exact(LM).next([97, 98]).max(), abs=1e-4)
 
 
-def test_a_stream_of_beams_comes_at_its_end(running: Running) -> None:
+def test_a_stream_of_beams_is_sent_at_its_end(running: Running) -> None:
     body = {"prompt": "ab", "max_tokens": 6, "num_beams": 3}
     (whole,) = running.post("/v1/completions", body).json()["choices"]
     with httpx.stream("POST", running.url + "/v1/completions", json={**body, "stream": True}, timeout=60) as response:

@@ -37,7 +37,7 @@ def test_embeddings_match_the_run(running: Running, texts: str | list[str]) -> N
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
-def test_token_ids_are_embedded_as_they_are(running: Running) -> None:
+def test_token_ids_are_embedded_unchanged(running: Running) -> None:
     """One list of them is one text."""
     lm = running.server.lm
     ids = [[5, 6, 7, 8], [9, 10]]

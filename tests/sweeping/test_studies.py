@@ -192,7 +192,7 @@ def test_a_workdir_may_have_any_name(tmp_path: pathlib.Path) -> None:
     assert {"study.db", "study.json", "trials"} <= {path.name for path in workdir.iterdir()}
 
 
-def test_a_worker_that_dies_at_the_last_rung_leaves_no_trial_behind(tmp_path: pathlib.Path) -> None:
+def test_a_worker_that_dies_at_the_last_rung_leaves_no_unfinished_trial(tmp_path: pathlib.Path) -> None:
     """Between storing a trial's value and reporting that it has ended."""
     sweep = Sweep(str(ROOT / "configs" / "quickstart.py"), {RATE: Choice(1e-3)}, rungs=(4, 8))
     study = Study(sweep, tmp_path)

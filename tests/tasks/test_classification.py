@@ -187,6 +187,6 @@ def test_a_damaged_data_set_is_reported_and_rebuilt(
     assert (old and "json" not in name) or name.split("/")[-1] in shown
     assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
     (folder / name).unlink()
-    os.mkfifo(folder / name)  # and no lock is left
+    os.mkfifo(folder / name)  # which is reported, without waiting for a writer
     assert prepare.main(arguments) == 0
     assert f"{folder / name} is a named pipe" in capsys.readouterr().out and (folder / name).is_file()

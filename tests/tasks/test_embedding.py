@@ -79,7 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """An undisturbed run, with the state of the first token; read-only."""
+    """An uninterrupted run, with the state of the first token; read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "pairs"
     assert train(workdir, **files, **{"task.pooling": "cls", "task.negative_key": "wrong"}) == 0
     return workdir

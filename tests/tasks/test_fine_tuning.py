@@ -242,7 +242,7 @@ def test_adapters_and_a_new_classifier(run: pathlib.Path, files: dict[str, Any],
 
 
 @pytest.mark.slow
-def test_frozen_parameters_stay_those_of_the_origin(
+def test_frozen_parameters_equal_those_of_the_base(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     keys = {"train.init_from": run / "model", "train.freeze": "encoder/embeddings", "optimizer.layer_decay": 0.5}

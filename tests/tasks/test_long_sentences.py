@@ -19,7 +19,7 @@ from lm_research.tasks.base import Task
 from lm_research.tasks.dataset import IGNORED, open_labeled
 
 TAGS = ["O", "B-A", "I-A"]
-LONG = "z" * 40  # more pieces than a row of 16 has room for, if no word is one piece
+LONG = "z" * 40  # more pieces than fit in a row of 16, if no word is one piece
 RECORDS = [
     {"words": list("abcdefghij") * 4, "tags": [TAGS[n % 3] for n in range(40)]},
     {"words": ["a", "b"], "tags": ["O", "B-A"]},

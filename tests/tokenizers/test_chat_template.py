@@ -70,7 +70,7 @@ WORDS = (
 
 
 def tokenizer(folder: pathlib.Path, **config: Any) -> HFTokenizer:
-    """Words are tokens, and <s> is put before a text that is read by itself."""
+    """Words are tokens, and <s> is put before a text that is read on its own."""
     backend = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
     )

@@ -277,7 +277,7 @@ def test_invalid_calls(call: dict[str, Any], reason: str) -> None:
         open_family("bert")(**call)
 
 
-def test_a_failed_call_leaves_no_truncation_behind() -> None:
+def test_truncation_in_one_call_does_not_affect_the_next() -> None:
     tokenizer = open_family("bert")
     tokenizer("the the the the", truncation=True, max_length=4)
     assert tokenizer("the the the the")["input_ids"].shape == (1, 6)

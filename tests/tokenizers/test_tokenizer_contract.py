@@ -87,7 +87,7 @@ def test_the_longer_text_of_a_pair_is_cut_first(limit: int | None, rows: tuple[s
     assert row.ids == [0, *ids(rows[0]), 1, *ids(rows[1]), 1]
 
 
-def test_names_of_roles_are_recognized_on_request(tmp_path: pathlib.Path) -> None:
+def test_decoding_includes_special_tokens_on_request(tmp_path: pathlib.Path) -> None:
     config = TokenizerConfig(type="bpe", vocab_size=300, keep_newlines=True)
     tokenizer = SentencePieceTokenizer.train(["a few words", "and more of them"], config, tmp_path / "tokenizer.model")
     ids = [tokenizer.cls_id, *tokenizer.encode("few words"), tokenizer.sep_id, tokenizer.mask_id]
@@ -95,7 +95,7 @@ def test_names_of_roles_are_recognized_on_request(tmp_path: pathlib.Path) -> Non
     assert tokenizer.decode(ids, skip_special_tokens=False) == "[CLS]few words[SEP][MASK]"
 
 
-def test_nobody_probes_a_tokenizer() -> None:
+def test_no_caller_probes_a_tokenizer() -> None:
     """hasattr, getattr, callable and isinstance of something called a tokenizer."""
     found = []
     for path in PACKAGE.rglob("*.py"):

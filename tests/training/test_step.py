@@ -155,7 +155,7 @@ def identical(a: dict, b: dict) -> bool:
 
 
 @pytest.mark.parametrize("where", ["nan", "inf", "gradient"])
-def test_stop_keeps_everything_from_before_and_stays_stopped(where: str) -> None:
+def test_stop_keeps_the_previous_state_and_stays_stopped(where: str) -> None:
     trainer = Trainer(config(train={"ema_decay": 0.5}))
     for number in range(3):
         before = trainer.step(batch(number))
@@ -199,7 +199,7 @@ def test_a_window_of_only_skipped_steps() -> None:
     assert set(means) == {"loss_nats", "square", "error", "grad_norm"} and all(map(math.isnan, means.values()))
 
 
-def test_learning_rate_is_that_of_the_steps_number_even_after_a_skip() -> None:
+def test_learning_rate_follows_the_step_number_even_after_a_skip() -> None:
     """With warm-up 4 the third batch is step 2, of rate 3/4, whether the second was skipped or not."""
     optimizer = {"weight_decay": 0.0, "epsilon": 1e4, "clip_norm": 0.0, "beta1": 0.0, "learning_rate": 1.0}
     settings = config(optimizer=optimizer, schedule={"warmup_steps": 4}, train={"on_nonfinite": "skip"})
