@@ -192,7 +192,7 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "a", "--eos_token_id", "abc"], "--eos_token_id='abc'"),
         (["--prompt", "a", "--do_sample", "--seed", "abc"], "an integer, or a list"),
         (["--prompt", "a", "--bad_words_ids", '[["a"]]'], "a list of lists"),
-        (["--prompt", "a", "--bad_words_ids", "[[257]]"], "from 0 to 256"),
+        (["--prompt", "a", "--bad_words_ids", "[[257]]"], "tokens are 0 to 256"),
         (["--prompt", "a", "--suppress_tokens", '"x"'], "a list of token ids"),
         (["--prompt", "a", "--stop_strings", "5"], "a text or a list"),
         (["--prompt", "a", "--exponential_decay_length_penalty", "5"], "a pair"),

@@ -30,9 +30,9 @@ brother servant voice hand heart word law gold fire mountain sea""".split()
 # Code that a child process runs before the command, where a test must slow it down to interrupt it.
 SLOW_FEED = """
 import time
-from lm_research.data.sampler import Feed
-make = Feed.__call__
-Feed.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)), make(self, number))[1]
+from lm_research.data.sampler import BatchBuilder
+make = BatchBuilder.__call__
+BatchBuilder.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)), make(self, number))[1]
 """
 SLOW_CHECKPOINTS = """
 import time

@@ -16,8 +16,8 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lm_research.parallel import cpu_runtime
 
-host.keep_freed_memory()
-host.give_simulated_devices_threads()
+cpu_runtime.keep_freed_memory()
+cpu_runtime.give_simulated_devices_threads()
 mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 x = jax.device_put(np.ones((16, 16), np.float32), NamedSharding(mesh, PartitionSpec("a", "b")))
 update = jax.jit(lambda x: jnp.tanh(x @ x.T @ x) , out_shardings=x.sharding)

@@ -183,7 +183,7 @@ def test_a_damaged_data_set_is_reported_and_rebuilt(
     capsys.readouterr()
     assert prepare.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "is damaged" in shown and f"kept in {folder}.damaged" in shown
+    assert "is damaged" in shown and f"moved to {folder}.damaged" in shown
     assert (old and "json" not in name) or name.split("/")[-1] in shown
     assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
     (folder / name).unlink()
