@@ -200,7 +200,9 @@ def test_text_that_turns_out_to_be_damaged(
     monkeypatch.setattr(verify, "_do", late)
     assert lab.train(run, cache) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: The token store {tokens.parent} is damaged: tokens.bin has changed since it was written")
+    assert error.startswith(
+        f"error: The token store {tokens.parent} is damaged: tokens.bin has changed since it was written"
+    )
     assert "Checkpoints 12" in error and "Checkpoint 6 is from before" in error and error.count("\n") == 1
     assert "learning" not in error and checkpoints(run) == [6]
     assert (run / "checkpoints/of_damaged_text/12").is_dir()
