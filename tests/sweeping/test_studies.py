@@ -158,7 +158,7 @@ def test_ctrl_c_on_a_terminal_saves_running_trials(tmp_path: pathlib.Path) -> No
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    assert "goes on" in finish(process, code=75)
+    assert "continues the study" in finish(process, code=75)
     finish(start(sweep, workdir))
     ((first, second),) = starts(workdir)
     assert first == 0 and 0 < second < 60
