@@ -39,6 +39,10 @@ RENAMED: dict[str, dict[str, str]] = {
 
 def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rename the keys of a stored config, and values that were renamed with them, to the current names."""
+    if "on_nonfinite" in (
+        values.get("train") or {}
+    ):  # written with today's names, which those of a plug-in may resemble
+        return values
     found = {section: _renamed(section, content) for section, content in values.items()}
     model, task, objective = (values.get(name) or {} for name in ("model", "task", "objective"))
     if model.get("attention") == "plain":

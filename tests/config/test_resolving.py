@@ -17,7 +17,7 @@ from lm_research import cli
 from lm_research.config import Config, default_config, dumps, keys, replace, resolve
 from lm_research.config.corpus import MixtureSource
 from lm_research.config.registries import VARIANTS
-from lm_research.config.renamed_keys import RENAMED
+from lm_research.config.renamed_keys import RENAMED, renamed
 from lm_research.config.schema import find
 from lm_research.errors import ConfigError
 
@@ -395,3 +395,10 @@ def test_a_draft_takes_config_dicts_and_is_copied() -> None:
 def test_an_earlier_name_of_a_key_is_refused_with_its_new_name(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"config.{old} is an earlier name. The key is now config.{new}: ")):
         find(old)
+
+
+def test_keys_of_plugins_may_have_an_earlier_name() -> None:
+    """A complete config with today's names is not renamed; one without them is."""
+    values = {"train": {"on_nonfinite": "stop"}, "task": {"name": "theirs", "target": "x"}}
+    assert renamed(values) == values
+    assert renamed({"task": {"name": "classification", "target": "value"}})["task"]["problem_type"] == "regression"
