@@ -39,15 +39,14 @@ RENAMED: dict[str, dict[str, str]] = {
 
 def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rename the keys of a stored config, and values that were renamed with them, to the current names."""
-    if "on_nonfinite" in (
-        values.get("train") or {}
-    ):  # written with today's names, which those of a plug-in may resemble
+    contents = (values.get(name) for name in ("train", "model", "task", "objective"))
+    train, model, task, objective = (content if isinstance(content, Mapping) else {} for content in contents)
+    if "on_nonfinite" in train:  # the names are current; those of a plug-in may resemble earlier ones
         return values
     found = {section: _renamed(section, content) for section, content in values.items()}
-    model, task, objective = (values.get(name) or {} for name in ("model", "task", "objective"))
     if model.get("attention") == "plain":
         found["model"]["attention_backend"] = "xla"
-    if "target" in task:
+    if isinstance(task.get("target"), str):
         single = "contrastive" if task.get("name") == "embedding" else "single_label"
         names = {"label": single, "labels": "multi_label", "value": "regression"}
         found["task"]["problem_type"] = names.get(task["target"], task["target"])

@@ -77,8 +77,8 @@ def read_whole_config(path: Path, error: type[UserError] = CheckpointError) -> t
 def read_keys(path: Path, fix: str = _ADVICE) -> dict[str, Any]:
     """Read the config.json of a run by dotted key, migrated to the current format if it is older; raise a CheckpointError if it cannot be read."""
     values = read_json(path, error=CheckpointError, fix=fix)
-    if stored.migrated(values) != values:
-        with contextlib.suppress(ConfigError):  # a variant that no longer exists: keep the file's own keys
+    with contextlib.suppress(ConfigError):  # a variant that no longer exists: keep the file's own keys
+        if stored.migrated(values) != values:
             current, unknown = stored.complete(values)
             values = json.loads(json.dumps(current)) | unknown
     return by_key(values)

@@ -18,6 +18,7 @@ from lm_research.config import Config, default_config, dumps, keys, replace, res
 from lm_research.config.corpus import MixtureSource
 from lm_research.config.registries import VARIANTS
 from lm_research.config.renamed_keys import RENAMED, renamed
+from lm_research.config.run_files import read_keys
 from lm_research.config.schema import find
 from lm_research.errors import ConfigError
 
@@ -402,3 +403,19 @@ def test_keys_of_plugins_may_have_an_earlier_name() -> None:
     values = {"train": {"on_nonfinite": "stop"}, "task": {"name": "theirs", "target": "x"}}
     assert renamed(values) == values
     assert renamed({"task": {"name": "classification", "target": "value"}})["task"]["problem_type"] == "regression"
+
+
+@pytest.mark.parametrize("section", ["train", "model", "task", "objective"])
+@pytest.mark.parametrize("content", [5, [1], "text", None])
+def test_a_section_that_is_not_an_object_is_left_to_the_checks(section: str, content: object) -> None:
+    assert renamed({section: content}) == {section: content}
+    assert renamed({"task": {"target": [1]}}) == {"task": {"problem_type": [1]}}
+
+
+def test_keys_of_a_run_of_a_variant_that_no_longer_exists_are_read_as_they_are(tmp_path: Path) -> None:
+    stored = {
+        "objective": {"name": "gone"},
+        **{name: {} for name in ("model", "data", "optimizer", "schedule", "train")},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert read_keys(tmp_path / "config.json")["objective.name"] == "gone"
