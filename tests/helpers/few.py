@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from helpers import tiny
-from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
@@ -33,27 +32,10 @@ FAMILY = {  # one of each kind that an objective trains
 
 
 def setting(name: str, family: str = "", /, **sections: Any) -> Config:
-    """Two layers of width 16 on rows of 16 tokens, without dropout; sections change it as in `config.replace`."""
-    base: dict[str, Any] = {
-        "model": dict(
-            family=family or FAMILY[name],
-            hidden_size=16,
-            num_layers=2,
-            num_heads=2,
-            intermediate_size=32,
-            max_length=64,
-            vocab_size=VOCAB,
-            dropout_rate=0.0,
-            attention_dropout_rate=0.0,
-        ),
-        "objective": {"name": name},
-        "data": {"max_length": 16},
-        "tokenizer": {"vocab_size": VOCAB},
-        "train": {"batch_size": 8},
-    }
-    for section, changes in sections.items():
-        base[section] = {**base.get(section, {}), **changes} if isinstance(changes, dict) else changes
-    return config_lib.resolve(base)
+    """`tiny.config` of an objective and a family that it trains, with a position table of 64."""
+    model = {"max_length": 64, **sections.pop("model", {})}
+    objective = {"name": name, **sections.pop("objective", {})}
+    return tiny.config(family or FAMILY[name], model=model, objective=objective, **sections)
 
 
 class Words(tiny.WordTokenizer):

@@ -53,7 +53,7 @@ def config(family: str, **sections: Any) -> Config:
     )
     base = {
         "model": model,
-        "objective": {"name": OBJECTIVE[family]},
+        "objective": {"name": OBJECTIVE[family]} if family in OBJECTIVE else {},
         "data": {"max_length": 16},
         "tokenizer": {"vocab_size": VOCAB},
         "train": {"batch_size": 8},
