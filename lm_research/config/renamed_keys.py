@@ -41,7 +41,8 @@ def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rename the keys of a stored config, and values that were renamed with them, to the current names."""
     contents = (values.get(name) for name in ("train", "model", "task", "objective"))
     train, model, task, objective = (content if isinstance(content, Mapping) else {} for content in contents)
-    if "on_nonfinite" in train:  # the names are current; those of a plug-in may resemble earlier ones
+    # A config with both was stored with the current names; keys of its plug-ins may resemble earlier ones.
+    if "plugins" in values and "on_nonfinite" in train:
         return values
     found = {section: _renamed(section, content) for section, content in values.items()}
     if model.get("attention") == "plain":

@@ -400,7 +400,7 @@ def test_an_earlier_name_of_a_key_is_refused_with_its_new_name(old: str, new: st
 
 def test_keys_of_plugins_may_have_an_earlier_name() -> None:
     """A complete config with today's names is not renamed; one without them is."""
-    values = {"train": {"on_nonfinite": "stop"}, "task": {"name": "theirs", "target": "x"}}
+    values = {"plugins": ["theirs"], "train": {"on_nonfinite": "stop"}, "task": {"name": "theirs", "target": "x"}}
     assert renamed(values) == values
     assert renamed({"task": {"name": "classification", "target": "value"}})["task"]["problem_type"] == "regression"
 
