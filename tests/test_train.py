@@ -11,8 +11,12 @@ import shutil
 import numpy as np
 import pytest
 
+from helpers import tiny
 from helpers.train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics, same, summary
+from lm_research.config import resolve
 from lm_research.data.sampler import BatchBuilder
+from lm_research.objectives.causal_lm import CausalLanguageModel
+from lm_research.pretrained import from_pretrained
 from lm_research.run import fit, run_directory
 
 HERE = pathlib.Path(__file__).parent
@@ -61,6 +65,17 @@ def test_metrics(bert_run: pathlib.Path) -> None:
     for line in (line for line in lines if line["step"] % EVALUATE == 0):
         assert line["eval_perplexity"] == pytest.approx(math.exp(line["eval_mlm_loss_nats"]))
         assert 0 < line["eval_bits_per_byte"] < 20 and line["eval_tokens"] > 0
+
+
+def test_evaluations_use_the_average_of_the_parameters(gpt_run: pathlib.Path) -> None:
+    """The held-out loss of the last step against that of its three batches of 8 rows under the averaged parameters."""
+    config, lm = resolve(json.loads((gpt_run / "config.json").read_text())), from_pretrained(gpt_run)
+    corpus = CausalLanguageModel.open_corpus(config, gpt_run, lambda line: None)
+    objective = CausalLanguageModel(config, corpus.tokenizer)
+    batch = objective.examples(corpus.validation, "validation").batch(np.zeros(24, int), np.arange(24))
+    sums = tiny.jit(lambda params: objective.metric_sums(lm.definition.bind(params), batch, None))(lm.params)
+    expected = float(objective.loss(sums, objective.normalizers(batch)))
+    assert metrics(gpt_run)[-1]["eval_loss_nats"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_run_in_parts_equals_the_whole_run(

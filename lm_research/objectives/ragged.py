@@ -89,25 +89,24 @@ def ragged_uniform(keys_P: np.ndarray, counts_P: np.ndarray, start: int) -> np.n
 
 
 def lowest_k_mask(values_BR: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
-    """Mark the `counts` smallest values of each row, bool [B, R]; all values equal to the largest marked one are marked.
+    """Mark the `counts` (at most R) smallest values of each row, bool [B, R]; all values equal to the largest marked one are marked.
 
     Example: [0.4, 0.1, 0.3] with count 2 gives [False, True, True].
     """
     if not values_BR.size:
         return np.zeros(values_BR.shape, bool)
     ordered_BR = np.sort(values_BR, axis=1)
-    last_B = np.clip(counts_B - 1, 0, values_BR.shape[1] - 1)
-    limit_B = np.take_along_axis(ordered_BR, last_B[:, None].astype(np.int64), axis=1)
-    return (values_BR <= limit_B) & (np.asarray(counts_B) > 0)[:, None]
+    limit_B1 = np.take_along_axis(ordered_BR, counts_B[:, None] - 1, axis=1)  # unused where the count is 0
+    return (values_BR <= limit_B1) & (counts_B > 0)[:, None]
 
 
-def positions_of(chosen_BL: np.ndarray, width: int, absent: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """List the chosen columns of each row in order, [B, width] padded with `absent`, and mark which entries are real.
+def positions_of(chosen_BL: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """List the chosen columns of each row in order, [B, width] padded with 0, and mark which entries are real.
 
     Example: [False, True, False, True] with width 3 gives [1, 3, 0] and [True, True, False].
     """
     counts_B = chosen_BL.sum(1)
     real_BM = np.arange(width) < counts_B[:, None]
-    columns_BM = np.full(real_BM.shape, absent, np.int64)
+    columns_BM = np.zeros(real_BM.shape, np.int64)
     columns_BM[real_BM] = np.nonzero(chosen_BL)[1]
     return columns_BM, real_BM

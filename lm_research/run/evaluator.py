@@ -20,7 +20,7 @@ from lm_research.run.callbacks import every
 from lm_research.run.metrics_log import MetricsWriter
 from lm_research.run.setup import RunSetup
 from lm_research.training.eval_loop import count_targets, evaluate, training_frequencies, unigram_loss
-from lm_research.training.state import State
+from lm_research.training.state import State, averaged_params
 from lm_research.training.step import make_eval_step
 
 _SAMPLED = 2048  # training rows in which predicted special tokens are counted
@@ -95,7 +95,7 @@ class Evaluator:
     def run(self, step: int, state: State) -> dict[str, float]:
         """Evaluate the parameters (their average, if there is one); write, print and return the metrics."""
         begin = time.perf_counter()
-        params = state.get("ema", state["params"])
+        params = averaged_params(state)
         outputs: list[Outputs] = []
         scores = evaluate(self.step, params, load(self.feed, 0, self.num_batches), self.trainable, self.mesh, outputs)
         for name, (feed, num_batches) in self.sources.items():  # each source of a mixture separately

@@ -18,7 +18,7 @@ from lm_research.run.metrics_log import read_metrics
 from lm_research.tasks import export
 from lm_research.tasks.base import Task
 from lm_research.tasks.dataset import LabeledCorpus
-from lm_research.training.state import State
+from lm_research.training.state import State, averaged_params
 
 
 def summarize(
@@ -57,7 +57,7 @@ def export_best_model(
     Returns:
       The entries added to summary.json, and a description of the validation scores.
     """
-    task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema") or state["params"]
+    task, corpus, params = evaluator.trainable, evaluator.corpus, averaged_params(state)
     assert isinstance(task, Task) and isinstance(corpus, LabeledCorpus)
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):

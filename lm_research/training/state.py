@@ -125,6 +125,11 @@ def init_state(
     return state
 
 
+def averaged_params(state: State) -> Any:
+    """Return the parameters that a run evaluates and exports: their average, if it keeps one."""
+    return state.get("ema", state["params"])
+
+
 def check_memory(shapes: State, shardings: State) -> None:
     """Raise a MeshError, before anything is allocated, if a device has less memory than its part of the state takes."""
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import types
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from helpers import toys
 from helpers.toys import Exact
+from lm_research.decoding.contrastive import ContrastivePlan, _place
 from lm_research.decoding.generate import generate
 
 
@@ -49,6 +53,18 @@ def test_tokens_follow_the_definition() -> None:
         eos_token_id=expected[0][3],
     )
     assert ended.new_tokens[0] == expected[0][: expected[0].index(expected[0][3]) + 1]
+
+
+def test_candidates_have_one_position_and_see_the_past_and_themselves() -> None:
+    """Texts that end after slot 3 and begin in slots 0 and 2: three candidates in slots 4 to 6 are at distance 4 - s from slot s, and 0 from their own."""
+    starts, past, plan = (0, 2), 4, ContrastivePlan(slots=6, candidates=3)
+    place = _place(plan, types.SimpleNamespace(length=jnp.int32(past), start_R=jnp.array(starts)))
+    assert int(place.slot) == past and place.positions_BL.tolist() == [[4, 4, 4], [2, 2, 2]]
+    for row, candidate, slot in itertools.product(range(2), range(3), range(6 + 3)):
+        own = slot == past + candidate
+        assert place.visible_BLS[row, candidate, slot] == (own or starts[row] <= slot < past)
+        if place.visible_BLS[row, candidate, slot]:
+            assert place.distance_BLS[0, candidate, slot] == (0 if own else past - slot)
 
 
 class LetterTokenizer(toys.ByteTokenizer):
