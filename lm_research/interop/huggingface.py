@@ -298,10 +298,10 @@ def save(
 
     def tensor(parts: list[tuple[str, int]]) -> np.ndarray:
         made = []
-        for path, layer in sorted(parts, key=lambda part: weights[part[0]].part):
+        for path, layer in parts:
             layers, part = layers_of(path, shapes[path].shape)
-            made.append(to_stored(weights[path], host(path).reshape(layers, *part)[layer]))
-        return np.ascontiguousarray(np.concatenate(made, axis=-1) if len(made) > 1 else made[0])
+            made.append(host(path).reshape(layers, *part)[layer])
+        return np.ascontiguousarray(to_stored([weights[path] for path, _ in parts], made))
 
     def listed() -> Iterator[tuple[str, tuple[int, ...], np.dtype, Any]]:
         for name, parts in entries.items():

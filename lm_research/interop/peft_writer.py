@@ -110,10 +110,10 @@ def _module(name: str) -> str:
 def _join(pieces: list[tuple[ParamMapping, np.ndarray, np.ndarray]], rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Combine the adapters of the matrices in a stored matrix to its lora_A [R, in] and lora_B [out, R]."""
     a = np.concatenate([a.T for _, a, _ in pieces])
-    outputs = pieces[0][2].shape[1]
-    b = np.zeros((outputs * pieces[0][0].parts, rank * len(pieces)), np.float32)
+    rows = pieces[0][0].stored_size(pieces[0][2].shape[1])
+    b = np.zeros((rows, rank * len(pieces)), np.float32)
     for number, (weight, _, part) in enumerate(pieces):
-        b[weight.part * outputs : (weight.part + 1) * outputs, number * rank : (number + 1) * rank] = part.T
+        b[weight.columns(part.shape[1]), number * rank : (number + 1) * rank] = part.T
     return np.ascontiguousarray(a), b
 
 
@@ -130,5 +130,5 @@ def _whole(
                 f"lora.modules_to_save={','.join(definition.lora.modules_to_save)} trained {path} of all layers, which peft's format cannot store. Write the whole "
                 "model: --to hf."
             )
-        found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])
+        found[_stored_name(weights[path], 0, prefix)] = to_stored([weights[path]], [leaves[path]])
     return found

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -227,29 +227,41 @@ def weights_of(family: Family, definition: ModelDefinition, more: Iterable[str] 
 def stored_shape(weight: ParamMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Compute the shape of the stored tensor for a parameter (one layer) of this shape."""
     if weight.path.endswith("/kernel"):
-        inner, outer = math.prod(shape[: weight.inputs]), math.prod(shape[weight.inputs :]) * weight.parts
+        inner, outer = math.prod(shape[: weight.inputs]), weight.stored_size(math.prod(shape[weight.inputs :]))
         return (outer, inner) if weight.transpose else (inner, outer)
     if weight.path.endswith(("/bias", "/scale")):
-        shape = (math.prod(shape) * weight.parts,)
+        shape = (weight.stored_size(math.prod(shape)),)
     return (1, *shape) if weight.leading else shape
 
 
 def from_stored(weight: ParamMapping, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Convert a stored tensor to a parameter (one layer)."""
     tensor = tensor.T if weight.transpose else tensor
-    if weight.parts > 1:
-        tensor = np.split(tensor, weight.parts, axis=-1)[weight.part]
+    if len(weight.parts) > 1:
+        outputs = math.prod(shape[weight.inputs :]) if weight.path.endswith("/kernel") else math.prod(shape)
+        tensor = tensor[..., weight.columns(outputs)]
     return tensor.reshape(shape)
 
 
-def to_stored(weight: ParamMapping, value: np.ndarray) -> np.ndarray:
-    """Invert `from_stored`; of a tensor in several parts, this returns one part."""
+def to_stored(weights: Sequence[ParamMapping], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Make a stored tensor from the parameters (one layer) that are its parts; inverts `from_stored`."""
+    matrices = [_as_matrix(*pair) for pair in zip(weights, values, strict=True)]
+    tensor, first = matrices[0], weights[0]
+    if len(first.parts) > 1:
+        width = first.stored_size(tensor.shape[-1])
+        tensor = np.zeros((*tensor.shape[:-1], width), tensor.dtype)
+        for weight, matrix in zip(weights, matrices, strict=True):
+            tensor[..., weight.columns(matrix.shape[-1])] = matrix
+    tensor = tensor.T if first.transpose else tensor
+    return tensor[None] if first.leading else tensor
+
+
+def _as_matrix(weight: ParamMapping, value: np.ndarray) -> np.ndarray:
     if weight.path.endswith("/kernel"):
         value = value.reshape(math.prod(value.shape[: weight.inputs]), -1)
     elif weight.path.endswith(("/bias", "/scale")):
         value = value.reshape(-1)
-    value = value.T if weight.transpose else value
-    return value[None] if weight.leading else value
+    return value
 
 
 def layers_of(path: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -73,7 +73,7 @@ def as_json(value: Any) -> bytes:
 
 @functools.cache
 def model(name: str) -> Files:
-    golden = golden_models.load_golden(golden_models.FOLDER / f"{name}.npz")
+    golden = golden_models.load_golden(golden_models.golden_path(name))
     weights = golden_models.golden_tensors(golden)
     return {"config.json": golden.config.encode(), "model.safetensors": safetensors.numpy.save(weights)}
 

@@ -26,9 +26,7 @@ class Golden:
     name: str
     kind: str  # the class in transformers, as in "architectures" of config.json
     family: str  # "model_type" of config.json
-    what: (
-        str  # "outputs": of one forward pass; "losses": of ten AdamW steps; "apart": outputs of tied tables that differ
-    )
+    what: str  # "outputs": of one forward pass; "losses": of ten AdamW steps; "texts": of generate; "apart": outputs of tied tables that differ
     config: str  # text of config.json
     weights: dict[str, tuple[int, ...]]  # every tensor of model.safetensors by name; a tied one appears once
     inputs: dict[str, np.ndarray]  # keyword arguments of the model; "losses": stacked, one batch a row
@@ -54,10 +52,14 @@ def load_golden(path: str | pathlib.Path) -> Golden:
 
 def golden_paths(what: str, family: str = "") -> Iterator[pathlib.Path]:
     """Files of one kind, in order of their names; those of one `family` if given."""
-    for path in sorted(FOLDER.glob("*.npz")):
+    for path in sorted(FOLDER.glob("**/*.npz")):
         with np.load(path) as file:
             if str(file["what"]) == what and family in ("", str(file["family"])):
                 yield path
+
+
+def golden_path(name: str) -> pathlib.Path:
+    return next(path for path in FOLDER.glob("**/*.npz") if path.stem == name)
 
 
 def golden_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:

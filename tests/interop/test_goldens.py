@@ -21,9 +21,12 @@ from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import forward
 from lm_research.pretrained import LanguageModel
 
-OUTPUTS = list(golden_models.golden_paths("outputs"))
-LOSSES = list(golden_models.golden_paths("losses"))
 TOLERANCE = 1e-4
+
+
+def cases(what: str) -> list[Any]:
+    paths = golden_models.golden_paths(what)
+    return [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.parent.name == "slow" else ()) for p in paths]
 
 
 def read(golden: Golden, directory: pathlib.Path) -> LanguageModel:
@@ -54,7 +57,7 @@ def real_positions(golden: Golden, name: str, shape: tuple[int, ...]) -> np.ndar
     return mask[None] if per_layer else mask
 
 
-@pytest.mark.parametrize("path", OUTPUTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases("outputs"))
 def test_outputs_losses_and_files_match_transformers(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     golden = load_golden(path)
     lm = read(golden, tmp_path / "theirs")
@@ -77,7 +80,7 @@ def test_outputs_losses_and_files_match_transformers(path: pathlib.Path, tmp_pat
     assert lm_research.from_pretrained(tmp_path / "ours").config == lm.config
 
 
-@pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases("losses"))
 def test_ten_steps_of_adamw_match_transformers_losses(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     golden = load_golden(path)
     lm = read(golden, tmp_path)
@@ -102,3 +105,17 @@ def test_ten_steps_of_adamw_match_transformers_losses(path: pathlib.Path, tmp_pa
         losses.append(float(loss))
     np.testing.assert_allclose(losses, golden.outputs["losses"], atol=1e-4)
     assert losses[-1] < losses[0] - 0.3
+
+
+@pytest.mark.parametrize("path", cases("texts"))
+def test_generated_tokens_match_transformers(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Chosen greedily and by 3 beams, after prompts with padding."""
+    golden = load_golden(path)
+    lm = read(golden, tmp_path)
+    longest = max(value.shape[1] for value in golden.outputs.values())
+    given = (
+        1 if "decoder_input_ids" in golden.inputs or lm.definition.arch.encoder else golden.inputs["input_ids"].shape[1]
+    )
+    for name, beams in (("greedy", 1), ("beams", 3)):
+        got = lm.generate(**golden.inputs, max_new_tokens=longest - given, num_beams=beams, do_sample=False)
+        np.testing.assert_array_equal(np.asarray(got), golden.outputs[name], err_msg=name)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from helpers import tiny
-from helpers.golden_models import FOLDER, Golden, golden_paths, load_golden, write_checkpoint
+from helpers.golden_models import Golden, golden_path, golden_paths, load_golden, write_checkpoint
 from lm_research.decoding.engine import causal_slots
 from lm_research.models import decode
 from lm_research.models.attention.cache import capacity
@@ -42,7 +42,7 @@ def decoders() -> list:
 
 
 def load(name: str, folder: pathlib.Path) -> tuple[LanguageModel, dict[str, np.ndarray]]:
-    golden = load_golden(FOLDER / f"{name}.npz")
+    golden = load_golden(golden_path(name))
     write_checkpoint(folder, golden)
     lm = from_pretrained(folder)
     if lm.definition.arch.encoder is None:

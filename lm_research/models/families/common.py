@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from lm_research.common.documents import Count, Size, check, check_fields, short
 from lm_research.config import ModelConfig, key
 from lm_research.errors import PretrainedError
@@ -48,7 +50,9 @@ class ParamMapping:
       names: names in the checkpoint; the first is written, any is read.
       transpose: whether the tensor is stored [out, in], as in torch's Linear, instead of [in, out].
       inputs: number of our axes that are contracted (2 for the attention's output: heads and their width).
-      part, parts: index among `parts` equal parts of the stored tensor, along its last axis after transposition.
+      part, parts: index among the parts of a stored tensor that holds several parameters along its last axis after transposition, and
+        the parts' relative sizes, (1, 1, 1) for three of one size.
+      groups: number of equal groups that the last axis is divided into, each of which has the parts (BLOOM: a group per head).
       leading: whether the tensor has an additional leading axis of size 1.
       copies: further names that the parameter is written to.
       kept: names of unused tensors that files may have in addition; if they do, these are written back.
@@ -62,13 +66,27 @@ class ParamMapping:
     transpose: bool = False
     inputs: int = 1
     part: int = 0
-    parts: int = 1
+    parts: tuple[int, ...] = (1,)
+    groups: int = 1
     leading: bool = False
     copies: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     preferred: tuple[str, ...] = ()
     group: int = 1
     layers: tuple[int, ...] = ()
+
+    def columns(self, size: int) -> np.ndarray:
+        """Indices along the last axis of the stored tensor of this parameter's `size` elements.
+
+        Example: queries of 2 heads of width 2 in groups (query, key, value) are columns 0, 1, 6 and 7 of 12.
+        """
+        unit = size // (self.parts[self.part] * self.groups)
+        starts = np.arange(self.groups) * sum(self.parts) + sum(self.parts[: self.part])
+        return (starts[:, None] * unit + np.arange(size // self.groups)).reshape(-1)
+
+    def stored_size(self, size: int) -> int:
+        """Length of the last axis of the stored tensor."""
+        return size * sum(self.parts) // self.parts[self.part]
 
     def of_layer(self, name: str, layer: int) -> str:
         """One of the names, with the index of the block at position `layer` of the stack."""
@@ -80,7 +98,7 @@ class ParamMapping:
 
 def dense(path: str, name: str, **options: Any) -> tuple[ParamMapping, ParamMapping]:
     """Map a dense layer: kernel and bias. transpose=False is for layers that are stored [in, out]."""
-    bias = {key: options[key] for key in ("part", "parts") if key in options}
+    bias = {key: options[key] for key in ("part", "parts", "groups") if key in options}
     return (
         ParamMapping(f"{path}/kernel", (f"{name}.weight",), **{"transpose": True, **options}),
         ParamMapping(f"{path}/bias", (f"{name}.bias",), **bias),

@@ -96,7 +96,7 @@ class GPT2(Family):
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         ours, theirs = "decoder/layers", "@h.{}"
         qkv = [
-            dense(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
+            dense(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=(1, 1, 1))
             for part, name in enumerate(("query", "key", "value"))
         ]
         cross = f"{ours}/cross_attention"
@@ -108,8 +108,8 @@ class GPT2(Family):
             *dense(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
             *norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
             *dense(f"{cross}/query", f"{theirs}.crossattention.q_attn", transpose=False),
-            *dense(f"{cross}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
-            *dense(f"{cross}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
+            *dense(f"{cross}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=(1, 1)),
+            *dense(f"{cross}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=(1, 1)),
             *dense(f"{cross}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
             *norm(f"{cross}_norm", f"{theirs}.ln_cross_attn"),
             *dense(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),

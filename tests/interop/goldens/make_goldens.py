@@ -6,7 +6,8 @@ Run in a separate environment with torch 2.13, transformers 5.24 and safetensors
 
 Small models of odd sizes, float32, eager attention, no dropout. Each file holds
 
-    kind, family, what    class, model_type, and "outputs", "losses", or "apart": outputs of files whose tied tables differ
+    kind, family, what    class, model_type, and "outputs"; "losses"; "texts" that `generate` continues; or "apart": outputs of files
+                          whose tied tables differ
     config                text of config.json
     weights               JSON: name of every tensor of model.safetensors -> shape; golden_models.golden_tensor fills them
     optimizer, versions   JSON: settings of AdamW, {} if there is none; what made the file
@@ -26,9 +27,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import pathlib
 import platform
+import re
 import sys
 import tempfile
 import zlib
@@ -37,6 +40,7 @@ import numpy as np
 import safetensors
 import torch
 import transformers
+from case import Case, merged
 
 from helpers.golden_models import Golden, golden_tensors, load_golden, write_checkpoint
 
@@ -53,41 +57,15 @@ VERSIONS = {
 }
 
 
-@dataclasses.dataclass
-class Case:
-    """A model and its inputs; `labels` names the task, see `draw`."""
-
-    name: str
-    kind: str
-    config: dict
-    labels: str = ""
-    length: int = 9
-    target: int = 7  # length of the decoder's side
-    masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
-    types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
-    decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
-    deep: bool = False  # hidden states and attentions
-    text: dict | None = None  # literal text of config.json, where it differs from what save_pretrained writes
-    extra: tuple[
-        str, ...
-    ] = ()  # tensors in addition to those that save_pretrained writes: NAME=LIKE takes LIKE's shape
-    steps: float = 0.0  # learning rate of a file of losses
-    apart: bool = False  # `extra` are tensors that config.json ties to others of different values
-    absent: tuple[str, ...] = ()  # tensors that the files lack, as others are tied to them
-
-
-def merged(base: dict, **changes) -> dict:
-    return base | changes
-
-
 def reader_of(config):
     """The config of the part that reads input_ids: the encoder's in an encoder-decoder."""
     return config.encoder if config.model_type == "encoder-decoder" else config
 
 
-def computed(name: str, family: str) -> bool:
+def computed(name: str, case: Case) -> bool:
     """Only Marian's decoder stores its sinusoidal positions, which follow from their number."""
-    return family == "marian" and name.endswith("embed_positions.weight")
+    marian = case.kind.startswith("Marian") and name.endswith("embed_positions.weight")
+    return marian or bool(case.computed and re.search(case.computed, name))
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
@@ -194,36 +172,34 @@ def describe(case: Case, folder: pathlib.Path) -> Golden:
     model_class = getattr(transformers, case.kind)
     model_class(model_class.config_class(**case.config)).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) if case.text is None else case.text
-    weights = {name: shape for name, shape in shapes_in(folder).items() if not computed(name, config["model_type"])}
+    weights = {name: shape for name, shape in shapes_in(folder).items() if not computed(name, case)}
     for item in case.extra:
         name, like = item.split("=")
         weights[name] = weights[like]
     for name in case.absent:
         del weights[name]
-    what = "losses" if case.steps else "apart" if case.apart else "outputs"
+    what = "losses" if case.steps else "apart" if case.apart else "texts" if case.new_tokens else "outputs"
     text = json.dumps(config, indent=1, sort_keys=True) + "\n"
     return Golden(case.name, case.kind, config["model_type"], what, text, weights, {}, {}, {}, VERSIONS)
 
 
-def load(golden: Golden, folder: pathlib.Path):
+def load(golden: Golden, case: Case, folder: pathlib.Path):
     """Load the checkpoint with from_pretrained and check it."""
     write_checkpoint(folder / "in", golden)
     model, info = getattr(transformers, golden.kind).from_pretrained(
         folder / "in", output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
-    info["missing_keys"] = {name for name in info["missing_keys"] if not computed(name, golden.family)}
+    info["missing_keys"] = {name for name in info["missing_keys"] if not computed(name, case)}
     assert not any(info.values()), (golden.name, info)
     state, tensors = model.state_dict(), golden_tensors(golden)
     for name, value in tensors.items():
         assert np.array_equal(state[name].numpy(), value), (golden.name, name)
     known = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in tensors}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        assert id(parameter) in known or computed(name, golden.family), (golden.name, name)
+        assert id(parameter) in known or computed(name, case), (golden.name, name)
     copy.deepcopy(model).save_pretrained(folder / "out")  # a copy: saving changes the config
     if golden.what != "apart":  # with a tensor that is absent in "in", another one is in "out"
-        written = {
-            name: shape for name, shape in shapes_in(folder / "out").items() if not computed(name, golden.family)
-        }
+        written = {name: shape for name, shape in shapes_in(folder / "out").items() if not computed(name, case)}
         assert written == dict(sorted(golden.weights.items())), golden.name
     return model.eval()
 
@@ -246,6 +222,22 @@ def forward(model, inputs: dict[str, np.ndarray], deep: bool) -> dict[str, np.nd
         elif isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
             outputs[key] = np.stack([one.numpy() for one in value])
     assert outputs and all(v.dtype == np.float32 and np.isfinite(v).all() for v in outputs.values())
+    return outputs
+
+
+def generate(model, inputs: dict[str, np.ndarray], new_tokens: int) -> dict[str, np.ndarray]:
+    """Prompts or sources with the tokens that follow, chosen greedily and by 3 beams; padding is on the left of prompts."""
+    outputs = {}
+    for name, beams in (("greedy", 1), ("beams", 3)):
+        tokens = model.generate(
+            **tensors_of(inputs),
+            max_new_tokens=new_tokens,
+            num_beams=beams,
+            do_sample=False,
+            pad_token_id=model.config.pad_token_id or 0,
+        )
+        outputs[name] = tokens.numpy().astype(np.int32)
+    assert all(len(np.unique(value)) > 3 for value in outputs.values()), outputs
     return outputs
 
 
@@ -274,10 +266,12 @@ def make(case: Case) -> Golden:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         golden = describe(case, folder / "made")
-        model = load(golden, folder)
+        model = load(golden, case, folder)
     inputs = draw(case, model.config, rng)
     if case.kind.endswith("ForSequenceClassification") and golden.family in ("t5", "mt5", "bart", "mbart"):
         inputs = end_rows(inputs, model.config)
+    if case.new_tokens:
+        return dataclasses.replace(golden, inputs=inputs, outputs=generate(model, inputs, case.new_tokens))
     if not case.steps:
         return dataclasses.replace(golden, inputs=inputs, outputs=forward(model, inputs, case.deep))
     batches = [inputs] + [draw(case, model.config, rng) for _ in range(2)]
@@ -287,13 +281,14 @@ def make(case: Case) -> Golden:
     return dataclasses.replace(golden, inputs=stacked, outputs={"losses": losses}, optimizer=optimizer)
 
 
-def save(golden: Golden) -> int:
+def save(golden: Golden, case: Case) -> int:
     arrays = {key: np.array(getattr(golden, key)) for key in ("kind", "family", "what", "config")}
     for key in ("weights", "optimizer", "versions"):
         arrays[key] = np.array(json.dumps(getattr(golden, key)))
     arrays |= {f"inputs/{key}": v.astype(np.int32) if v.dtype == np.int64 else v for key, v in golden.inputs.items()}
     arrays |= {f"outputs/{key}": value for key, value in golden.outputs.items()}
-    path = HERE / f"{golden.name}.npz"
+    path = HERE / ("slow" if case.slow else "") / f"{golden.name}.npz"
+    path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, **arrays)
     back = load_golden(path)
     assert (back.weights, back.config, back.kind) == (golden.weights, golden.config, golden.kind)
@@ -874,17 +869,23 @@ APART = [
 ]
 
 
+def more_cases() -> list[Case]:
+    """The lists CASES of all cases_*.py next to this file."""
+    names = sorted(path.stem for path in HERE.glob("cases_*.py"))
+    return [case for name in names for case in importlib.import_module(name).CASES]
+
+
 def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     total = 0
-    for case in ENCODERS + DECODERS + ENCODERS_AS_DECODERS + PAIRS + SEQ2SEQ + APART:
+    for case in ENCODERS + DECODERS + ENCODERS_AS_DECODERS + PAIRS + SEQ2SEQ + APART + more_cases():
         if len(sys.argv) > 1 and not case.name.startswith(tuple(sys.argv[1:])):
             continue
         golden = make(case)
-        total += (size := save(golden))
+        total += (size := save(golden, case))
         shapes = " ".join(f"{key}{list(value.shape)}" for key, value in golden.outputs.items())
         print(f"{case.name}.npz  {size}  {case.kind}  {shapes}", *golden.outputs.get("losses", ()))
     print(total, "bytes")

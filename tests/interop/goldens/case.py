@@ -1,0 +1,35 @@
+"""The description of a golden, for make_goldens.py and the lists of cases in cases_*.py."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Case:
+    """A model and its inputs; `labels` names the task, see `draw`."""
+
+    name: str
+    kind: str
+    config: dict
+    labels: str = ""
+    length: int = 9
+    target: int = 7  # length of the decoder's side
+    masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
+    types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
+    decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
+    deep: bool = False  # hidden states and attentions
+    text: dict | None = None  # literal text of config.json, where it differs from what save_pretrained writes
+    extra: tuple[
+        str, ...
+    ] = ()  # tensors in addition to those that save_pretrained writes: NAME=LIKE takes LIKE's shape
+    steps: float = 0.0  # learning rate of a file of losses
+    apart: bool = False  # `extra` are tensors that config.json ties to others of different values
+    new_tokens: int = 0  # makes a file of texts: that many tokens, chosen greedily and by 3 beams
+    computed: str = ""  # pattern of tensors of the state that follow from the config and are not in the file
+    slow: bool = False  # the file is in slow/, and its test runs on request
+    absent: tuple[str, ...] = ()  # tensors that the files lack, as others are tied to them
+
+
+def merged(base: dict, **changes) -> dict:
+    return base | changes
