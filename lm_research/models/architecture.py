@@ -48,12 +48,14 @@ class Architecture:
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
       embedding_projection: whether a dense layer maps E to D, which may be equal.
       embedding_scale: factor on token embeddings.
+      round_embedding_scale: whether this factor is rounded to the compute type (Gemma).
       embedding_norm: whether the sum of the embeddings is normalized.
       tied: whether predictions use the token table; otherwise they have their own.
 
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
       norm_bias: whether layer norms have a bias.
       norm_epsilon: constant added to the variance.
+      norm_offset: constant added to the stored scales of norms, which start at 1 - `norm_offset` (Gemma: 1).
 
       num_kv_heads: G, number of key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
       head_size: K, width of a head; 0 is D / H.
@@ -111,12 +113,14 @@ class Architecture:
     embedding_size: int = 0
     embedding_projection: bool = False
     embedding_scale: float = 1.0
+    round_embedding_scale: bool = False
     embedding_norm: bool = False
     tied: bool = True
 
     norm_kind: Literal["layer", "rms"] = "layer"
     norm_bias: bool = True
     norm_epsilon: float = 1e-5
+    norm_offset: float = 0.0
 
     num_kv_heads: int = 0
     head_size: int = 0

@@ -48,7 +48,8 @@ class Embeddings(nnx.Module):
         # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:
-            x_BLE = x_BLE * arch.embedding_scale
+            scale = arch.embedding_scale
+            x_BLE = x_BLE * (float(jnp.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
         x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
         if arch.num_types:
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.

@@ -47,6 +47,7 @@ RANGES: dict[str, Any] = {
     "eos_id": Token,
     "pad_id": Token,
     "norm_epsilon": Rate,
+    "norm_offset": Rate,
     "dropout_rate": Rate,
     "attention_dropout_rate": Rate,
     "activation_dropout_rate": Rate,

@@ -16,9 +16,11 @@ import pytest
 from flax import nnx
 
 from helpers import tiny
+from lm_research.models.embeddings import Embeddings
 from lm_research.models.layers import (
     Dense,
     LayerNorm,
+    RMSNorm,
     activation,
     broadcast_rows,
     dropout,
@@ -134,6 +136,34 @@ def test_layer_norm_equals_numpy_in_float64() -> None:
     low = norm(jnp.asarray(x, jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(np.float32), expected, atol=0.03)
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
+def test_an_offset_is_added_to_the_scale_of_a_norm(kind: type[LayerNorm] | type[RMSNorm]) -> None:
+    """Gemma's stored scales w start at 0; the factor 1 + w is rounded to float32 only, not to the input's type."""
+    arch = tiny.model("bert").arch
+    x = np.random.default_rng(0).normal(1, 2, (5, 16))
+    norm, plain = kind(arch.replace(norm_offset=1.0)), kind(arch)
+    assert not norm.scale[...].any()
+    np.testing.assert_array_equal(norm(jnp.asarray(x, jnp.float32)), plain(jnp.asarray(x, jnp.float32)))
+    norm.scale[...] = jnp.linspace(-1, 0.004, 16)  # 1.004 in bfloat16 is 1.0078 or 1
+    plain.scale[...] = 1 + jnp.linspace(-1, 0.004, 16)
+    low = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(norm(low), plain(low))
+
+
+def test_the_factor_of_embeddings_is_rounded_to_the_compute_type_on_request() -> None:
+    """sqrt(3072) = 55.4256 is 55.5 in bfloat16, whose numbers between 32 and 64 are 1/4 apart; transformers' Gemma rounds so."""
+    arch = tiny.model("bert").arch.replace(
+        embedding_scale=3072**0.5, embedding_norm=False, positions="none", num_types=0
+    )
+    # 1.0045 rounds to 1.0078 in bfloat16, and 1.0045 * 55.4256 / 55.5 = 1.00315 to 1.
+    cases = (("bfloat16", True, 1.0078125), ("bfloat16", False, 1.0), ("float32", True, 1.0045 * 3072**0.5 / 55.5))
+    for dtype, rounded, expected in cases:
+        embeddings = Embeddings(arch.replace(dtype=dtype, round_embedding_scale=rounded), nnx.Rngs(0))
+        embeddings.tokens[...] = jnp.full(embeddings.tokens.shape, 1.0045 / 55.5)
+        got = float(embeddings(jnp.ones((1, 1), int), None, None, None)[0, 0, 0])
+        assert got == pytest.approx(expected, rel=1e-6)
 
 
 def test_layer_norm_has_its_familys_epsilon() -> None:
