@@ -63,13 +63,22 @@ class Architecture:
 
       activation: activation of the feed-forward layers, a key of layers.ACTIVATIONS.
 
-      pooling: position whose state represents the sequence: "first", "last" (not padding), or "eos" (the last `eos_id`).
+      pooling: what represents the sequence: the state of the "first" position (padding too), of the "first_real" or "last" one (not
+        padding), or of the last `eos_id` ("eos"); the "mean" of all states, or the mean after the pooler's layers ("late_mean").
+      choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`.
       pooler_activation: activation of the pooler's dense layer; empty for no dense layer.
+      pooler_norm: whether a norm follows the activation (ModernBERT).
+      token_pooler: whether classifiers of tokens have the pooler's layers too, applied to each token (ModernBERT).
+      transform_bias: whether the dense layers of pooler and masked-token head have biases.
+      classifier_bias: whether classifiers have a bias; None for all but those of sequences in models without `pooler_activation`.
+      classifier_dropout_rate: dropout before classifiers; None is `dropout_rate`.
       eos_id: end-of-sequence token, for pooling "eos".
       pad_id: padding token, for pooling "last" and `count_padding`; -1 for none.
       head_activation: activation of the masked-token head; empty is `activation`.
       head_bias: whether token predictions of a decoder have a (constant) bias.
-      head_transform: whether a decoder predicts tokens through the masked-token head's layers, as BERT does.
+      head_transform: whether a decoder predicts tokens through the masked-token head, as BERT does.
+      masked_transform: whether the masked-token head has a dense layer, an activation and a norm before the vocabulary projection.
+      masked_bias: whether the masked-token head's vocabulary projection has a bias.
       logit_scale: factor on hidden states before the vocabulary projection.
       logit_cap: soft cap c of token logits, c tanh(logit / c) (Gemma 2); 0 for none.
 
@@ -129,13 +138,21 @@ class Architecture:
 
     activation: str = "gelu"
 
-    pooling: Literal["first", "last", "eos"] = "first"
+    pooling: Literal["first", "first_real", "last", "eos", "mean", "late_mean"] = "first"
+    choice_pooling: Literal["", "first_real", "mean"] = ""
     pooler_activation: str = "tanh"
+    pooler_norm: bool = False
+    token_pooler: bool = False
+    transform_bias: bool = True
+    classifier_bias: bool | None = None
+    classifier_dropout_rate: float | None = None
     eos_id: int = -1
     pad_id: int = -1
     head_activation: str = ""
     head_bias: bool = False
     head_transform: bool = False
+    masked_transform: bool = True
+    masked_bias: bool = True
     logit_scale: float = 1.0
     logit_cap: float = 0.0
 

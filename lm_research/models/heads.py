@@ -65,24 +65,30 @@ class Projection(NamedTuple):
 
 
 class MaskedLMHead(nnx.Module):
-    """BERT's masked-token head: dense, activation, norm, then the token table (tied, or its own) with a bias."""
+    """BERT's masked-token head: dense, activation, norm, then the token table (tied, or its own) with a bias.
+
+    The architecture defines which of the three layers and of the biases exist.
+    """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        width = arch.embedding_width
-        self.dense = Dense([(arch.hidden_size, "embed")], [(width, None)], arch, rngs)
-        self.norm = norm(arch, width)
-        self.bias = zeros_param((arch.vocab_size,), ("vocab",))
+        width, dense = arch.embedding_width, [(arch.hidden_size, "embed")]
+        if arch.masked_transform:
+            self.dense = Dense(dense, [(width, None)], arch, rngs, bias=arch.transform_bias)
+            self.norm = norm(arch, width)
+        self.bias = zeros_param((arch.vocab_size,), ("vocab",)) if arch.masked_bias else None
         self.table = None if arch.tied else make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
-        self.activation = arch.head_activation or arch.activation
+        self.activation = (arch.head_activation or arch.activation) if arch.masked_transform else ""
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
         """Predict tokens; the embedding table `table_VE` is not used by a head with its own table."""
-        hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
+        hidden_BME = hidden_BMD
+        if self.activation:
+            hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
         hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
         table_VE = table_VE if self.table is None else self.table[...]
         assert table_VE is not None
-        return Projection(hidden_BME, table_VE, self.bias[...], self.cap)
+        return Projection(hidden_BME, table_VE, None if self.bias is None else self.bias[...], self.cap)
 
 
 class NextTokenHead(nnx.Module):
@@ -102,13 +108,21 @@ class NextTokenHead(nnx.Module):
         return Projection(hidden_BMD, table_VD if self.table is None else self.table[...], bias_V, self.cap)
 
 
-class Pooler(nnx.Module):
-    """The summary of a sequence: the state of one position, through a dense layer and an activation if the architecture has them."""
+AVERAGES = ("mean", "late_mean")  # the poolings that use all positions
 
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+
+class Pooler(nnx.Module):
+    """The summary of a sequence: the state of one position, or the mean of all, through the layers that the architecture defines.
+
+    These are a dense layer and an activation, after which a norm may follow. With pooling "tokens" the summary is that of each position.
+    """
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs, pooling: str) -> None:
         if arch.pooler_activation:
-            self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
-        self.arch = arch
+            width = [(arch.hidden_size, "embed")]
+            self.dense = Dense(width, [(arch.hidden_size, None)], arch, rngs, bias=arch.transform_bias)
+            self.norm = norm(arch) if arch.pooler_norm else None
+        self.arch, self.pooling = arch, pooling
 
     def __call__(
         self,
@@ -117,33 +131,50 @@ class Pooler(nnx.Module):
         segments_BL: jax.Array | None = None,
         num_segments: int = 0,
     ) -> jax.Array:
-        """Summaries [B, D], or with `num_segments` K > 0 those of segments 1 to K, [B, K, D].
+        """Summaries [B, D], or with `num_segments` K > 0 those of segments 1 to K, [B, K, D]; of pooling "tokens", [B, L, D].
 
-        Those of absent segments are meaningless. Tokens and segments may be None where the position does not depend on them.
+        Those of absent segments are meaningless. Tokens and segments may be None where the pooling does not depend on them.
         """
+        if self.pooling == "late_mean":
+            return self._pooled(self._transformed(x_BLD), tokens_BL, segments_BL, num_segments)
+        return self._transformed(self._pooled(x_BLD, tokens_BL, segments_BL, num_segments))
+
+    def _transformed(self, x: jax.Array) -> jax.Array:
+        if not self.arch.pooler_activation:
+            return x
+        x = activation(self.arch.pooler_activation, self.dense(x))
+        return x if self.norm is None else self.norm(x)
+
+    def _pooled(
+        self, x_BLD: jax.Array, tokens_BL: jax.Array | None, segments_BL: jax.Array | None, num_segments: int
+    ) -> jax.Array:
+        if self.pooling == "tokens":
+            return x_BLD
         if num_segments:
             # A product with one-hot rows instead of a gather, as in `predict_tokens`.
             assert tokens_BL is not None and segments_BL is not None
             inside_BKL = segments_BL[:, None] == 1 + jnp.arange(num_segments)[:, None]
-            index_BK = self._pooled_position(tokens_BL[:, None], inside_BKL)
-            one_hot_BKL = jax.nn.one_hot(index_BK, x_BLD.shape[1], dtype=x_BLD.dtype)
-            x = jnp.einsum("BKL,BLD->BKD", one_hot_BKL, x_BLD)
-        elif self.arch.pooling == "first":
-            x = x_BLD[:, 0]
-        else:
-            assert tokens_BL is not None
-            real_BL = True if segments_BL is None else segments_BL > 0
-            index_B = self._pooled_position(tokens_BL, real_BL)
-            x = jnp.take_along_axis(x_BLD, index_B[:, None, None], axis=1)[:, 0]
-        if not self.arch.pooler_activation:
-            return x
-        return activation(self.arch.pooler_activation, self.dense(x))
+            return jnp.einsum("BKL,BLD->BKD", self._weights(tokens_BL[:, None], inside_BKL, x_BLD.dtype), x_BLD)
+        if self.pooling == "first":
+            return x_BLD[:, 0]
+        real_BL = jnp.ones(x_BLD.shape[:2], bool) if segments_BL is None else segments_BL > 0
+        if self.pooling in AVERAGES:
+            return jnp.einsum("BL,BLD->BD", self._weights(tokens_BL, real_BL, x_BLD.dtype), x_BLD)
+        index_B = self._pooled_position(tokens_BL, real_BL)
+        return jnp.take_along_axis(x_BLD, index_B[:, None, None], axis=1)[:, 0]
 
-    def _pooled_position(self, tokens_L: jax.Array, inside_L: jax.Array | bool) -> jax.Array:
+    def _weights(self, tokens_L: jax.Array | None, inside_L: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The weight of each position in the summary of those in `inside_L`; both may have axes in front of L."""
+        if self.pooling in AVERAGES:
+            return (inside_L / inside_L.sum(-1, keepdims=True).clip(1)).astype(dtype)
+        return jax.nn.one_hot(self._pooled_position(tokens_L, inside_L), inside_L.shape[-1], dtype=dtype)
+
+    def _pooled_position(self, tokens_L: jax.Array | None, inside_L: jax.Array) -> jax.Array:
         """Index of the position that represents those in `inside_L`; both may have axes in front of L."""
-        if self.arch.pooling == "first":
+        if self.pooling in ("first", "first_real"):
             return jnp.argmax(inside_L, -1)
-        candidates_L = tokens_L == self.arch.eos_id if self.arch.pooling == "eos" else tokens_L != self.arch.pad_id
+        assert tokens_L is not None
+        candidates_L = tokens_L == self.arch.eos_id if self.pooling == "eos" else tokens_L != self.arch.pad_id
         return ((candidates_L & inside_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
 
 
@@ -178,17 +209,26 @@ class Model(nnx.Module):
         self.masked_lm = MaskedLMHead(arch, rngs) if kind.tokens == "masked" else None
         next_token = MaskedLMHead if arch.head_transform else NextTokenHead
         self.next_token = next_token(arch, rngs) if kind.tokens == "next" else None
-        pools = kind.pooler == "yes" or kind.pooler == "optional" and head.pooled
-        self.pooler = Pooler(arch, rngs) if pools else None
+        pooling = self._pooling(arch, head)
+        self.pooler = Pooler(arch, rngs, pooling) if pooling else None
         if kind.next_sentence:
             self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs, std=arch.readout_init_std)
         if kind.replaced:
             self.replaced_token = ReplacedTokenHead(arch, rngs)
         if kind.classifies:
             biased = bool(arch.pooler_activation) or not kind.bare_classifier
+            biased = biased if arch.classifier_bias is None else arch.classifier_bias
             classes = [(head.num_classes, None)]
             self.classifier = Dense(width, classes, arch, rngs, std=arch.readout_init_std, bias=biased)
         self.arch = arch
+
+    @staticmethod
+    def _pooling(arch: Architecture, head: HeadSpec) -> str:
+        """The pooling of this head; empty for no pooler."""
+        kind = head.kind
+        if kind.pooler == "yes" or kind.pooler == "optional" and head.pooled:
+            return arch.choice_pooling or arch.pooling if head.name == "multiple_choice" else arch.pooling
+        return "tokens" if kind.classifies and arch.token_pooler else ""
 
     @property
     def table_VE(self) -> jax.Array:
@@ -233,7 +273,9 @@ class Model(nnx.Module):
         dropout_key: jax.Array | None = None,
         num_segments: int = 0,
     ) -> jax.Array:
-        """Class logits in float32: with a pooler [B, C], or [B, K, C] for `num_segments` K; without one, of each token, [B, L, C]."""
+        """Class logits in float32: of each sequence [B, C], or [B, K, C] for `num_segments` K; or of each token, [B, L, C]."""
         if self.pooler is not None:
             x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, num_segments)
-        return self.classifier(dropout(x_BLD, self.arch.dropout_rate, dropout_key)).astype(jnp.float32)
+        rate = self.arch.classifier_dropout_rate
+        rate = self.arch.dropout_rate if rate is None else rate
+        return self.classifier(dropout(x_BLD, rate, dropout_key)).astype(jnp.float32)

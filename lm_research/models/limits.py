@@ -51,6 +51,7 @@ RANGES: dict[str, Any] = {
     "dropout_rate": Rate,
     "attention_dropout_rate": Rate,
     "activation_dropout_rate": Rate,
+    "classifier_dropout_rate": Rate | None,
     "init_std": Scale,
     "residual_init_std": Scale,
     "embedding_scale": Scale,

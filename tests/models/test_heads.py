@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from helpers import tiny
-from lm_research.models.heads import Projection
+from lm_research.models.definition import define
+from lm_research.models.heads import HeadSpec, Projection
 
 
 def test_projection_gives_float32_logits() -> None:
@@ -65,3 +66,38 @@ def test_next_sentence_reads_the_first_position_through_tanh() -> None:
     pooled = np.tanh(x_BLD[:, 0].astype(np.float64) @ pooler["kernel"] + pooler["bias"])
     np.testing.assert_allclose(got, pooled @ head["kernel"] + head["bias"], atol=1e-5)
     assert got.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("pooling", ["first", "first_real", "last", "mean", "late_mean"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_poolings_of_padded_and_of_packed_rows(pooling: str, packed: bool) -> None:
+    """Against loops over the positions of each sequence, with the pooler's layers (dense, tanh, norm) before or after the mean."""
+    arch = tiny.model("bert").arch.replace(pooling=pooling, pooler_norm=True, pad_id=0)
+    definition = define(arch, HeadSpec("classification", 3))
+    params = tiny.random_params(definition)
+    x_BLD = np.random.default_rng(5).normal(size=(2, 5, 16)).astype(np.float32)
+    segments_BL = np.array([[1, 1, 2, 2, 2], [1, 2, 2, 0, 0]] if packed else [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]])
+
+    def layers(x: np.ndarray) -> np.ndarray:
+        dense, norm = (params["pooler"][name] for name in ("dense", "norm"))
+        y = np.tanh(x @ dense["kernel"] + dense["bias"])
+        return (y - y.mean()) / np.sqrt(y.var() + arch.norm_epsilon) * norm["scale"] + norm["bias"]
+
+    def summary(states_LD: np.ndarray) -> np.ndarray:
+        if pooling == "late_mean":
+            return np.mean([layers(x) for x in states_LD], axis=0)
+        return layers(states_LD.mean(0) if pooling == "mean" else states_LD[-1 if pooling == "last" else 0])
+
+    def logits(states_LD: np.ndarray) -> np.ndarray:
+        return summary(states_LD) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+
+    def parts(x_LD: np.ndarray, row: np.ndarray) -> list[np.ndarray]:
+        if packed:
+            return [x_LD[row == number] for number in (1, 2)]
+        return [x_LD if pooling == "first" else x_LD[row > 0]]  # padding counts as a first position
+
+    expected = [[logits(part) for part in parts(*pair)] for pair in zip(x_BLD, segments_BL, strict=True)]
+    classify = tiny.jit(
+        lambda params, x: definition.bind(params).classify(x, segments_BL, segments_BL, num_segments=2 * packed)
+    )
+    np.testing.assert_allclose(classify(params, x_BLD), expected if packed else np.squeeze(expected, 1), atol=1e-5)
