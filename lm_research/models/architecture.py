@@ -32,6 +32,8 @@ class Architecture:
       encoder: the stack whose output this one also attends to, which makes this the decoder of an encoder-decoder.
       shared_tokens: whether the decoder uses the encoder's token table.
       memory_projection: whether a dense layer maps the encoder's states to D before the decoder attends to them.
+      merged_attention: whether the decoder's self-attention also attends to the encoder's states, with the same projections and one
+        softmax over both, in place of cross-attention (T5Gemma 2).
       share_layers: whether a few blocks' parameters serve all N layers (ALBERT, Lan et al. 2019).
       layer_groups, group_size: with shared layers, the number of groups the depth is divided into, and of blocks in each group.
 
@@ -107,6 +109,7 @@ class Architecture:
     encoder: Architecture | None = None
     shared_tokens: bool = True
     memory_projection: bool = False
+    merged_attention: bool = False
     share_layers: bool = False
     layer_groups: int = 1
     group_size: int = 1
@@ -189,6 +192,11 @@ class Architecture:
         """The encoder, which must exist."""
         assert self.encoder is not None
         return self.encoder
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Whether blocks have a cross-attention layer."""
+        return self.encoder is not None and not self.merged_attention
 
     @property
     def memory_width(self) -> int:

@@ -16,7 +16,7 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.mask import AttentionMask
-from lm_research.models.attention.module import Attention
+from lm_research.models.attention.module import Attention, Memory
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Norm, dropout, norm, split_key
@@ -42,6 +42,12 @@ class BlockCapture:
     cross_attention: list[jax.Array] = dataclasses.field(default_factory=list)
     routing: list[jax.Array] = dataclasses.field(default_factory=list)
 
+    def split(self, sources: int) -> None:
+        """Move the probabilities of the last `sources` keys of merged attention to `cross_attention`."""
+        probs_BHLS = self.attention.pop()
+        self.attention.append(probs_BHLS[..., :-sources])
+        self.cross_attention.append(probs_BHLS[..., -sources:])
+
 
 class Block(nnx.Module):
     """One layer of a stack, as described by a LayerSpec whose sizes are filled in."""
@@ -52,7 +58,7 @@ class Block(nnx.Module):
             self.attention = Attention(arch, spec, rngs)
             self.attention_norm = norm(arch) if spec.attention_norm else None
             self.attention_output_norm = norm(arch) if has_output_norms else None
-        if arch.encoder is not None:
+        if arch.has_cross_attention:
             self.cross_attention = Attention(arch, spec, rngs, cross=True)
             self.cross_attention_norm = norm(arch)
             self.cross_attention_output_norm = norm(arch) if has_output_norms else None
@@ -82,13 +88,20 @@ class Block(nnx.Module):
           cache: the layer's keys and values of earlier positions.
           cross_cache: the layer's keys and values of the encoder's states.
         """
-        spec, has_cross_attention = self.spec, self.arch.encoder is not None
+        spec, has_cross_attention = self.spec, self.arch.has_cross_attention
         has_inner_dropout = self.arch.activation_dropout_rate > 0
         keys = iter(split_key(key, 3 + 2 * has_cross_attention + has_inner_dropout))
 
         def self_attention(x_BLD: jax.Array) -> jax.Array:
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
             probs = None if capture is None else capture.attention
+            if self.arch.merged_attention:
+                assert isinstance(inputs.memory_mask, jax.Array)
+                memory = Memory(inputs.memory_mask, inputs.memory_BSD, cross_cache)
+                y_BLD = self.attention(x_BLD, inputs.masks[spec], cache, **options, probs=probs, merged=memory)
+                if capture is not None:
+                    capture.split(memory.length)
+                return y_BLD
             return self.attention(x_BLD, inputs.masks[spec], cache, **options, probs=probs)
 
         def cross_attention(x_BLD: jax.Array) -> jax.Array:
@@ -111,6 +124,11 @@ class Block(nnx.Module):
             norms = self.cross_attention_norm, self.cross_attention_output_norm
             x_BLD = self._residual(x_BLD, cross_attention, *norms, keys)
         return self._residual(x_BLD, feed_forward, self.feed_forward_norm, self.feed_forward_output_norm, keys)
+
+    def memory_keys_and_values(self, memory_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, S, G, K] of the encoder's states."""
+        attention = self.attention if self.arch.merged_attention else self.cross_attention
+        return attention.keys_and_values(memory_BSD)
 
     def _residual(
         self,

@@ -59,7 +59,7 @@ def empty(
     source_BMD = memory.x_BSD
 
     def cross(block: Block) -> tuple[jax.Array, ...]:
-        pair = block.cross_attention.keys_and_values(source_BMD)
+        pair = block.memory_keys_and_values(source_BMD)
         return tuple(constrain(x_BMGK.swapaxes(1, 2), *CACHE_AXES) for x_BMGK in pair)
 
     if bound.blocks is not None:

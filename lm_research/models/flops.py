@@ -35,7 +35,7 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
     A weight takes a multiplication and an addition per position in the forward pass, and twice that in the backward pass. Scores and
     weighted values take 2 H K operations each per query and key, times three; causal masks save nothing. The vocabulary projection counts
     for predicted positions only, and small layers of heads are not counted. Keys and values of cross-attention are computed for each source
-    position. A model inside the model (ELECTRA's generator) counts too.
+    position, and those of merged attention for each position of either side. A model inside the model (ELECTRA's generator) counts too.
 
     Args:
       definition: the model.
@@ -51,9 +51,11 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
             keys = [key.key for key in path]
             if keys[-1] == "kernel":
                 from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
+                from_both = arch.merged_attention and "attention" in keys and keys[-2] in ("key", "value")
                 fraction = _used_fraction(definition, arch, f"{name}/layers/" + "/".join(keys))
                 uses = arch.num_layers / arch.num_blocks * fraction
-                layers += 6.0 * math.prod(leaf.shape) * uses * (source_length if from_source else own_length)
+                positions = source_length if from_source else own_length + source_length * from_both
+                layers += 6.0 * math.prod(leaf.shape) * uses * positions
         self_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs if spec.attention != "none")
         all_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs)
         cross_width = all_width if arch.encoder is not None else 0

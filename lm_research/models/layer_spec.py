@@ -19,6 +19,7 @@ class LayerSpec:
         sequence (Llama 4); or "none", a layer without attention.
       window: size of the window or chunk. A causal window is the latest `window` positions, the query's included; a bidirectional one
         is window // 2 positions on each side and the query's.
+      window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
       rotary_theta: base of the rotary wavelengths.
@@ -49,6 +50,7 @@ class LayerSpec:
 
     attention: Literal["full", "window", "chunked", "none"] = "full"
     window: int = 0
+    window_ahead: int = -1
     positions: Literal["rotary", "relative", "alibi", "none"] = "none"
     rotary_theta: float = 10000.0
     rotary_scaling: tuple[tuple[str, float | str], ...] = ()
@@ -93,7 +95,7 @@ class LayerSpec:
     def across(self) -> LayerSpec:
         """The spec of the cross-attention: full, without positions."""
         return dataclasses.replace(
-            self, attention="full", window=0, positions="none", query_key_norm="none", score_cap=0.0
+            self, attention="full", window=0, window_ahead=-1, positions="none", query_key_norm="none"
         )
 
 

@@ -65,6 +65,7 @@ RANGES: dict[str, Any] = {
 # Field of LayerSpec -> its range.
 LAYER_RANGES: dict[str, Any] = {
     "window": Count,
+    "window_ahead": Annotated[int, Meta(ge=-1, le=2**31 - 1)],
     "rotary_theta": Wavelength,
     "rotary_fraction": Annotated[float, Meta(gt=0, le=1)],
     "score_cap": Scale,
@@ -120,7 +121,7 @@ def num_parameters(arch: Architecture) -> int:
 def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     width = arch.hidden_size
     one = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads)
-    attention = one * ((spec.attention != "none") + (arch.encoder is not None))
+    attention = one * ((spec.attention != "none") + arch.has_cross_attention)
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
     return attention + feed_forward + width * spec.num_experts
 
@@ -183,6 +184,12 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
     if spec.num_experts and spec.mlp_bias:
         return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
+    if arch.merged_attention and (arch.encoder is None or arch.memory_width != arch.hidden_size):
+        return "it has merged_attention=True, which requires an encoder whose states have the width of the decoder"
+    if arch.merged_attention and spec.attention == "none":
+        return "a layer has attention=none, but merged_attention=True requires attention"
+    if spec.window_ahead >= 0 and arch.causal:
+        return f"a layer has window_ahead={spec.window_ahead}, but causal windows have no later positions"
     if spec.residual == "parallel" and arch.encoder is not None:
         return "a layer has residual=parallel, which does not support attention to an encoder"
     if spec.residual == "parallel" and spec.attention == "none":

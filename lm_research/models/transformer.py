@@ -147,7 +147,7 @@ class Transformer(nnx.Module):
         With `allow_blockwise` scores may be computed a block at a time: in rings if devices divide the positions, or in kernels.
         """
         arch, length = self.arch, segments_BL.shape[1]
-        ring = allow_blockwise and length_parts(length) > 1
+        ring = allow_blockwise and length_parts(length) > 1 and not arch.merged_attention
         masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
         distinct: dict[tuple[Any, ...], jax.Array | AttentionMask] = {}
         for spec in arch.kinds:
@@ -156,7 +156,8 @@ class Transformer(nnx.Module):
             fused = allow_blockwise and use_fused_kernel(
                 arch, spec, (length, length), has_dropout, prefix_BL is not None
             )
-            traits = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), fused)
+            slopes = spec.num_heads * (spec.positions == "alibi")
+            traits = (spec.attention, spec.window, spec.window_ahead, spec.positions, slopes, fused)
             if traits not in distinct:
                 pair = (queries_BL, segments_BL)
                 if spec.attention == "chunked":
@@ -166,7 +167,7 @@ class Transformer(nnx.Module):
                         chunk_segments(segments_BL, places_BL, spec.window),
                     )
                 window = spec.window if spec.attention == "window" else 0
-                mask = AttentionMask(*pair, arch.causal, window, prefix_BL)
+                mask = AttentionMask(*pair, arch.causal, window, prefix_BL, window_ahead=spec.window_ahead)
                 distinct[traits] = self._add_distances(spec, mask, ring or fused)
             masks[spec] = distinct[traits]
         if memory is None:

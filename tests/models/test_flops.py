@@ -13,6 +13,8 @@ from lm_research.config import ModelConfig, resolve
 from lm_research.models.definition import define as define_architecture
 from lm_research.models.families import define_model
 from lm_research.models.flops import train_flops, train_flops_per_token
+from lm_research.models.heads import HeadSpec
+from lm_research.models.limits import num_parameters
 from lm_research.objectives import define
 
 
@@ -49,6 +51,18 @@ def test_an_encoder_decoder_counts_each_side_at_its_own_length() -> None:
     assert flops.layers == 6 * (encoder + decoder)
     assert flops.attention == 12 * 8 * (10 * 10 + 6 * 6 + 6 * 10)
     assert flops.head == 6 * 100 * 8 * 6
+
+
+def test_merged_attention_computes_keys_of_both_sides_with_one_projection() -> None:
+    shape = dict(hidden_size=8, num_heads=2, intermediate_size=32, num_layers=1, vocab_size=100, max_length=32)
+    arch = define_model(ModelConfig(family="transformer", **shape), 100).arch.replace(merged_attention=True)
+    flops = train_flops(define_architecture(arch, HeadSpec("seq2seq_lm")), length=6, predicted=6, source_length=10)
+    square, both = 8 * 8, 2 * 8 * 32  # a projection of the attention; the two products of the feed-forward layer
+    encoder, decoder = (4 * square + both) * 10, (2 * square + both) * 6 + 2 * square * (6 + 10)
+    assert flops.layers == 6 * (encoder + decoder)
+    assert flops.attention == 12 * 8 * (10 * 10 + 6 * 6 + 6 * 10)
+    # One table of 100 rows, and no projection for cross-attention: 4 of them in each block.
+    assert num_parameters(arch) == 100 * 8 + 2 * (4 * square + both)
 
 
 def test_a_generator_counts_in_addition_to_its_discriminator() -> None:

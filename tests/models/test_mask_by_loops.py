@@ -21,25 +21,29 @@ SEGMENTS = np.array([[0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 2, 3]])
 PREFIX = np.array([[0, 1, 1, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1, 0]])
 
 
-def seen(query: int, key: int, causal: bool, window: int) -> bool:
-    """A window is the latest `window` keys where nothing later is seen, else half of it on either side."""
+def seen(query: int, key: int, causal: bool, window: int, ahead: int = -1) -> bool:
+    """A window is the latest `window` keys where nothing later is seen, else half of it on either side, or `ahead` later ones."""
     if causal:
         return 0 <= query - key < (window or 10**9)
+    if ahead >= 0 and key > query:
+        return not window or key - query <= ahead
     return not window or abs(query - key) <= window // 2
 
 
+NEAR = [(causal, window, -1) for causal in (False, True) for window in (0, 1, 2, 3, 4)]
+
+
 @pytest.mark.parametrize("prefix", [False, True])
-@pytest.mark.parametrize("window", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("causal", [False, True])
-def test_visibility_of_positions(causal: bool, window: int, prefix: bool) -> None:
+@pytest.mark.parametrize(("causal", "window", "ahead"), [*NEAR, (False, 2, 0), (False, 2, 2), (False, 4, 1)])
+def test_visibility_of_positions(causal: bool, window: int, ahead: int, prefix: bool) -> None:
     """Whole rows, and the block of queries 2 to 5 and keys 1 to 6."""
     for q, k in ((range(7), range(7)), (range(2, 6), range(1, 7))):
         given = PREFIX[:, k] if prefix else None
-        found = attention_bias(SEGMENTS[:, q], SEGMENTS[:, k], causal, window, given, first_query=q[0], first_key=k[0])
+        found = attention_bias(SEGMENTS[:, q], SEGMENTS[:, k], causal, window, given, q[0], k[0], ahead)
         expected = np.full((2, 1, len(q), len(k)), -1e9, np.float32)
         for row, (i, query), (j, key) in itertools.product(range(2), enumerate(q), enumerate(k)):
             if SEGMENTS[row, query] == SEGMENTS[row, key] and (
-                seen(query, key, causal, window) or (prefix and PREFIX[row, key] > 0)
+                seen(query, key, causal, window, ahead) or (prefix and PREFIX[row, key] > 0)
             ):
                 expected[row, 0, i, j] = 0.0
         np.testing.assert_array_equal(found, expected)

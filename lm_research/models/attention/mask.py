@@ -26,6 +26,7 @@ def attention_bias(
     prefix_BS: jax.Array | None = None,
     first_query: Index = 0,
     first_key: Index = 0,
+    window_ahead: int = -1,
 ) -> jax.Array:
     """Additive mask [B, 1, L, S]: 0 where a query attends to a key, MASKED elsewhere.
 
@@ -37,6 +38,7 @@ def attention_bias(
       prefix_BS: above 0 for keys that their whole segment attends to, even from earlier positions (prefix language models).
       first_query: position of the first query, where the arrays are parts of sequences.
       first_key: position of the first key.
+      window_ahead: as for `in_window`.
     """
     visible = query_segments_BL[:, None, :, None] == key_segments_BS[:, None, None, :]
     if causal or window:
@@ -44,19 +46,23 @@ def attention_bias(
         distance_LS += first_query - first_key
         near = distance_LS >= 0 if causal else True
         if window:
-            near &= in_window(distance_LS, window, causal)
+            near &= in_window(distance_LS, window, causal, window_ahead)
         if prefix_BS is not None:
             near = near | (prefix_BS[:, None, None, :] > 0)
         visible &= near
     return mask_to_bias(visible)
 
 
-def in_window(distance: jax.Array, window: int, causal: bool) -> jax.Array:
+def in_window(distance: jax.Array, window: int, causal: bool, window_ahead: int = -1) -> jax.Array:
     """Whether a key is in a query's window, by the query's position minus the key's.
 
-    A causal window is the latest `window` positions; a bidirectional one is window // 2 positions on each side and the query's.
+    A causal window is the latest `window` positions; a bidirectional one is window // 2 positions on each side and the query's, or
+    `window_ahead` later ones if it is not negative.
     """
-    return distance < window if causal else jnp.abs(distance) <= window // 2
+    if causal:
+        return distance < window
+    ahead = window // 2 if window_ahead < 0 else window_ahead
+    return (distance <= window // 2) & (distance >= -ahead)
 
 
 def mask_to_bias(visible: jax.Array) -> jax.Array:
@@ -84,8 +90,8 @@ def chunk_segments(segments_BL: jax.Array, positions_BL: jax.Array, chunk: int) 
 class AttentionMask(NamedTuple):
     """The specification of an attention mask, for attention that computes it blockwise (rings and kernels).
 
-    query_segments_BL, key_segments_BS, causal, window and prefix_BS are the arguments of `attention_bias`. `distances_HX` is added to
-    scores by distance, the key's position minus the query's, from 1 - L to S - 1; None for no such bias.
+    query_segments_BL, key_segments_BS, causal, window, prefix_BS and window_ahead are the arguments of `attention_bias`. `distances_HX`
+    is added to scores by distance, the key's position minus the query's, from 1 - L to S - 1; None for no such bias.
     """
 
     query_segments_BL: jax.Array
@@ -94,11 +100,14 @@ class AttentionMask(NamedTuple):
     window: int = 0
     prefix_BS: jax.Array | None = None
     distances_HX: jax.Array | None = None
+    window_ahead: int = -1
 
     def bias(self, first_query: Index, first_key: Index) -> jax.Array:
         """Bias [B, 1 or H, L, S] of parts of sequences that start at these positions; `distances_HX` is that of whole sequences."""
         segments = (self.query_segments_BL, self.key_segments_BS)
-        bias = attention_bias(*segments, self.causal, self.window, self.prefix_BS, first_query, first_key)
+        bias = attention_bias(
+            *segments, self.causal, self.window, self.prefix_BS, first_query, first_key, self.window_ahead
+        )
         if self.distances_HX is None:
             return bias
         queries, keys = (x.shape[1] for x in segments)

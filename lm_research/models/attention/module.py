@@ -6,6 +6,7 @@ Legend: lm_research/models/__init__.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def use_fused_kernel(
       has_prefix: whether the mask has prefixes.
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
-    if spec.positions in ("relative", "alibi"):
+    if spec.positions in ("relative", "alibi") or spec.window_ahead >= 0 or arch.merged_attention:
         return False
     device, shortest = device or platform(), min(lengths)
     if device == "tpu":
@@ -136,6 +137,19 @@ def blockwise_attention(
     return flash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale, dropout_rate, dropout_key)
 
 
+class Memory(NamedTuple):
+    """The encoder's states for merged attention: a bias [B, 1, L, S] or [B, 1, 1, S], and states [B, S, D] or their keys and values."""
+
+    bias_BHLS: jax.Array
+    x_BSD: jax.Array | None
+    cache: LayerCache | None = None
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.bias_BHLS.shape[-1]
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention, or cross-attention (`cross`) to the states of `arch.encoder`."""
 
@@ -166,6 +180,7 @@ class Attention(nnx.Module):
         layer: jax.Array | int = 0,
         dropout_key: jax.Array | None = None,
         probs: list[jax.Array] | None = None,
+        merged: Memory | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -178,6 +193,7 @@ class Attention(nnx.Module):
           layer: index of the layer, for `scale_by_layer`.
           dropout_key: PRNG key for dropout; None disables it.
           probs: list that collects the probabilities [B, H, L, S].
+          merged: further keys and values, which follow the others in the same softmax.
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -202,11 +218,31 @@ class Attention(nnx.Module):
         else:
             key, value = cache.key, cache.value
         assert not isinstance(mask, AttentionMask)
+        if merged is not None:
+            key, value, mask = self._with_memory(key, value, mask, merged)
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
         return self.output(mixed)
 
+    def _with_memory(
+        self, key_BGSK: jax.Array, value_BGSK: jax.Array, bias_BHLS: jax.Array, memory: Memory
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Append the keys, values and biases of an encoder's states, which are not rotated."""
+        if memory.cache is None:
+            assert memory.x_BSD is not None
+            pair = tuple(x.swapaxes(1, 2) for x in self.keys_and_values(memory.x_BSD))
+        else:
+            pair = memory.cache.key, memory.cache.value
+        front = key_BGSK.shape[:-2]  # the cache may merge batch and heads into one axis
+        own = key_BGSK, value_BGSK
+        keys, values = (
+            jnp.concatenate([one, x.reshape(*front, *x.shape[-2:])], -2) for one, x in zip(own, pair, strict=True)
+        )
+        axes = [max(sizes) for sizes in zip(bias_BHLS.shape[:-1], memory.bias_BHLS.shape[:-1], strict=True)]
+        biases = (jnp.broadcast_to(bias, (*axes, bias.shape[-1])) for bias in (bias_BHLS, memory.bias_BHLS))
+        return keys, values, jnp.concatenate([*biases], -1)
+
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, S, G, K], normalized and rotated as the layer's spec defines."""
+        """Keys and values [B, S, G, K], normalized and rotated as the layer's spec defines; without positions they are not rotated."""
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
         if self.spec.query_key_norm != "none":
             key_BSGK = self._normalized(self.key_norm, key_BSGK)
@@ -222,8 +258,7 @@ class Attention(nnx.Module):
 
     def _rotated(self, x_BLHK: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
         spec = self.spec
-        if spec.positions != "rotary":
+        if spec.positions != "rotary" or positions_BL is None:
             return x_BLHK
-        assert positions_BL is not None
         frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling))
         return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved)

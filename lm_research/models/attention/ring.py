@@ -70,7 +70,7 @@ def ring_attend(
     mesh = jax.sharding.get_abstract_mesh()
     heads, positions = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
     distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
-    static = dict(causal=mask.causal, window=mask.window)
+    static = dict(causal=mask.causal, window=mask.window, window_ahead=mask.window_ahead)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
     shard = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
     run = jax.shard_map(
