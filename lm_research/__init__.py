@@ -27,15 +27,14 @@ if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMM
     interrupts.watch()
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "from_pretrained", "pipeline"]
+__all__ = ["LanguageModel", "families", "from_pretrained", "pipeline"]
 
 
 def __getattr__(name: str) -> object:
     """Load the Python API (pretrained.py, pipelines/) on first access, so that importing the package stays cheap."""
     import importlib
 
-    if name == "pipeline":
-        return importlib.import_module("lm_research.pipelines").pipeline
     if name in __all__:
-        return getattr(importlib.import_module("lm_research.pretrained"), name)
+        module = {"pipeline": "pipelines", "families": "models.families"}.get(name, "pretrained")
+        return getattr(importlib.import_module(f"lm_research.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,19 @@ FLOORS = (
     {"training", "tasks", "pretrained"},
     {"run", "pipelines", "analysis"},
     {"planning", "sweeping", "evaluation", "reporting", "serving"},
-    {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},
+    {
+        "train",
+        "evaluate",
+        "generate",
+        "predict",
+        "serve",
+        "prepare",
+        "convert",
+        "plan",
+        "compare",
+        "report",
+        "port_check",
+    },
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Stricter than the layers: the commands' shared interface stays light, and parallel/ would bring jax into data/.

@@ -6,8 +6,9 @@ Only this package and interop/ may depend on the name of a family.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_research.common.documents import short
 from lm_research.common.rounding import round_up
@@ -23,6 +24,52 @@ from lm_research.models.limits import invalid_reason
 # The head that each kind of architecture is pre-trained with by default.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
 VOCAB_MULTIPLE = 128  # fills matrix units, and is divisible by every common mesh size
+
+
+class FamilyInfo(NamedTuple):
+    """Description of a family.
+
+    Attributes:
+      name: value of config.model.family.
+      description: what its models are.
+      stack: "encoder", "decoder" or "encoder-decoder".
+      model_types: values of `model_type` in config.json that are read.
+      classes: class names in config.json that are read -> head, a key of head_kinds.HEADS.
+      sizes: names of its published sizes.
+      reference: the implementation that tests compare it with; empty if its models are stored as another family's.
+    """
+
+    name: str
+    description: str
+    stack: str
+    model_types: tuple[str, ...]
+    classes: Mapping[str, str]
+    sizes: tuple[str, ...]
+    reference: str
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that its files can have."""
+        return tuple(dict.fromkeys(self.classes.values()))
+
+
+def families() -> tuple[FamilyInfo, ...]:
+    """Describe all model families, those of imported plug-ins included."""
+    return tuple(map(_info, sorted(FAMILIES)))
+
+
+def _info(name: str) -> FamilyInfo:
+    family = FAMILIES[name]
+    first = (inspect.getdoc(type(family)) or "").partition("\n\n")[0].replace("\n", " ")
+    return FamilyInfo(
+        name,
+        first.rstrip("."),
+        family.architecture(FAMILIES.make(name), VOCAB_MULTIPLE).kind,
+        tuple(family.model_types),
+        {prefix + rest: head for prefix in family.model_types.values() for rest, head in family.classes.items()},
+        tuple(family.sizes),
+        family.reference if family.model_types else "",
+    )
 
 
 def table_rows(config: ModelConfig, tokens: int) -> int:

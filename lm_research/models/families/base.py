@@ -33,6 +33,7 @@ class Family:
       output_names: our names of outputs -> those of transformers for this family.
       loss_heads: head -> the head whose loss it has, where labels are not shifted as usual (BART's decoder without its encoder).
       starts_with_last_token: whether decoders start with the last source token, the language code (mBART).
+      reference: the implementation that tests compare it with.
       hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
 
     Attributes of config.json:
@@ -59,6 +60,7 @@ class Family:
     output_names: Mapping[str, str] = {}
     loss_heads: Mapping[str, str] = {}
     starts_with_last_token: bool = False
+    reference: str = "transformers 5.24"
     hides_padded_targets: bool = False
 
     model_types: Mapping[str, str] = {}
