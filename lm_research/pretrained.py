@@ -323,7 +323,7 @@ class LanguageModel:
 
     def _save_embedding(self, directory: pathlib.Path) -> None:
         if self.embedding is not None and self.embedding.supported:
-            sentence_transformers.save(directory, self.embedding, self.definition.arch.hidden_size)
+            sentence_transformers.save(directory, self.embedding, self.definition.arch.output_width)
 
     def generate(self, input_ids: Any = None, prompts: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
         """Generate text: continue prompts (decoders) or answer texts (encoder-decoders).

@@ -94,7 +94,7 @@ def prompt_tokens(tokenizer: Tokenizer, read: Callable[[list[str]], Mapping[str,
 
 def _check_width(settings: EmbeddingConfig, arch: Any) -> None:
     """Raise a UserError if the first layer after the pooling does not take vectors of the model's width."""
-    width = (arch.encoder or arch).hidden_size * len(settings.poolings)
+    width = (arch.encoder or arch).output_width * len(settings.poolings)
     if settings.dense and len(settings.dense[0].kernel) != width:
         raise UserError(
             f"The layer after the pooling takes {len(settings.dense[0].kernel)} numbers, but vectors have {width}: modules.json and the model "
@@ -103,7 +103,7 @@ def _check_width(settings: EmbeddingConfig, arch: Any) -> None:
 
 
 def _width(settings: EmbeddingConfig, arch: Any) -> int:
-    pooled = (arch.encoder or arch).hidden_size * len(settings.poolings)
+    pooled = (arch.encoder or arch).output_width * len(settings.poolings)
     width = settings.dense[-1].kernel.shape[1] if settings.dense else pooled
     return min(width, settings.truncate_dim or width)
 

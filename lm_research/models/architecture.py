@@ -40,8 +40,11 @@ class Architecture:
       layers: the kinds of layers, a pattern that is repeated over the depth.
 
       positions: how embeddings encode positions: a "learned" table, "sinusoidal" (Vaswani et al. 2017), or "none".
-      position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
+      position_offset: rows of the table before position 0 (RoBERTa, BART: 2).
+      last_wavelength: whether sinusoidal wavelengths end with 10000 x 2 pi instead of just before it (fairseq); then the row of the
+        padding token in the table is 0.
       count_padding: whether padding tokens take a position number too; RoBERTa numbers only the others.
+      count_masked: whether positions that the attention mask hides take a position number; OPT numbers only the others.
       prompt_positions: how left-padded prompts are numbered in generation: "tokens" counts real tokens, "slots" padding too (BART),
         and "rows" counts real tokens from the first row of the table, before `position_offset` (RoBERTa, as transformers generates
         with it, although it is trained otherwise).
@@ -49,13 +52,17 @@ class Architecture:
       token_types: whether token types are looked up in the token table and added (GPT-2).
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
       embedding_projection: whether a dense layer maps E to D, which may be equal.
+      project_tokens: whether it maps the token embeddings alone, without a bias, so that positions have width D (OPT).
+      output_projection: whether a dense layer without a bias maps the final states to E (OPT).
       embedding_scale: factor on token embeddings.
       round_embedding_scale: whether this factor is rounded to the compute type (Gemma).
       embedding_norm: whether the sum of the embeddings is normalized.
       tied: whether predictions use the token table; otherwise they have their own.
 
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
+      norm_scale: whether norms have a scale.
       norm_bias: whether layer norms have a bias.
+      norm_output: whether a norm follows the last layer, unless layers end with one.
       norm_epsilon: constant added to the variance.
       norm_offset: constant added to the stored scales of norms, which start at 1 - `norm_offset` (Gemma: 1).
 
@@ -77,7 +84,8 @@ class Architecture:
       eos_id: end-of-sequence token, for pooling "eos".
       pad_id: padding token, for pooling "last" and `count_padding`; -1 for none.
       head_activation: activation of the masked-token head; empty is `activation`.
-      head_bias: whether token predictions of a decoder have a (constant) bias.
+      head_bias: whether token predictions of a decoder have a bias, which is constant (BART).
+      train_head_bias: whether that bias is trained (GPT-J).
       head_transform: whether a decoder predicts tokens through the masked-token head, as BERT does.
       masked_transform: whether the masked-token head has a dense layer, an activation and a norm before the vocabulary projection.
       masked_bias: whether the masked-token head's vocabulary projection has a bias.
@@ -118,19 +126,25 @@ class Architecture:
 
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     position_offset: int = 0
+    last_wavelength: bool = False
     count_padding: bool = True
+    count_masked: bool = True
     prompt_positions: Literal["tokens", "slots", "rows"] = "tokens"
     num_types: int = 0
     token_types: bool = False
     embedding_size: int = 0
     embedding_projection: bool = False
+    project_tokens: bool = False
+    output_projection: bool = False
     embedding_scale: float = 1.0
     round_embedding_scale: bool = False
     embedding_norm: bool = False
     tied: bool = True
 
     norm_kind: Literal["layer", "rms"] = "layer"
+    norm_scale: bool = True
     norm_bias: bool = True
+    norm_output: bool = True
     norm_epsilon: float = 1e-5
     norm_offset: float = 0.0
 
@@ -153,6 +167,7 @@ class Architecture:
     pad_id: int = -1
     head_activation: str = ""
     head_bias: bool = False
+    train_head_bias: bool = False
     head_transform: bool = False
     masked_transform: bool = True
     masked_bias: bool = True
@@ -186,6 +201,16 @@ class Architecture:
     def embedding_width(self) -> int:
         """E."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def position_width(self) -> int:
+        """Width of the table of positions."""
+        return self.hidden_size if self.project_tokens else self.embedding_width
+
+    @property
+    def output_width(self) -> int:
+        """Width of the final states."""
+        return self.embedding_width if self.output_projection else self.hidden_size
 
     @property
     def source(self) -> Architecture:
@@ -227,7 +252,7 @@ class Architecture:
     @property
     def final_norm(self) -> bool:
         """Whether a norm follows the last layer; post-norm layers need none."""
-        return self.layer_specs[-1].residual != "post"
+        return self.norm_output and self.layer_specs[-1].residual != "post"
 
     @property
     def num_blocks(self) -> int:

@@ -140,7 +140,9 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """Add a branch to x, with norms placed as `spec.residual` defines."""
         residual = self.spec.residual
-        y_BLD = branch(norm(x_BLD) if norm is not None and residual not in ("post", "output") else x_BLD)
+        if residual == "normed" and norm is not None:
+            x_BLD = norm(x_BLD)
+        y_BLD = branch(norm(x_BLD) if norm is not None and residual in ("pre", "sandwich") else x_BLD)
         branch_norm = norm if residual == "output" else output_norm
         if branch_norm is not None:
             y_BLD = branch_norm(y_BLD)

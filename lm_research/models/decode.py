@@ -17,7 +17,7 @@ from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.positions import alibi_slopes, distance_buckets
+from lm_research.models.positions import alibi_slopes, distance_buckets, scaled_alibi
 from lm_research.models.transformer import EncoderOutput
 from lm_research.parallel.rules import constrain
 
@@ -75,10 +75,9 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
     masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
     sizes = _sizes(bound, cache)
     for spec in bound.model.arch.kinds:
-        traits = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
-        if traits not in distinct:
-            distinct[traits] = _bias(bound, spec, slots, sizes[spec])
-        masks[spec] = distinct[traits]
+        if spec.mask_traits not in distinct:
+            distinct[spec.mask_traits] = _bias(bound, spec, slots, sizes[spec])
+        masks[spec] = distinct[spec.mask_traits]
     memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
     return BlockInputs(masks, positions_BL, None, memory_mask)
 
@@ -115,6 +114,8 @@ def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> j
         )
         by_distance_SH = bound.model.decoder.relative_bias[...].astype(jnp.float32)[buckets]
         bias += jnp.moveaxis(by_distance_SH[jnp.clip(distance_BLS, 0, longest - 1)], -1, 1)
+    elif spec.positions == "alibi" and spec.scaled_alibi:
+        bias += scaled_alibi(spec.num_heads, spec.score_scale, slots.positions_BL[..., None] - distance_BLS)
     elif spec.positions == "alibi":
         bias -= alibi_slopes(spec.num_heads)[:, None, None] * distance_BLS[:, None]
     return bias
@@ -146,7 +147,7 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
         cache = extended
     else:
         x_BLD, cache = _run_unstacked(bound.blocks, x_BLD, inputs, cache, slots)
-    return decoder.final_norm(x_BLD) if arch.final_norm else x_BLD, cache
+    return decoder.finish(x_BLD), cache
 
 
 def _run_unstacked(

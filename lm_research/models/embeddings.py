@@ -24,13 +24,14 @@ class Embeddings(nnx.Module):
             self.tokens = make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         if arch.positions == "learned":
             rows = arch.max_length + arch.position_offset
-            self.positions = make_param(rngs, (rows, width), (None, "embed"), arch)
+            self.positions = make_param(rngs, (rows, arch.position_width), (None, "embed"), arch)
         if arch.num_types:
             self.types = make_param(rngs, (arch.num_types, width), (None, "embed"), arch)
         if arch.embedding_norm:
             self.norm = norm(arch, width)
         if arch.embedding_projection:
-            self.projection = Dense([(width, None)], [(arch.hidden_size, "embed")], arch, rngs)
+            bias = not arch.project_tokens
+            self.projection = Dense([(width, None)], [(arch.hidden_size, "embed")], arch, rngs, bias=bias)
         self.arch = arch
 
     def __call__(
@@ -50,6 +51,8 @@ class Embeddings(nnx.Module):
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(jnp.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
+        if arch.project_tokens:
+            x_BLE = self.projection(x_BLE.astype(arch.compute_dtype))
         x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
         if arch.num_types:
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
@@ -61,7 +64,7 @@ class Embeddings(nnx.Module):
             x_BLE = self.norm(x_BLE)
         x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
         x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
-        return self.projection(x_BLE) if arch.embedding_projection else x_BLE
+        return self.projection(x_BLE) if arch.embedding_projection and not arch.project_tokens else x_BLE
 
     def _add_positions(self, x_BLE: jax.Array, tokens_BL: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
         arch, length = self.arch, tokens_BL.shape[1]
@@ -70,10 +73,16 @@ class Embeddings(nnx.Module):
             positions_BL = jnp.cumsum(real_BL, axis=1) * real_BL - 1
         if arch.positions == "sinusoidal":
             positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
-            return x_BLE + sinusoidal(positions_BL, x_BLE.shape[-1])
+            return x_BLE + self._sinusoidal(positions_BL)
         if arch.positions != "learned":
             return x_BLE
         table = constrain(self.positions[...], None, None)
         if positions_BL is None:
             return x_BLE + broadcast_rows(table[arch.position_offset :][:length], x_BLE.shape)
         return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)
+
+    def _sinusoidal(self, positions_BL: jax.Array) -> jax.Array:
+        arch = self.arch
+        rows_BL = positions_BL + arch.position_offset
+        x_BLE = sinusoidal(rows_BL, arch.position_width, arch.last_wavelength)
+        return jnp.where(rows_BL[..., None] == arch.pad_id, 0.0, x_BLE) if arch.last_wavelength else x_BLE

@@ -87,9 +87,10 @@ def forward(
 
 
 def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:
-    """Positions [B, L]; of learned positions, `position_ids` are rows of the table."""
+    """Positions [B, L]; `position_ids` are rows of a learned table, unless positions are counted by the attention mask (OPT)."""
     rows_BL = inputs.get("position_ids")
-    return rows_BL if rows_BL is None or arch.positions != "learned" else rows_BL - arch.position_offset
+    counted = arch.positions != "learned" or not arch.count_masked
+    return rows_BL if rows_BL is None or counted else rows_BL - arch.position_offset
 
 
 def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:

@@ -92,19 +92,20 @@ class MaskedLMHead(nnx.Module):
 
 
 class NextTokenHead(nnx.Module):
-    """A decoder's token head: the token table, tied or its own, and optionally a constant bias."""
+    """A decoder's token head: the token table, tied or its own, and optionally a bias."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        size = (arch.vocab_size, arch.hidden_size)
+        size = (arch.vocab_size, arch.output_width)
         self.table = None if arch.tied else make_param(rngs, size, ("vocab", "embed"), arch)
         self.bias = zeros_param((arch.vocab_size,), ("vocab",)) if arch.head_bias else None
-        self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
+        self.scale, self.cap, self.train_bias = arch.logit_scale, arch.logit_cap or None, arch.train_head_bias
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
         """Predict next tokens; the embedding table `table_VD` is not used by a head with its own table."""
         hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
-        # The bias is a constant of the checkpoint (BART's final_logits_bias), which BART does not train either.
-        bias_V = None if self.bias is None else jax.lax.stop_gradient(self.bias[...])
+        bias_V = None if self.bias is None else self.bias[...]
+        if bias_V is not None and not self.train_bias:  # a constant of the checkpoint, which BART does not train either
+            bias_V = jax.lax.stop_gradient(bias_V)
         return Projection(hidden_BMD, table_VD if self.table is None else self.table[...], bias_V, self.cap)
 
 
@@ -119,8 +120,8 @@ class Pooler(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs, pooling: str) -> None:
         if arch.pooler_activation:
-            width = [(arch.hidden_size, "embed")]
-            self.dense = Dense(width, [(arch.hidden_size, None)], arch, rngs, bias=arch.transform_bias)
+            width, bias = arch.output_width, arch.transform_bias
+            self.dense = Dense([(width, "embed")], [(width, None)], arch, rngs, bias=bias)
             self.norm = norm(arch) if arch.pooler_norm else None
         self.arch, self.pooling = arch, pooling
 
@@ -205,7 +206,7 @@ class Model(nnx.Module):
         if arch.memory_projection:
             memory = [(arch.source.hidden_size, "embed")]
             self.memory_projection = Dense(memory, [(arch.hidden_size, None)], arch, rngs)
-        width, kind = [(arch.hidden_size, "embed")], head.kind
+        width, kind = [(arch.output_width, "embed")], head.kind
         self.masked_lm = MaskedLMHead(arch, rngs) if kind.tokens == "masked" else None
         next_token = MaskedLMHead if arch.head_transform else NextTokenHead
         self.next_token = next_token(arch, rngs) if kind.tokens == "next" else None

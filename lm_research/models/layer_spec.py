@@ -22,12 +22,14 @@ class LayerSpec:
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
+      scaled_alibi: whether "alibi" is added before scores are scaled, as slope x position of the key in bfloat16 (Falcon).
       rotary_theta: base of the rotary wavelengths.
       rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
       rotary_fraction: fraction of a head's width that is rotated, from its start.
       rotary_interleaved: whether the elements of a rotated pair are adjacent (GPT-J) instead of half the rotated width apart.
 
       query_key_norm: norm of queries and keys before rotation: over each "head", over the whole "projection" (OLMo 2), or "none".
+      projection_clip: bound c of queries, keys and values, which are clipped to [-c, c] before norms and rotation (MPT); 0 for none.
       score_cap: soft cap c of the scores, c tanh(score / c) (Gemma 2); 0 for none.
       attention_scale: factor on scores; 0 is 1 / sqrt(K).
       scale_by_layer: whether scores of layer n (from 1) are also divided by n.
@@ -35,7 +37,7 @@ class LayerSpec:
       num_heads, num_kv_heads, head_size, intermediate_size: sizes where they differ from the architecture's; 0 is the same.
 
       residual: placement of the norms, with branch f and norm n: "pre" x + f(n(x)) (Radford et al. 2019), "post" n(x + f(x))
-        (Vaswani et al. 2017), "output" x + n(f(x)) (OLMo 2), "sandwich" x + n'(f(n(x))) (Gemma 2), or "parallel"
+        (Vaswani et al. 2017), "normed" n(x) + f(n(x)), "output" x + n(f(x)) (OLMo 2), "sandwich" x + n'(f(n(x))) (Gemma 2), or "parallel"
         x + f(n(x)) + g(n'(x)) with attention f and feed-forward layer g (GPT-NeoX).
       residual_scale: factor on branches.
       attention_norm: whether a norm precedes the attention (ModernBERT's first layer has none).
@@ -52,12 +54,14 @@ class LayerSpec:
     window: int = 0
     window_ahead: int = -1
     positions: Literal["rotary", "relative", "alibi", "none"] = "none"
+    scaled_alibi: bool = False
     rotary_theta: float = 10000.0
     rotary_scaling: tuple[tuple[str, float | str], ...] = ()
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
 
     query_key_norm: Literal["none", "head", "projection"] = "none"
+    projection_clip: float = 0.0
     score_cap: float = 0.0
     attention_scale: float = 0.0
     scale_by_layer: bool = False
@@ -70,7 +74,7 @@ class LayerSpec:
     head_size: int = 0
     intermediate_size: int = 0
 
-    residual: Literal["pre", "post", "output", "sandwich", "parallel"] = "post"
+    residual: Literal["pre", "post", "normed", "output", "sandwich", "parallel"] = "post"
     residual_scale: float = 1.0
     attention_norm: bool = True
     shared_norm: bool = False
@@ -85,6 +89,17 @@ class LayerSpec:
     def reach(self) -> int:
         """Number of latest positions that a causal layer can attend to, its own included; 0 is all."""
         return self.window if self.attention in ("window", "chunked") else 0
+
+    @property
+    def score_scale(self) -> float:
+        """Factor on scores; `head_size` must be filled in."""
+        return self.attention_scale or self.head_size**-0.5
+
+    @property
+    def mask_traits(self) -> tuple[Any, ...]:
+        """All that the layer's mask and its bias on scores depend on; sizes must be filled in."""
+        alibi = (self.num_heads, self.scaled_alibi and self.score_scale) if self.positions == "alibi" else ()
+        return (self.attention, self.window, self.window_ahead, self.positions, *alibi)
 
     @property
     def rotary_width(self) -> int:

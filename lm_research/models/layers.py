@@ -140,7 +140,7 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, arch: Architecture, width: int = 0) -> None:
         width = width or arch.hidden_size
-        self.scale = nnx.Param(jnp.full((width,), 1 - arch.norm_offset, jnp.float32), axes=(None,))
+        self.scale = _norm_scale(arch, width)
         self.bias = zeros_param((width,), (None,)) if arch.norm_bias else None
         self.epsilon, self.offset = arch.norm_epsilon, arch.norm_offset
 
@@ -151,7 +151,7 @@ class LayerNorm(nnx.Module):
         centered = x32 - mean
         variance = jnp.square(centered).mean(-1, keepdims=True)
         y = centered * jax.lax.rsqrt(variance + self.epsilon)
-        y = y * broadcast_rows(_shifted(self.scale[...], self.offset), y.shape)
+        y = _scaled(y, self.scale, self.offset)
         return (y if self.bias is None else y + broadcast_rows(self.bias[...], y.shape)).astype(x.dtype)
 
 
@@ -159,20 +159,27 @@ class RMSNorm(nnx.Module):
     """Root-mean-square normalization over the last axis (Zhang and Sennrich 2019), statistics in float32."""
 
     def __init__(self, arch: Architecture, width: int = 0) -> None:
-        width = width or arch.hidden_size
-        self.scale = nnx.Param(jnp.full((width,), 1 - arch.norm_offset, jnp.float32), axes=(None,))
+        self.scale = _norm_scale(arch, width or arch.hidden_size)
         self.epsilon, self.offset = arch.norm_epsilon, arch.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalize the last axis, and return the input's type."""
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
-        return (y * broadcast_rows(_shifted(self.scale[...], self.offset), y.shape)).astype(x.dtype)
+        return _scaled(y, self.scale, self.offset).astype(x.dtype)
 
 
-def _shifted(scale: jax.Array, offset: float) -> jax.Array:
-    """The factor of a norm, in float32 if it has an offset."""
-    return scale.astype(jnp.float32) + offset if offset else scale
+def _norm_scale(arch: Architecture, width: int) -> nnx.Param[jax.Array] | None:
+    """Make a norm's scale, if the architecture's norms have one."""
+    return nnx.Param(jnp.full((width,), 1 - arch.norm_offset, jnp.float32), axes=(None,)) if arch.norm_scale else None
+
+
+def _scaled(y: jax.Array, scale: nnx.Param[jax.Array] | None, offset: float) -> jax.Array:
+    """Multiply by a norm's factor, which is in float32 if it has an offset."""
+    if scale is None:
+        return y
+    factor = scale[...].astype(jnp.float32) + offset if offset else scale[...]
+    return y * broadcast_rows(factor, y.shape)
 
 
 Norm = LayerNorm | RMSNorm

@@ -68,6 +68,7 @@ LAYER_RANGES: dict[str, Any] = {
     "window_ahead": Annotated[int, Meta(ge=-1, le=2**31 - 1)],
     "rotary_theta": Wavelength,
     "rotary_fraction": Annotated[float, Meta(gt=0, le=1)],
+    "projection_clip": Scale,
     "score_cap": Scale,
     "attention_scale": Scale,
     "num_heads": Count,
@@ -109,9 +110,10 @@ def invalid_head_reason(head: HeadSpec) -> str:
 def num_parameters(arch: Architecture) -> int:
     """Count the parameters in matrices and tables of a model's stacks; norms, biases and heads are not included."""
     width, rows = arch.hidden_size, arch.vocab_size if arch.has_tokens else 0
+    tables = (rows + arch.num_types) * arch.embedding_width + (0 if arch.tied else arch.vocab_size * arch.output_width)
     if arch.positions == "learned":
-        rows += arch.max_length + arch.position_offset
-    tables = (rows + arch.num_types) * arch.embedding_width + (0 if arch.tied else arch.vocab_size * width)
+        tables += (arch.max_length + arch.position_offset) * arch.position_width
+    tables += (arch.embedding_projection + arch.output_projection) * arch.embedding_width * width
     relative = arch.relative_buckets * arch.num_heads if _has_relative(arch) else 0
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
     blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
@@ -162,6 +164,8 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
         return f"its {show('max_length')} leaves no position for a token"
     if arch.vocab_size <= arch.pad_id and arch.position_offset:
         return f"{show('pad_id', 'vocab_size')} are incompatible: there is no such token"
+    if arch.project_tokens and (arch.embedding_norm or arch.num_types or not arch.embedding_projection):
+        return "project_tokens=True requires embedding_projection=True and supports neither token types nor a norm"
     if arch.share_layers and len(arch.kinds) > 1:
         return "layers that share parameters must all be of one kind, but its pattern has several"
     return ""
@@ -194,7 +198,7 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return "a layer has residual=parallel, which does not support attention to an encoder"
     if spec.residual == "parallel" and spec.attention == "none":
         return "a layer has residual=parallel and attention=none, but parallel branches require attention"
-    if spec.residual in ("post", "output") and not spec.attention_norm:
+    if spec.residual in ("post", "normed", "output") and not spec.attention_norm:
         return f"a layer has residual={spec.residual}, which requires attention_norm=True"
     if spec.shared_norm and spec.residual != "parallel":
         return f"a layer has shared_norm=True and residual={spec.residual}, but only parallel branches share a norm"

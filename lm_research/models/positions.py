@@ -13,12 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def sinusoidal(positions_BL: jax.Array, width: int) -> jax.Array:
+def sinusoidal(positions_BL: jax.Array, width: int, last_wavelength: bool = False) -> jax.Array:
     """Sines, then cosines, of each position at `width` / 2 wavelengths from 2 pi to 10000 x 2 pi, [B, L, D].
 
     Vaswani et al. 2017, section 3.5, with the two halves concatenated instead of interleaved, as in the authors' code. An odd width has
-    one more sine.
+    one more sine. Wavelengths end before 10000 x 2 pi, or with it if `last_wavelength` (fairseq); then an odd width has a 0 at its end.
     """
+    if last_wavelength:
+        half = width // 2
+        frequency_H = np.exp(np.arange(half) * (-math.log(10000.0) / max(1, half - 1))).astype(np.float32)
+        angle_BLH = positions_BL[..., None].astype(jnp.float32) * frequency_H
+        zero_BLO = jnp.zeros((*positions_BL.shape, width % 2))
+        return jnp.concatenate([jnp.sin(angle_BLH), jnp.cos(angle_BLH), zero_BLO], axis=-1)
     frequency_D = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
     angle_BLD = positions_BL[..., None].astype(jnp.float32) * frequency_D.astype(np.float32)
     return jnp.concatenate([jnp.sin(angle_BLD[..., 0::2]), jnp.cos(angle_BLD[..., 1::2])], axis=-1)
@@ -122,6 +128,19 @@ def distance_table(table_RH: jax.Array, length: int, max_distance: int, bidirect
 def alibi_table(heads: int, length: int) -> np.ndarray:
     """ALiBi's bias of each head by distance, in the form of `distance_table`: minus its slope times the absolute distance."""
     return -alibi_slopes(heads)[:, None] * np.abs(np.arange(1 - length, length, dtype=np.float32))
+
+
+def scaled_alibi(heads: int, scale: float, positions_BX: jax.Array) -> jax.Array:
+    """ALiBi's bias as `scale` x slope x position of each key, with slope, position and product in bfloat16: [B, H, ...] in float32.
+
+    It differs from a bias by distance by a constant per query, which softmax ignores, and by rounding (Falcon's attention in PyTorch).
+    """
+
+    def rounded(x: jax.Array) -> jax.Array:
+        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+    slopes_HX = rounded(jnp.asarray(alibi_slopes(heads))).reshape(-1, *(1,) * (positions_BX.ndim - 1))
+    return scale * rounded(slopes_HX * rounded(positions_BX[:, None].astype(jnp.float32)))
 
 
 def by_distance(values_HX: jax.Array | np.ndarray, query_length: int) -> jax.Array:

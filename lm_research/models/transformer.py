@@ -16,14 +16,20 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
-from lm_research.models.attention.mask import AttentionMask, attention_bias, chunk_segments, positions_from_segments
+from lm_research.models.attention.mask import (
+    AttentionMask,
+    attention_bias,
+    chunk_segments,
+    document_positions,
+    positions_from_segments,
+)
 from lm_research.models.attention.module import use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import dropout, make_param, norm, split_key
-from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias
+from lm_research.models.layers import Dense, dropout, make_param, norm, split_key
+from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias, scaled_alibi
 from lm_research.parallel.rules import length_parts
 
 
@@ -83,6 +89,9 @@ class Transformer(nnx.Module):
         self.layers = stacked_blocks(arch, rngs)
         if arch.final_norm:
             self.final_norm = norm(arch)
+        if arch.output_projection:
+            width, narrow = [(arch.hidden_size, "embed")], [(arch.embedding_width, None)]
+            self.output_projection = Dense(width, narrow, arch, rngs, bias=False)
         if any(spec.positions == "relative" for spec in arch.layers):
             self.relative_bias = make_param(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
         self.arch = arch
@@ -104,7 +113,8 @@ class Transformer(nnx.Module):
         Args:
           tokens_BL: token ids.
           segments_BL: 0 = padding, 1.. = packed document; attention stays inside a segment. None is one segment without padding.
-          positions_BL: position ids; None counts all positions, or the real tokens only (`arch.count_padding`), from 0.
+          positions_BL: position ids; None counts all positions, or the real tokens only (`arch.count_padding`, `arch.count_masked`),
+            from 0.
           types_BL: token types (BERT's sentence A / B); None is all 0.
           dropout_key: PRNG key; None disables dropout (evaluation).
           memory: the encoder's output, for a stack that has one.
@@ -116,6 +126,8 @@ class Transformer(nnx.Module):
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
         table_VE = None if memory is None else memory.table_VE
+        if positions_BL is None and segments_BL is not None and not arch.count_masked:
+            positions_BL = document_positions(segments_BL)
         x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
@@ -123,14 +135,18 @@ class Transformer(nnx.Module):
         has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
-        if arch.final_norm:
-            x_BLD = self.final_norm(x_BLD)
+        x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])
         if captured is not None:
             states, *probs = zip(*layers, strict=True)
             captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*one)) for one in probs)))
         return x_BLD
+
+    def finish(self, x_BLD: jax.Array) -> jax.Array:
+        """Final states of the last block's output: normalized, and projected to E if the architecture requires it."""
+        x_BLD = self.final_norm(x_BLD) if self.arch.final_norm else x_BLD
+        return self.output_projection(x_BLD) if self.arch.output_projection else x_BLD
 
     def _block_inputs(
         self,
@@ -156,8 +172,7 @@ class Transformer(nnx.Module):
             fused = allow_blockwise and use_fused_kernel(
                 arch, spec, (length, length), has_dropout, prefix_BL is not None
             )
-            slopes = spec.num_heads * (spec.positions == "alibi")
-            traits = (spec.attention, spec.window, spec.window_ahead, spec.positions, slopes, fused)
+            traits = (*spec.mask_traits, fused)
             if traits not in distinct:
                 pair = (queries_BL, segments_BL)
                 if spec.attention == "chunked":
@@ -168,6 +183,9 @@ class Transformer(nnx.Module):
                     )
                 window = spec.window if spec.attention == "window" else 0
                 mask = AttentionMask(*pair, arch.causal, window, prefix_BL, window_ahead=spec.window_ahead)
+                if spec.positions == "alibi" and spec.scaled_alibi:
+                    places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
+                    mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
                 distinct[traits] = self._add_distances(spec, mask, ring or fused)
             masks[spec] = distinct[traits]
         if memory is None:
@@ -187,13 +205,13 @@ class Transformer(nnx.Module):
             distances_HX = None
             if spec.positions == "relative":
                 distances_HX = distance_table(self.relative_bias[...], length, **reach)
-            elif spec.positions == "alibi":
+            elif spec.positions == "alibi" and not spec.scaled_alibi:
                 distances_HX = jnp.asarray(alibi_table(spec.num_heads, length))
             return mask._replace(distances_HX=distances_HX)
         bias = mask.bias(0, 0)
         if spec.positions == "relative":
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
-        elif spec.positions == "alibi":
+        elif spec.positions == "alibi" and not spec.scaled_alibi:
             bias += by_distance(alibi_table(spec.num_heads, length), length)[None]
         return bias
 

@@ -316,7 +316,7 @@ class Embedding(LabelTask):
 
     @override
     def write_files(self, directory: pathlib.Path, arch: Architecture) -> None:
-        sentence_transformers.save(directory, self.export_settings(arch), arch.hidden_size)
+        sentence_transformers.save(directory, self.export_settings(arch), arch.output_width)
 
     @override
     def default_metric(self) -> str:

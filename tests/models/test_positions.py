@@ -1,4 +1,4 @@
-"""Frequencies of rotary positions against the published formulas, in loops."""
+"""Frequencies of positions against the published formulas in loops, and values of other implementations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lm_research.models.positions import rotary_frequencies
+from lm_research.models.positions import rotary_frequencies, scaled_alibi, sinusoidal
 
 LLAMA3 = {
     "factor": 8.0,
@@ -40,3 +40,19 @@ def test_linear_scaling_divides_positions() -> None:
     np.testing.assert_allclose(rotary_frequencies(8, 10_000.0, {}), plain, rtol=1e-6)
     found = rotary_frequencies(8, 10_000.0, {"type": "linear", "factor": 4.0})
     np.testing.assert_allclose(found, np.array(plain) / 4, rtol=1e-6)
+
+
+def test_sinusoidal_wavelengths_may_end_with_the_last() -> None:
+    """Rows 3 and 4 of width 7, by `XGLMSinusoidalPositionalEmbedding.get_embedding` of transformers 5.24."""
+    expected = [
+        [0.141120002, 0.0299954992, 0.000299999996, -0.989992499, 0.999550045, 0.99999994, 0.0],
+        [-0.756802499, 0.0399893336, 0.000399999991, -0.653643608, 0.999200106, 0.99999994, 0.0],
+    ]
+    np.testing.assert_allclose(sinusoidal(np.array([[3, 4]]), 7, last_wavelength=True)[0], expected, atol=1e-6)
+
+
+def test_scaled_alibi_is_rounded() -> None:
+    """The ninth of 12 heads, whose slope is 2^-0.5, and the fourth, 2^-4: `build_alibi_tensor` of transformers 5.24's Falcon."""
+    found = np.asarray(scaled_alibi(12, 1.0, np.array([[1, 3, 19, 257, 399]])))[0]
+    assert found[8].tolist() == [0.70703125, 2.125, 13.4375, 181.0, 282.0]
+    assert found[3, 3:].tolist() == [16.0, 25.0]

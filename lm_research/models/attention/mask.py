@@ -75,6 +75,12 @@ def positions_from_segments(segments_BL: jax.Array) -> jax.Array:
     return jnp.arange(segments_BL.shape[1])[None] - jnp.argmax(segments_BL > 0, axis=1)[:, None]
 
 
+def document_positions(segments_BL: jax.Array) -> jax.Array:
+    """Positions [B, L] of the real tokens of unpacked sequences, counted from 0 wherever padding is, which has position -1."""
+    real_BL = (segments_BL > 0).astype(jnp.int32)
+    return jnp.cumsum(real_BL, axis=1) * real_BL - 1
+
+
 def chunk_segments(segments_BL: jax.Array, positions_BL: jax.Array, chunk: int) -> jax.Array:
     """Divide segments into chunks, [B, L]: positions have the same number if they share a segment and a chunk.
 
@@ -91,7 +97,8 @@ class AttentionMask(NamedTuple):
     """The specification of an attention mask, for attention that computes it blockwise (rings and kernels).
 
     query_segments_BL, key_segments_BS, causal, window, prefix_BS and window_ahead are the arguments of `attention_bias`. `distances_HX`
-    is added to scores by distance, the key's position minus the query's, from 1 - L to S - 1; None for no such bias.
+    is added to scores by distance, the key's position minus the query's, from 1 - L to S - 1, and `key_bias_BHS` by key; None for no
+    such bias.
     """
 
     query_segments_BL: jax.Array
@@ -101,6 +108,7 @@ class AttentionMask(NamedTuple):
     prefix_BS: jax.Array | None = None
     distances_HX: jax.Array | None = None
     window_ahead: int = -1
+    key_bias_BHS: jax.Array | None = None
 
     def bias(self, first_query: Index, first_key: Index) -> jax.Array:
         """Bias [B, 1 or H, L, S] of parts of sequences that start at these positions; `distances_HX` is that of whole sequences."""
@@ -108,6 +116,7 @@ class AttentionMask(NamedTuple):
         bias = attention_bias(
             *segments, self.causal, self.window, self.prefix_BS, first_query, first_key, self.window_ahead
         )
+        bias = bias if self.key_bias_BHS is None else bias + self.key_bias_BHS[:, :, None]
         if self.distances_HX is None:
             return bias
         queries, keys = (x.shape[1] for x in segments)

@@ -202,7 +202,7 @@ class Attention(nnx.Module):
         if spec.query_key_norm != "none":
             query_BLHK = self._normalized(self.query_norm, query_BLHK)
         query_BLHK = self._rotated(query_BLHK, positions_BL)
-        scale = spec.attention_scale or spec.head_size**-0.5
+        scale: float | jax.Array = spec.score_scale
         if spec.scale_by_layer:
             scale = scale / (layer + 1)
         dropout_args = (self.arch.attention_dropout_rate, dropout_key)
@@ -249,7 +249,9 @@ class Attention(nnx.Module):
         return self._rotated(key_BSGK, positions_BS), value_BSGK
 
     def _project(self, projection: Dense, x_BLD: jax.Array) -> jax.Array:
-        return constrain(projection(x_BLD), "batch", "length", "act_heads", None)
+        x_BLHK, bound = projection(x_BLD), self.spec.projection_clip
+        x_BLHK = jnp.clip(x_BLHK, -bound, bound) if bound else x_BLHK
+        return constrain(x_BLHK, "batch", "length", "act_heads", None)
 
     def _normalized(self, norm: Norm, x_BLHK: jax.Array) -> jax.Array:
         if self.spec.query_key_norm == "head":

@@ -33,12 +33,13 @@ Part = TypeVar("Part")
 
 
 class KeyValueShard(NamedTuple, Generic[Part]):
-    """The shard that travels around the ring: keys and values [B, S, H, K], segments and prefixes [B, S]; or their partition specs."""
+    """The shard that travels around the ring: keys and values [B, S, H, K], segments and prefixes [B, S], biases [B, H, S]; or their partition specs."""
 
     key: Part
     value: Part
     segments: Part
     prefix: Part | None
+    bias: Part | None
 
 
 Carried = tuple[OnlineSoftmax, KeyValueShard[jax.Array]]
@@ -70,15 +71,16 @@ def ring_attend(
     mesh = jax.sharding.get_abstract_mesh()
     heads, positions = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
     distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
+    biases = partition_spec(("batch", "act_heads", "length")) if mask.key_bias_BHS is not None else None
     static = dict(causal=mask.causal, window=mask.window, window_ahead=mask.window_ahead)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
-    shard = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
+    shard = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS, mask.key_bias_BHS)
     run = jax.shard_map(
         functools.partial(_ring, static, whole, (dropout_rate, score_cap), mesh.shape["context"]),
         mesh=mesh,
         in_specs=(
             heads,
-            KeyValueShard(heads, heads, positions, positions if mask.prefix_BS is not None else None),
+            KeyValueShard(heads, heads, positions, positions if mask.prefix_BS is not None else None, biases),
             positions,
             distances,
             PartitionSpec() if dropout_key is not None else None,
@@ -113,7 +115,14 @@ def _ring(
     def add(sums: OnlineSoftmax, shard: KeyValueShard[jax.Array], source: jax.Array) -> OnlineSoftmax:
         """Add the keys and values that device `source` held at the start."""
         first_key = source * shard.key.shape[1]
-        mask = AttentionMask(segments_BL, shard.segments, prefix_BS=shard.prefix, distances_HX=distances_HX, **static)
+        mask = AttentionMask(
+            segments_BL,
+            shard.segments,
+            prefix_BS=shard.prefix,
+            distances_HX=distances_HX,
+            key_bias_BHS=shard.bias,
+            **static,
+        )
         keys_BHSK, values_BHSK = shard.key.swapaxes(1, 2), shard.value.swapaxes(1, 2)
         scores = jnp.einsum("BHLK,BHSK->BHLS", query_BHLK, keys_BHSK, preferred_element_type=jnp.float32)
         scores = capped(scores, cap) + mask.bias(device * length, first_key)
