@@ -29,7 +29,7 @@ from lm_research.interop.tensor_writer import write_tensors
 from lm_research.interop.weight_reader import Report, WeightReader, layers_of, stored_shape, to_stored, weights_of
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
-from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
+from lm_research.models.families import DEFAULT_HEADS, family_of, name_of, stored_as
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import FIX
 from lm_research.models.head_kinds import HEADS
@@ -273,12 +273,12 @@ def save(
     Raises:
       PretrainedError: the format has no class for this family and head.
     """
-    module = family_of(family)
     head = definition.head
     written = hf_config(definition, family, config)
+    module = stored_as(family, definition.arch, written)
     added = zero_biases.missing_biases(module, definition, written)
     shapes, leaves = flatten(definition.shapes) | added, flatten(params) | zero_biases.zeros(added)
-    spare = definition.arch.position_offset - family_of(family).stored_as.from_hf(written, set()).position_offset
+    spare = definition.arch.position_offset - module.from_hf(written, set()).position_offset
     for path in (path for path in shapes if spare > 0 and path.endswith("embeddings/positions")):
         leaves[path] = leaves[path][spare:]  # drops rows before the first position, which are unused
         shapes[path] = jax.ShapeDtypeStruct(leaves[path].shape, leaves[path].dtype)
@@ -327,7 +327,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
       PretrainedError: the format has no class for this family and head.
     """
     arch, head = definition.arch, definition.head
-    module = family_of(family).stored_as
+    module = stored_as(family, arch, config or {})
     if not module.model_types:
         raise PretrainedError(f"The Hugging Face format has no models of family {family}. Save the model as native.")
     written = dict(config) if config else module.to_hf(arch)
@@ -351,13 +351,15 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
     return written
 
 
-def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int]) -> dict[str, Any]:
+def with_tokens(
+    config: Mapping[str, Any], family: str, arch: Architecture, tokens: Mapping[str, int]
+) -> dict[str, Any]:
     """Return a config.json with these ids of special tokens, by key, in place of the family's defaults.
 
     In families whose positions start after the padding id (RoBERTa), the position table is resized to keep the number of
     positions. If the new padding id would leave too few rows, the default padding id is kept.
     """
-    module = family_of(family).stored_as
+    module = stored_as(family, arch, config)
     named = {**config, **tokens}
     if not module.model_types:
         return named

@@ -36,7 +36,7 @@ from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.digest import digest_arrays
-from lm_research.models.families import family_of
+from lm_research.models.families import family_of, stored_as
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import nested
@@ -168,7 +168,7 @@ def describe(
       tokens: ids of special tokens, by key, for a new config.json.
     """
     if config is None:
-        config = with_tokens(_config(definition, family, {}), family, tokens or {})
+        config = with_tokens(_config(definition, family, {}), family, definition.arch, tokens or {})
     lora = {"lora": dataclasses.asdict(definition.lora)} if isinstance(definition, adapters.AdaptedDefinition) else {}
     return lora | {
         "family": family,
@@ -291,7 +291,7 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
     try:
         return hf_config(definition, family, config)
     except PretrainedError:
-        return {**family_of(family).to_hf(definition.arch), **config}
+        return {**stored_as(family, definition.arch, config).to_hf(definition.arch), **config}
 
 
 def tokenizer_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> Tokenizer:

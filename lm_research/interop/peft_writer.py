@@ -24,7 +24,7 @@ from lm_research.interop.weight_reader import to_stored, weights_of
 from lm_research.models import adapters
 from lm_research.models.adapters import AdaptedDefinition
 from lm_research.models.definition import Params
-from lm_research.models.families import family_of
+from lm_research.models.families import stored_as
 from lm_research.models.families.common import ParamMapping
 from lm_research.trees import flatten
 
@@ -45,7 +45,7 @@ def write_adapter(
     Raises:
       PretrainedError: the format cannot store a parameter of this model.
     """
-    module, rank = family_of(family), definition.lora.rank
+    module, rank = stored_as(family, definition.arch, {"model_type": kind}), definition.lora.rank
     assert rank, "an adapted model has a rank"
     weights = weights_of(module, definition.base)
     prefix = module.prefix(definition.arch, definition.head.name, kind)

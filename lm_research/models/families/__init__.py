@@ -14,6 +14,7 @@ from lm_research.common.documents import short
 from lm_research.common.rounding import round_up
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError, PretrainedError, suggest
+from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import composite
 from lm_research.models.families.base import FAMILIES as FAMILIES
@@ -123,6 +124,15 @@ def family_of(name: str) -> Family:
         return FAMILIES[name]
     except ConfigError as error:
         raise ValueError(f"its family is {name!r}. {suggest(name, FAMILIES)}") from error
+
+
+def stored_as(name: str, arch: Architecture, config: Mapping[str, Any]) -> Family:
+    """The family in whose format a model of the family `name` is stored.
+
+    That is the family of its config.json's model_type, which may have been part of another family when the model was made.
+    """
+    types, kind = model_types(), config.get("model_type")
+    return FAMILIES[types[kind]] if kind in types else family_of(name).stored_as(arch)
 
 
 @functools.cache

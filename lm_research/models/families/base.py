@@ -76,9 +76,8 @@ class Family:
     unread: tuple[str, ...] = ()
     tie_flags: tuple[str, ...] = ("tie_word_embeddings",)
 
-    @property
-    def stored_as(self) -> Family:
-        """The family in whose format its models are stored."""
+    def stored_as(self, arch: Architecture) -> Family:
+        """The family in whose format its model of this architecture is stored."""
         return self
 
     def architecture(self, config: Any, vocab_size: int) -> Architecture:

@@ -1,24 +1,44 @@
-"""Names of weights of Llama, and of decoders that share them."""
+"""Names of weights of Llama, and of decoders that share most of them."""
 
 from __future__ import annotations
 
-from lm_research.models.families.common import ParamMapping, attention, dense, tensor
+from collections.abc import Mapping
+
+from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
+
+# Our norms of a block -> theirs.
+NORMS = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
 
 
-def decoder_weights(classifier: str) -> tuple[ParamMapping, ...]:
-    """Map embeddings, blocks and heads; `classifier` is the name of the classification layer."""
-    ours, theirs = "decoder/layers", "@layers.{}"
+def decoder_weights(
+    classifier: str,
+    stack: str = "decoder",
+    norms: Mapping[str, str] = NORMS,
+    final_norm: str = "norm",
+    output: str = "o_proj",
+    mlp: tuple[str, str] = ("up_proj", "down_proj"),
+) -> tuple[ParamMapping, ...]:
+    """Map embeddings, blocks and heads. A later mapping of the same parameter replaces one of these.
+
+    Args:
+      classifier: name of the classification layer.
+      stack: "decoder", or "encoder" for a bidirectional stack.
+      norms: norms of a block, by our name.
+      final_norm: name of the norm after the last block.
+      output: name of the attention's output projection.
+      mlp: names of the feed-forward layer's first and last matrices.
+    """
+    ours, theirs = f"{stack}/layers", "@layers.{}"
     return (
-        *tensor("decoder/embeddings/tokens", "@embed_tokens.weight"),
-        *attention(f"{ours}/attention", f"{theirs}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
-        *tensor(f"{ours}/attention/query_norm/scale", f"{theirs}.self_attn.q_norm.weight"),
-        *tensor(f"{ours}/attention/key_norm/scale", f"{theirs}.self_attn.k_norm.weight"),
-        *tensor(f"{ours}/attention_norm/scale", f"{theirs}.input_layernorm.weight"),
+        *tensor(f"{stack}/embeddings/tokens", "@embed_tokens.weight"),
+        *attention(f"{ours}/attention", f"{theirs}.self_attn", "q_proj", "k_proj", "v_proj", output),
+        *norm(f"{ours}/attention/query_norm", f"{theirs}.self_attn.q_norm"),
+        *norm(f"{ours}/attention/key_norm", f"{theirs}.self_attn.k_norm"),
         *dense(f"{ours}/feed_forward/gate", f"{theirs}.mlp.gate_proj"),
-        *dense(f"{ours}/feed_forward/up", f"{theirs}.mlp.up_proj"),
-        *dense(f"{ours}/feed_forward/down", f"{theirs}.mlp.down_proj"),
-        *tensor(f"{ours}/feed_forward_norm/scale", f"{theirs}.post_attention_layernorm.weight"),
-        *tensor("decoder/final_norm/scale", "@norm.weight"),
+        *dense(f"{ours}/feed_forward/up", f"{theirs}.mlp.{mlp[0]}"),
+        *dense(f"{ours}/feed_forward/down", f"{theirs}.mlp.{mlp[1]}"),
+        *(weight for name, other in norms.items() for weight in norm(f"{ours}/{name}", f"{theirs}.{other}")),
+        *norm(f"{stack}/final_norm", f"@{final_norm}"),
         *tensor("next_token/table", "lm_head.weight"),
         *dense("classifier", classifier),
     )

@@ -5,6 +5,7 @@ The paper alternates dense and locally banded sparse attention; here every layer
 
 from typing_extensions import override
 
+from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.gpt2 import GPT2
 
@@ -39,9 +40,8 @@ class GPT3(GPT2):
     model_types = {}
     decoder_config = None
 
-    @property
     @override
-    def stored_as(self) -> Family:
+    def stored_as(self, arch: Architecture) -> Family:
         return GPT2()
 
 

@@ -101,7 +101,8 @@ def test_model_types_have_one_family_each() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_config_json_describes_the_model(name: str) -> None:
     """The written file is read as the same shapes, and written again unchanged."""
-    family, definition = FAMILIES[name].stored_as, define_model(tiny_config(name), 64)
+    definition = define_model(tiny_config(name), 64)
+    family = FAMILIES[name].stored_as(definition.arch)
     written = hf_config(definition, name)
     stored = {weight.names[0].removeprefix("@") for weight in weights_of(family, definition).values()}
     again = family.from_hf(written, stored)
@@ -116,8 +117,9 @@ def test_config_json_describes_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
-    family = FAMILIES[name].stored_as
-    arch = family.from_hf(hf_config(define_model(tiny_config(name), 64), name), set())
+    definition = define_model(tiny_config(name), 64)
+    family = FAMILIES[name].stored_as(definition.arch)
+    arch = family.from_hf(hf_config(definition, name), set())
     for suffix, head in family.classes.items():
         stack = arch.encoder if suffix in family.encoder_classes else arch
         if stack is None or HEADS[head].stack not in ("", stack.kind) or (head == "causal_lm" and not stack.causal):

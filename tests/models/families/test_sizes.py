@@ -58,12 +58,10 @@ COUNTS = {
             "175b": (174_604_259_328, 175_000),
         },
     ),
-    # Touvron et al. 2023, table 2; Jiang et al. 2023
-    "llama": (
-        32000,
-        "causal_lm",
-        {"llama_7b": (6_738_415_616, 6700), "llama_13b": (13_015_864_320, 13_000), "mistral_7b": (7_241_732_096, 7240)},
-    ),
+    # Touvron et al. 2023, table 2
+    "llama": (32000, "causal_lm", {"llama_7b": (6_738_415_616, 6700), "llama_13b": (13_015_864_320, 13_000)}),
+    # Jiang et al. 2023
+    "mistral": (32000, "causal_lm", {"7b": (7_241_732_096, 7240)}),
     # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
     "t5": (
         32128,
@@ -144,7 +142,7 @@ def test_gpt3_13b_by_hand() -> None:
 
 def test_every_named_size_is_counted() -> None:
     elsewhere = {"bert": set(FAMILIES["bert"].sizes), "transformer": {"base", "big"}, "gpt3": {"13b"}}
-    elsewhere["llama"] = {"llama3_8b", "qwen2_7b"}
+    elsewhere |= {"llama": {"llama3_8b"}, "qwen2": {"7b"}}
     elsewhere["electra"] = {name for name in FAMILIES["electra"].sizes if name.endswith("generator")}
     for family in COUNTS.keys() | elsewhere.keys():
         counted = set(COUNTS[family][2]) if family in COUNTS else set()
@@ -158,7 +156,7 @@ def test_every_named_size_is_counted() -> None:
         ("electra", "base_generator", 30522, "masked_lm", 33_740_602),
         ("electra", "large_generator", 30522, "masked_lm", 51_295_290),
         # The released model's index file: total_size 15,231,233,024 bytes in bfloat16.
-        ("llama", "qwen2_7b", 152064, "causal_lm", 15_231_233_024 // 2),
+        ("qwen2", "7b", 152064, "causal_lm", 15_231_233_024 // 2),
         # mBERT: base with its vocabularies, bert-base-multilingual-cased and -uncased.
         ("bert", "base", 119547, "masked_lm", 177_974_523),
         ("bert", "base", 105879, "masked_lm", 167_463_831),
