@@ -94,6 +94,7 @@ class Kind:
       strips_mask: whether the mask absorbs the space before it, as in the models' training.
       padding_side: "right" or "left".
       merges: whether the sentencepiece model is BPE, not unigram.
+      tab_piece: whether the byte piece of a tab is named by the tab itself, so that runs of tabs are merged from it.
       languages: language codes in the order of their ids.
       language: default source language.
       starts_decoder: see languages.Languages.
@@ -107,6 +108,7 @@ class Kind:
     strips_mask: bool = False
     padding_side: str = "right"
     merges: bool = False
+    tab_piece: bool = False
     languages: Sequence[str] = ()
     language: str = ""
     starts_decoder: bool = False
@@ -173,6 +175,15 @@ KINDS = (
         padding_side="left",
         merges=True,
     ),
+    Kind(
+        "GemmaTokenizer",
+        "pieces",
+        dict(bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>", mask="<mask>"),
+        wrap="bos eos",
+        padding_side="left",
+        merges=True,
+        tab_piece=True,
+    ),
 )
 # Model types whose tokenizer class (with "Tokenizer" appended) behaves as another one.
 _SHARED = {
@@ -180,6 +191,7 @@ _SHARED = {
     "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
     "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
     "T5Tokenizer": "MT5 SwitchTransformers",
+    "GemmaTokenizer": "Gemma2 Gemma3 Gemma3Text T5Gemma T5Gemma2",
     "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
 }
 

@@ -225,8 +225,12 @@ def _with_space_rules(
 def _bpe(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
     """Build a BPE model whose merges are in the order of their pieces' scores; Llama falls back to bytes for unknown characters."""
     names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
+    if kind.tab_piece and "\t" not in names:
+        names = ["\t" if text == "<0x09>" else text for text in names]
     vocab = {text: number for number, text in enumerate(names)}
-    normal = {text: score for text, score, sort in model.pieces if sort == spm.NORMAL}
+    # User-defined pieces, such as runs of spaces, are matched in the normalized text, where they are merges.
+    normal = {text: score for text, score, sort in model.pieces if sort in (spm.NORMAL, spm.USER_DEFINED)}
+    normal |= {"\t": 0.0} if kind.tab_piece and "\t" in vocab else {}
     merges = []
     for text, score in normal.items():
         cuts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))

@@ -121,11 +121,12 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
 def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
     """Whether a folder's only vocabulary is a sentencepiece model in the format of SentencePieceTokenizer.
 
-    Among the supported classes only Llama's also names its model tokenizer.model; this library's begins with the names in ROLES.
+    Among the supported classes only Llama's and Gemma's also name their model tokenizer.model; this library's begins with the names in
+    ROLES.
     """
     if MODEL not in files or any(name in files for name in VOCABULARIES if name != MODEL):
         return False
-    if not settings.class_name or settings.kind and settings.kind.name != "LlamaTokenizer":
+    if not settings.class_name or settings.kind and settings.kind.wrap != "bos eos":
         return True
     try:
         pieces = read_model(files[MODEL]).pieces
