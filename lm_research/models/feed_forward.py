@@ -25,7 +25,8 @@ class FeedForward(nnx.Module):
         self.up = Dense(width, inner, arch, rngs, bias=spec.mlp_bias)
         if spec.gated:
             self.gate = Dense(width, inner, arch, rngs, bias=spec.mlp_bias)
-        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.mlp_bias)
+        bias = spec.mlp_bias if spec.mlp_output_bias is None else spec.mlp_output_bias
+        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=bias)
         self.arch, self.spec = arch, spec
 
     def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:

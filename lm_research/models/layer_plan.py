@@ -102,6 +102,7 @@ _NAME_WORDS = {
     "value_bias": "value_bias",
     "output_bias": "output_bias",
     "mlp_bias": "mlp_bias",
+    "mlp_output_bias": "mlp_output_bias",
 }
 
 

@@ -45,6 +45,7 @@ class LayerSpec:
 
       gated: whether a second projection is multiplied with the activated one (Shazeer 2020).
       mlp_bias: whether the feed-forward layer has biases.
+      mlp_output_bias: whether its output has a bias; None is `mlp_bias`.
       num_experts: number of expert feed-forward layers; 0 for one layer without a router.
       experts_per_token: number of experts with the highest router probability that each position uses.
       normalize_experts: whether the probabilities of the chosen experts are scaled to sum to one.
@@ -81,6 +82,7 @@ class LayerSpec:
 
     gated: bool = False
     mlp_bias: bool = True
+    mlp_output_bias: bool | None = None
     num_experts: int = 0
     experts_per_token: int = 0
     normalize_experts: bool = True
