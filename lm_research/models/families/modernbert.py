@@ -13,20 +13,17 @@ from typing_extensions import override
 
 from lm_research.config import ModelConfig, key
 from lm_research.models.architecture import Architecture, from_flat
-from lm_research.models.families import layer_kinds, rotary
+from lm_research.models.families import layer_kinds, modernbert_format, rotary
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ParamMapping, given, write_keys
-from lm_research.models.families.modernbert_format import FIELDS, OTHER_KEYS, THETAS, blocks_and_heads, fused_attention
+    modernbert_format.ETTIN,
+    modernbert_format.FIELDS,
+    modernbert_format.OTHER_KEYS,
+    modernbert_format.THETAS,
+    blocks_and_heads,
+    fused_attention,
+)
 
-# Weller et al. 2025, table 1; their encoders and decoders have the same sizes.
-ETTIN = {
-    "ettin_17m": dict(num_layers=7, hidden_size=256, num_heads=4, intermediate_size=384),
-    "ettin_32m": dict(num_layers=10, hidden_size=384, num_heads=6, intermediate_size=576),
-    "ettin_68m": dict(num_layers=19, hidden_size=512, num_heads=8, intermediate_size=768),
-    "ettin_150m": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
-    "ettin_400m": dict(num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=2624),
-    "ettin_1b": dict(num_layers=28, hidden_size=1792, num_heads=28, intermediate_size=3840),
-}
 NO_BIASES = dict.fromkeys(("norm_bias", "qkv_bias", "output_bias", "mlp_bias", "transform_bias"), False)
 
 
@@ -54,7 +51,7 @@ class ModernBert(Family):
     sizes = {
         "base": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
         "large": dict(num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=2624),
-        **ETTIN,
+        **modernbert_format.ETTIN,
         "mmbert_small": dict(num_layers=22, hidden_size=384, num_heads=6, intermediate_size=1152),
         "mmbert_base": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
     }
@@ -67,7 +64,7 @@ class ModernBert(Family):
         token_pooler=True,
         init="truncated_normal",
     )
-    run_traits = dict(activation="gelu", pooler_activation="gelu", choice_pooling="first_real", **NO_BIASES)
+    run_traits = NO_BIASES | dict.fromkeys(("activation", "pooler_activation", "head_activation"), "gelu")
 
     model_types = {"modernbert": "ModernBert"}
     classes = {
@@ -78,22 +75,23 @@ class ModernBert(Family):
         "ForMultipleChoice": "multiple_choice",
         "Model": "none",
     }
-    config_fields, other_keys = FIELDS, OTHER_KEYS
+    config_fields, other_keys = modernbert_format.FIELDS, modernbert_format.OTHER_KEYS
     required: Mapping[str, Any] = {"sparse_pred_ignore_index": -100}
 
     base_prefix = "model."
     redundant = (r"rotary_emb\.\w*inv_freq$",)
+    _window_share = 1  # a window is local_attention divided by this
 
     @override
     def run_fields(self, config: ModernBertConfig) -> dict[str, Any]:
         kinds = _kinds(config.num_layers, config.global_attn_every_n_layers)
         thetas = {layer_kinds.FULL: config.global_rope_theta, layer_kinds.SLIDING: config.local_rope_theta}
         rope = {kind: {"rotary_theta": theta} for kind, theta in thetas.items()}
-        pattern = self._pattern(kinds, rope, config.local_attention, config.norm_position == "post")
-        # Weights of residual layers are scaled by 1/sqrt(number of residual layers), of which a block has two.
-        residual = config.init_std / (2 * config.num_layers) ** 0.5
-        rates = dict(residual_init_std=residual, classifier_dropout_rate=config.dropout_rate)
-        return {**self.run_traits, "pattern": pattern, "head_activation": "gelu", **rates}
+        return self.run_traits | dict(
+            pattern=self._pattern(kinds, rope, config.local_attention, config.norm_position == "post"),
+            residual_init_std=_residual_std(config.init_std, config.num_layers),
+            classifier_dropout_rate=config.dropout_rate,
+        )
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
@@ -101,7 +99,7 @@ class ModernBert(Family):
         kinds = _kinds(fields["num_layers"], given(hf, "global_attn_every_n_layers", 3))
         rope = {
             kind: rotary.read_rotary(hf, kind, max_length=fields["max_length"], theta=given(hf, name, default))
-            for kind, (name, default) in THETAS.items()
+            for kind, (name, default) in modernbert_format.THETAS.items()
         }
         pattern = self._pattern(layer_kinds.read_kinds(hf, kinds), rope, given(hf, "local_attention", 128))
         means = hf.get("classifier_pooling") == "mean"
@@ -110,19 +108,15 @@ class ModernBert(Family):
             head_activation=fields["pooler_activation"],
             pooling="mean" if means else "first",
             choice_pooling="mean" if means else "first_real",
-            residual_init_std=fields["init_std"] / (2 * fields["num_layers"]) ** 0.5,
+            residual_init_std=_residual_std(fields["init_std"], fields["num_layers"]),
         )
         return from_flat(pattern, **fields | self.traits)
-
-    def _window(self, local_attention: int) -> int:
-        """The window of a LayerSpec."""
-        return local_attention
 
     def _pattern(
         self, kinds: list[str], rope: Mapping[str, Mapping[str, Any]], local_attention: int, first_norm: bool = False
     ) -> list[dict[str, Any]]:
         """The pattern of layers of these kinds; the first has a norm before its attention only with `first_norm`."""
-        windows = {layer_kinds.FULL: 0, layer_kinds.SLIDING: self._window(local_attention)}
+        windows = {layer_kinds.FULL: 0, layer_kinds.SLIDING: local_attention // self._window_share}
         first, *others = ({"window": windows[kind], **rope[kind]} for kind in kinds)
         return layer_kinds.shortest([{**first, "attention_norm": first_norm}, *others])
 
@@ -136,18 +130,23 @@ class ModernBert(Family):
             "classifier_pooling": "mean" if arch.pooling == "mean" else "cls",
         }
         if layer_kinds.SLIDING in specs:
-            hf["local_attention"] = specs[layer_kinds.SLIDING].window * 2 // self._window(2)
+            hf["local_attention"] = specs[layer_kinds.SLIDING].window * self._window_share
         return hf
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        attention = fused_attention("encoder/layers/attention", "@layers.{}.attn.Wqkv")
-        return (*attention, *blocks_and_heads("encoder", "masked_lm", "head", head))
+        attention = modernbert_format.fused_attention("encoder/layers/attention", "@layers.{}.attn.Wqkv")
+        return (*attention, *modernbert_format.blocks_and_heads("encoder", "masked_lm", "head", head))
 
 
 def _kinds(depth: int, every: int) -> list[str]:
     """The kind of each layer of a file without layer_types."""
     return [layer_kinds.SLIDING if number % every else layer_kinds.FULL for number in range(depth)]
+
+
+def _residual_std(init_std: float, depth: int) -> float:
+    """Weights of residual layers are scaled by 1/sqrt(number of residual layers), of which a block has two."""
+    return init_std / (2 * depth) ** 0.5
 
 
 FAMILIES.register("modernbert", ModernBertConfig)(ModernBert())

@@ -10,8 +10,8 @@ from typing_extensions import override
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import ConfigField, ParamMapping, attention, without
-from lm_research.models.families.modernbert import ETTIN, ModernBert, ModernBertConfig
-from lm_research.models.families.modernbert_format import FIELDS, OTHER_KEYS, blocks_and_heads
+from lm_research.models.families.modernbert import ModernBert, ModernBertConfig
+from lm_research.models.families.modernbert_format import ETTIN, FIELDS, OTHER_KEYS, blocks_and_heads
 
 
 class ModernBertDecoder(ModernBert):
@@ -19,17 +19,14 @@ class ModernBertDecoder(ModernBert):
 
     sizes = ETTIN
     traits = ModernBert.traits | dict(causal=True, head_transform=True, token_pooler=False, pooling="last")
-    run_traits = without(ModernBert.run_traits, "choice_pooling") | {"classifier_bias": False}
+    run_traits = ModernBert.run_traits | {"classifier_bias": False}
 
     model_types = {"modernbert-decoder": "ModernBertDecoder"}
     classes = {"ForCausalLM": "causal_lm", "ForSequenceClassification": "classification", "Model": "none"}
     config_fields = (*FIELDS, ConfigField("classifier_bias", "classifier_bias", False))
     other_keys = without(OTHER_KEYS, "classifier_pooling", "sparse_prediction")
     required: Mapping[str, Any] = {}
-
-    @override
-    def _window(self, local_attention: int) -> int:
-        return local_attention // 2
+    _window_share = 2
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:

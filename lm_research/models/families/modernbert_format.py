@@ -1,4 +1,4 @@
-"""Keys of config.json and names of weights of ModernBERT, and of decoders that share its blocks."""
+"""Sizes, keys of config.json and names of weights that ModernBERT and decoders of its blocks share."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ OTHER_KEYS: dict[str, Any] = {
     "rope_scaling": rotary.KEYS["rope_scaling"],
     "classifier_pooling": Literal["cls", "mean"],
     "sparse_prediction": bool,  # only changes which logits transformers returns along with a loss
+}
+# Weller et al. 2025, table 1: their encoders and decoders have the same sizes.
+ETTIN = {
+    "ettin_17m": dict(num_layers=7, hidden_size=256, num_heads=4, intermediate_size=384),
+    "ettin_32m": dict(num_layers=10, hidden_size=384, num_heads=6, intermediate_size=576),
+    "ettin_68m": dict(num_layers=19, hidden_size=512, num_heads=8, intermediate_size=768),
+    "ettin_150m": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
+    "ettin_400m": dict(num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=2624),
+    "ettin_1b": dict(num_layers=28, hidden_size=1792, num_heads=28, intermediate_size=3840),
 }
 # Kind of layer -> (key of its rotary base in older files, default).
 THETAS = {layer_kinds.FULL: ("global_rope_theta", 160000.0), layer_kinds.SLIDING: ("local_rope_theta", 10000.0)}

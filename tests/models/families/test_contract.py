@@ -125,7 +125,7 @@ def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
         if stack is None or HEADS[head].stack not in ("", stack.kind) or (head == "causal_lm" and not stack.causal):
             continue
         weights = weights_of(family, define(stack, HeadSpec(head)))
-        stored = [weight.names[0].format(*(0,) * 2) for weight in weights.values() if weight.parts == (1,)]
+        stored = [weight.of_layer(weight.names[0], 0) for weight in weights.values() if weight.parts == (1,)]
         assert len(set(stored)) == len(stored)
 
 

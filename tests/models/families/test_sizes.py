@@ -62,6 +62,37 @@ COUNTS = {
     "llama": (32000, "causal_lm", {"llama_7b": (6_738_415_616, 6700), "llama_13b": (13_015_864_320, 13_000)}),
     # Jiang et al. 2023
     "mistral": (32000, "causal_lm", {"7b": (7_241_732_096, 7240)}),
+    # Warner et al. 2024, table 4; the cards of Ettin print 17M to 1B, those of mmBERT 140M and 307M
+    "modernbert": (
+        50368,
+        "masked_lm",
+        {
+            "base": (149_655_232, 149),
+            "large": (395_881_664, 395),
+            "ettin_17m": (16_913_600, 17),
+            "ettin_32m": (32_081_344, 32),
+            "ettin_68m": (68_457_664, 68),
+            "ettin_150m": (149_655_232, 150),
+            "ettin_400m": (395_881_664, 400),
+            "ettin_1b": (1_031_314_112, 1030),
+        },
+    ),
+    "modernbert_decoder": (
+        50368,
+        "causal_lm",
+        {
+            "ettin_17m": (16_913_600, 17),
+            "ettin_32m": (32_081_344, 32),
+            "ettin_68m": (68_457_664, 68),
+            "ettin_150m": (149_655_232, 150),
+            "ettin_400m": (395_881_664, 400),
+            "ettin_1b": (1_031_314_112, 1030),
+        },
+    ),
+    # Nussbaum et al. 2024, section 1
+    "nomic_bert": (30528, "masked_lm", {"base": (137_354_304, 137)}),
+    # Zhang et al. 2024, table 1
+    "gte": (250048, "masked_lm", {"base": (306_210_496, 305)}),
     # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
     "t5": (
         32128,
@@ -144,6 +175,7 @@ def test_every_named_size_is_counted() -> None:
     elsewhere = {"bert": set(FAMILIES["bert"].sizes), "transformer": {"base", "big"}, "gpt3": {"13b"}}
     elsewhere |= {"llama": {"llama3_8b"}, "qwen2": {"7b"}}
     elsewhere["electra"] = {name for name in FAMILIES["electra"].sizes if name.endswith("generator")}
+    elsewhere["modernbert"] = {"mmbert_small", "mmbert_base"}
     for family in COUNTS.keys() | elsewhere.keys():
         counted = set(COUNTS[family][2]) if family in COUNTS else set()
         assert set(FAMILIES[family].sizes) == counted | elsewhere.get(family, set()), family
@@ -157,6 +189,9 @@ def test_every_named_size_is_counted() -> None:
         ("electra", "large_generator", 30522, "masked_lm", 51_295_290),
         # The released model's index file: total_size 15,231,233,024 bytes in bfloat16.
         ("qwen2", "7b", 152064, "causal_lm", 15_231_233_024 // 2),
+        # mmBERT with Gemma 2's vocabulary.
+        ("modernbert", "mmbert_small", 256000, "masked_lm", 140_897_536),
+        ("modernbert", "mmbert_base", 256000, "masked_lm", 307_786_240),
         # mBERT: base with its vocabularies, bert-base-multilingual-cased and -uncased.
         ("bert", "base", 119547, "masked_lm", 177_974_523),
         ("bert", "base", 105879, "masked_lm", 167_463_831),
