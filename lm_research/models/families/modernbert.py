@@ -16,13 +16,6 @@ from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import layer_kinds, modernbert_format, rotary
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ParamMapping, given, write_keys
-    modernbert_format.ETTIN,
-    modernbert_format.FIELDS,
-    modernbert_format.OTHER_KEYS,
-    modernbert_format.THETAS,
-    blocks_and_heads,
-    fused_attention,
-)
 
 NO_BIASES = dict.fromkeys(("norm_bias", "qkv_bias", "output_bias", "mlp_bias", "transform_bias"), False)
 
