@@ -20,7 +20,7 @@ class GTE(NomicBert):
 
     # Zhang et al. 2024, table 1: 305M parameters with XLM-R's vocabulary, rounded up to 250,048.
     sizes = NomicBert.sizes
-    traits = NomicBert.traits | dict(qkv_bias=True, output_bias=True, mlp_output_bias=True)
+    traits = NomicBert.traits | dict(qkv_bias=True, output_bias=True, mlp_output_bias=True, head_activation="gelu")
     run_traits = dict(num_types=1, norm_epsilon=1e-12, activation="gelu", rotary_theta=160000.0, pad_id=1)
 
     model_types = {"gte": "Gte"}

@@ -41,14 +41,14 @@ class ModernBert(Family):
     """A pre-norm encoder with rotary positions, windows and gated layers (Warner et al. 2024)."""
 
     # Warner et al. 2024, table 4; Marone et al. 2025, table 1 (vocabulary of 256,000).
-    sizes = {
+    sizes: Mapping[str, Mapping[str, Any]] = {
         "base": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
         "large": dict(num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=2624),
         **modernbert_format.ETTIN,
         "mmbert_small": dict(num_layers=22, hidden_size=384, num_heads=6, intermediate_size=1152),
         "mmbert_base": dict(num_layers=22, hidden_size=768, num_heads=12, intermediate_size=1152),
     }
-    traits: Mapping[str, Any] = dict(
+    traits: dict[str, Any] = dict(
         norm="pre",
         positions="rotary",
         gated=True,
@@ -57,7 +57,9 @@ class ModernBert(Family):
         token_pooler=True,
         init="truncated_normal",
     )
-    run_traits = NO_BIASES | dict.fromkeys(("activation", "pooler_activation", "head_activation"), "gelu")
+    run_traits: dict[str, Any] = NO_BIASES | dict.fromkeys(
+        ("activation", "pooler_activation", "head_activation"), "gelu"
+    )
 
     model_types = {"modernbert": "ModernBert"}
     classes = {

@@ -41,7 +41,7 @@ class NomicBert(Family):
     sizes: Mapping[str, Mapping[str, Any]] = {
         "base": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072)
     }
-    traits: Mapping[str, Any] = dict(
+    traits: dict[str, Any] = dict(
         norm="post",
         embedding_norm=True,
         positions="rotary",
@@ -50,7 +50,7 @@ class NomicBert(Family):
         output_bias=False,
         mlp_bias=False,
     )
-    run_traits: Mapping[str, Any] = dict(num_types=2, norm_epsilon=1e-12, activation="silu", rotary_theta=1000.0)
+    run_traits: dict[str, Any] = dict(num_types=2, norm_epsilon=1e-12, activation="silu", rotary_theta=1000.0)
 
     model_types = {"nomic_bert": "NomicBert"}
     classes = {

@@ -201,4 +201,46 @@ POST_NORM_CASES = [
     Case("gte_model", "GteModel", GTE, slow=True),
 ]
 
-CASES = [*POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]
+EURO = dict(
+    vocab_size=61,
+    hidden_size=24,
+    intermediate_size=28,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=4,
+    max_position_embeddings=40,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    mask_token_id=3,
+)
+EURO_CASES = [
+    Case("eurobert_masked", "EuroBertForMaskedLM", EURO, "tokens", length=11),
+    Case(
+        "eurobert_biases",
+        "EuroBertForMaskedLM",
+        merged(EURO, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        "tokens",
+        slow=True,
+    ),
+    Case("eurobert_sequence", "EuroBertForSequenceClassification", merged(EURO, num_labels=3), "sequence", slow=True),
+    Case(
+        "eurobert_sequence_mean",
+        "EuroBertForSequenceClassification",
+        merged(EURO, num_labels=3, classifier_pooling="mean"),
+        "sequence",
+        slow=True,
+    ),
+    Case(
+        "eurobert_sequence_bos",
+        "EuroBertForSequenceClassification",
+        merged(EURO, num_labels=3, classifier_pooling="bos"),
+        "sequence",
+        slow=True,
+    ),
+    Case("eurobert_token", "EuroBertForTokenClassification", merged(EURO, num_labels=4), "classes", slow=True),
+    Case("eurobert_model", "EuroBertModel", EURO, deep=True, length=7, slow=True),
+]
+
+CASES = [*EURO_CASES, *POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]

@@ -93,6 +93,12 @@ COUNTS = {
     "nomic_bert": (30528, "masked_lm", {"base": (137_354_304, 137)}),
     # Zhang et al. 2024, table 1
     "gte": (250048, "masked_lm", {"base": (306_210_496, 305)}),
+    # The names are Boizard et al. 2025's; without the output's table of 128,256 rows there are 212, 608 and 2,108 million
+    "eurobert": (
+        128256,
+        "masked_lm",
+        {"210m": (310_266_624, 310), "610m": (755_625_600, 756), "2.1b": (2_403_092_736, 2403)},
+    ),
     # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
     "t5": (
         32128,
