@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
@@ -50,7 +51,7 @@ class Embeddings(nnx.Module):
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
-            x_BLE = x_BLE * (float(jnp.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
+            x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
         if arch.project_tokens:
             x_BLE = self.projection(x_BLE.astype(arch.compute_dtype))
         x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)

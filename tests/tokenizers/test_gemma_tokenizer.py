@@ -1,4 +1,4 @@
-"""Gemma's tokenizer against transformers and sentencepiece on one tiny vocabulary (goldens/make_gemma.py)."""
+"""Gemma's tokenizer against transformers and sentencepiece on one tiny vocabulary (gemma_goldens/make_goldens.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.loading import load_tokenizer
 
-GOLDEN = json.loads((pathlib.Path(__file__).parent / "goldens" / "gemma_tokenizer.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "gemma_goldens" / "gemma.json").read_text(encoding="utf-8"))
 MODEL = base64.b64decode(GOLDEN["files"]["tokenizer.model"])
 # Texts with the names of special or user-defined pieces, which transformers matches first, and sentencepiece by the longest piece.
 DEPARTS = {

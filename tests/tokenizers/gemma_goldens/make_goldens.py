@@ -1,7 +1,7 @@
-"""Make gemma_tokenizer.json: a tiny vocabulary as Gemma's, and transformers' encodings and texts with it.
+"""Make gemma.json: a tiny vocabulary as Gemma's, and transformers' encodings and texts with it.
 
     pip install transformers==5.24.0 tokenizers==0.23.3 sentencepiece
-    python tests/tokenizers/goldens/make_gemma.py
+    python tests/tokenizers/gemma_goldens/make_goldens.py
 
 The sentencepiece model has the options of the released one: BPE, bytes for unknown characters, no space before a text, digits apart, and
 runs of spaces, line breaks and tabs as user-defined pieces. Its only single tab is the byte.
@@ -15,11 +15,18 @@ import tempfile
 
 import sentencepiece
 import transformers
-from make_goldens import LINES, PAIRS, TEXTS
 
 import tokenizers
 
 HERE = pathlib.Path(__file__).parent
+OTHERS = json.loads((HERE.parent / "goldens" / "hf_tokenizers.json").read_text(encoding="utf-8"))
+TEXTS, PAIRS = OTHERS["texts"], OTHERS["pairs"]
+LINES = [
+    "In the beginning God created the heavens and the earth.",
+    "The earth was without form, and void; darkness was upon the face of the deep.",
+    "And God said, Let there be light: and there was light. 1,000 9, 12 don't.",
+    "El café está aquí. Ärger im Süden. 神は 天と 地とを 創造された。",
+] * 8
 RUNS = [
     "a  b\n\n\nc   d",
     "     deep\n\n\n\n\nend\n",
@@ -91,7 +98,7 @@ def main() -> None:
     rows = [tokenizer(text)["input_ids"] for text in texts]
     golden = {
         "origin": f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, "
-        f"sentencepiece {sentencepiece.__version__}; make_gemma.py beside this file",
+        f"sentencepiece {sentencepiece.__version__}; make_goldens.py beside this file",
         "files": {name: base64.b64encode(content).decode() for name, content in files.items()},
         "saved": {name: content.decode() for name, content in saved.items() if name != "tokenizer.model"},
         "size": len(tokenizer),
@@ -104,7 +111,7 @@ def main() -> None:
         "pairs": [tokenizer(*pair)["input_ids"] for pair in PAIRS],
         "padded": dict(tokenizer(["In the beginning", "God"], padding=True)),
     }
-    (HERE / "gemma_tokenizer.json").write_text(json.dumps(golden, separators=(",", ":"), sort_keys=True) + "\n")
+    (HERE / "gemma.json").write_text(json.dumps(golden, separators=(",", ":"), sort_keys=True) + "\n")
     for text, row, other in zip(texts, rows, golden["sentencepiece"], strict=True):
         if row[1:] != other:
             print(repr(text), tokenizer.convert_ids_to_tokens(row), plain.encode(text, out_type=str))
