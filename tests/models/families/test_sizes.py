@@ -10,6 +10,26 @@ from lm_research.models.families import FAMILIES, define_model
 # (BART's and mBART's with the buffer final_logits_bias; T5 v1.1's with its output table, which that class ties).
 # Millions: what the source prints, which counts more coarsely, often without heads; see `published`.
 COUNTS = {
+    # Gemma Team 2024, table 2: 2,506,434,560 and 8,538,074,112 with tables of 256,128 rows, 262,144 and 393,216 more
+    "gemma": (256000, "causal_lm", {"2b": (2_506_172_416, 2506), "7b": (8_537_680_896, 8538)}),
+    # Gemma Team 2024 (2408.00118), table 2: 590M + 2,024M, 918M + 8,324M, 1,180M + 26,047M
+    "gemma2": (
+        256000,
+        "causal_lm",
+        {"2b": (2_614_341_888, 2614), "9b": (9_241_705_984, 9242), "27b": (27_227_128_320, 27227)},
+    ),
+    # Gemma Team 2025, table 1: 302M + 698M, 675M + 3,209M, 1,012M + 10,759M, 1,416M + 25,600M; the 270M's card
+    "gemma3": (
+        262208,
+        "causal_lm",
+        {
+            "270m": (268_139_136, 268),
+            "1b": (999_959_680, 1000),
+            "4b": (3_880_263_168, 3884),
+            "12b": (11_766_034_176, 11771),
+            "27b": (27_009_346_304, 27016),
+        },
+    ),
     # Liu et al. 2019, section 5 (355M), and the released model's README (125M)
     "roberta": (50265, "masked_lm", {"base": (124_697_433, 125), "large": (355_412_057, 355)}),
     # Conneau et al. 2019, section 4 (270M, 550M), without the head's dense layer and bias
@@ -98,25 +118,6 @@ COUNTS = {
         128256,
         "masked_lm",
         {"210m": (310_266_624, 310), "610m": (755_625_600, 756), "2.1b": (2_403_092_736, 2403)},
-    # Gemma Team 2024, table 2: 2,506,434,560 and 8,538,074,112 with tables of 256,128 rows, 262,144 and 393,216 more
-    "gemma": (256000, "causal_lm", {"2b": (2_506_172_416, 2506), "7b": (8_537_680_896, 8538)}),
-    # Gemma Team 2024 (2408.00118), table 2: 590M + 2,024M, 918M + 8,324M, 1,180M + 26,047M
-    "gemma2": (
-        256000,
-        "causal_lm",
-        {"2b": (2_614_341_888, 2614), "9b": (9_241_705_984, 9242), "27b": (27_227_128_320, 27227)},
-    ),
-    # Gemma Team 2025, table 1: 302M + 698M, 675M + 3,209M, 1,012M + 10,759M, 1,416M + 25,600M; the 270M's card
-    "gemma3": (
-        262208,
-        "causal_lm",
-        {
-            "270m": (268_139_136, 268),
-            "1b": (999_959_680, 1000),
-            "4b": (3_880_263_168, 3884),
-            "12b": (11_766_034_176, 11771),
-            "27b": (27_009_346_304, 27016),
-        },
     ),
     # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
     "t5": (
