@@ -103,8 +103,8 @@ class Request:
         self.shown = pad_left(shown, options.pad)
         width = self.shown.shape[1]
         limit = arch.max_length if arch.positions == "learned" else 0
-        before = max(0, *self.first) if self.first else 0
-        self.lengths = LengthLimits(options, width, longest(self.rows) + before, limit)
+        ends = [max(0, first) + len(row) for first, row in zip(self.first or [0] * len(hidden), self.rows, strict=True)]
+        self.lengths = LengthLimits(options, width, max(ends), limit)
         max_length = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
         self.prompts = make_prompts(
             self.rows, options.pad, sources, self.engine.rows_multiple, max_length=max_length, first=self.first

@@ -226,6 +226,7 @@ def load_params(
     used = set[str]().union(*map(reader.stored_names, reader.shapes))
     family = family_of(pretrained.family)
     kept = {} if pretrained.untied else reader.tied_duplicates()  # without the tie, these tensors have no use
+    kept |= reader.sinusoids()
     used |= {stored for name in kept for stored in reader.names.of(name)}
     same, overridden = reader.alternatives(used)
     used |= same | {name for name, _ in overridden}
@@ -357,14 +358,15 @@ def with_tokens(
     """Return a config.json with these ids of special tokens, by key, in place of the family's defaults.
 
     In families whose positions start after the padding id (RoBERTa), the position table is resized to keep the number of
-    positions. If the new padding id would leave too few rows, the default padding id is kept.
+    positions. If the new padding id would leave too few rows, or change sinusoidal positions, the default padding id is kept.
     """
     module = stored_as(family, arch, config)
     named = {**config, **tokens}
     if not module.model_types:
         return named
     before, after = module.from_hf(config, set()), module.from_hf(named, set())
-    if after.position_offset > before.position_offset:
+    renumbered = before.positions == "sinusoidal" and after.position_offset != before.position_offset
+    if after.position_offset > before.position_offset or renumbered:
         named["pad_token_id"] = config["pad_token_id"]
     elif after.max_length != before.max_length:
         named["max_position_embeddings"] += before.max_length - after.max_length

@@ -19,6 +19,7 @@ from lm_research.interop.tensor_files import TensorSource
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import ParamMapping
+from lm_research.models.positions import sinusoidal
 from lm_research.trees import flatten
 
 
@@ -88,7 +89,7 @@ class WeightReader:
     """Reads parameters of a model from the tensors of Hugging Face's files."""
 
     def __init__(self, source: TensorSource, family: Family, definition: ModelDefinition, kind: str) -> None:
-        self.source, self.definition = source, definition
+        self.source, self.family, self.definition = source, family, definition
         self.names = tied_tables.Names(source, family, definition.arch, definition.head.name, kind)
         self.shapes = flatten(definition.shapes)
         self.weights = weights_of(family, definition)
@@ -177,6 +178,30 @@ class WeightReader:
         dead = [name for weight in self.weights.values() for name in weight.kept]
         found = {name: [one for one in self.names.of(name) if one in self.source.names] for name in dead}
         return {name: np.array(self.source.read(stored[0])) for name, stored in found.items() if stored}
+
+    def sinusoids(self) -> dict[str, np.ndarray]:
+        """Read the stored tables of sinusoidal positions, by the family's names.
+
+        Raises:
+          PretrainedError: a table has other values than the model computes.
+        """
+        arch, tables = self.definition.arch, {}
+        for stack, part in (("encoder", arch.encoder or arch), ("decoder", arch)):
+            name = self.family.sinusoids.get(stack, "")
+            stored = next((one for one in self.names.of(name) if one in self.source.names), None)
+            if stored is None or (stack == "decoder") != part.causal:
+                continue
+            table = np.array(self.source.read(stored))
+            positions_L = np.arange(len(table)) + part.position_offset
+            expected = np.asarray(sinusoidal(positions_L, part.position_width, part.last_wavelength))
+            # The tolerance is that of tables in half precision.
+            if table.shape != expected.shape or np.abs(table.astype(np.float32) - expected).max() > 5e-3:
+                raise PretrainedError(
+                    f"{self.source.file(stored)}: tensor {stored!r} does not have the values of sinusoidal positions, which this family "
+                    "computes. Other position tables are not supported for it."
+                )
+            tables[name] = table
+        return tables
 
     def alternatives(self, used: set[str]) -> tuple[set[str], tuple[tuple[str, str], ...]]:
         """Find unused alternatives to the tensors read: those with equal values, and pairs (different tensor, the one read)."""

@@ -57,6 +57,7 @@ class Architecture:
       embedding_scale: factor on token embeddings.
       round_embedding_scale: whether this factor is rounded to the compute type (Gemma).
       embedding_norm: whether the sum of the embeddings is normalized.
+      norm_before_positions: whether positions are added after that norm instead of before it.
       tied: whether predictions use the token table; otherwise they have their own.
 
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
@@ -139,6 +140,7 @@ class Architecture:
     embedding_scale: float = 1.0
     round_embedding_scale: bool = False
     embedding_norm: bool = False
+    norm_before_positions: bool = False
     tied: bool = True
 
     norm_kind: Literal["layer", "rms"] = "layer"

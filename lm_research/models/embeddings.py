@@ -54,7 +54,8 @@ class Embeddings(nnx.Module):
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
         if arch.project_tokens:
             x_BLE = self.projection(x_BLE.astype(arch.compute_dtype))
-        x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
+        if not arch.norm_before_positions:
+            x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
         if arch.num_types:
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
             one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
@@ -63,6 +64,8 @@ class Embeddings(nnx.Module):
             x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
         if arch.embedding_norm:
             x_BLE = self.norm(x_BLE)
+        if arch.norm_before_positions:
+            x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
         x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
         x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
         return self.projection(x_BLE) if arch.embedding_projection and not arch.project_tokens else x_BLE

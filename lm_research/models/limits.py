@@ -162,6 +162,8 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
         return f"{sizes} are incompatible: half of the buckets have one distance each, which the maximum must exceed"
     if arch.positions == "learned" and arch.max_length < 1:
         return f"its {show('max_length')} leaves no position for a token"
+    if arch.norm_before_positions and not arch.embedding_norm:
+        return "norm_before_positions=True requires embedding_norm=True"
     if arch.vocab_size <= arch.pad_id and arch.position_offset:
         return f"{show('pad_id', 'vocab_size')} are incompatible: there is no such token"
     if arch.project_tokens and (arch.embedding_norm or arch.num_types or not arch.embedding_projection):

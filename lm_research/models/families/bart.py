@@ -18,6 +18,7 @@ from lm_research.models.families.common import (
     encoder_decoder,
     given,
     read_keys,
+    with_defaults,
     write_keys,
 )
 
@@ -68,6 +69,10 @@ class Bart(Family):
     }
     decoder_config = {"is_decoder": True, "is_encoder_decoder": False}
 
+    _scales_new: bool = False  # whether embeddings of a new model are scaled by sqrt(D)
+    _scales_read: bool = False  # the default of scale_embedding
+    _stack_defaults: Mapping[str, int] = {}  # those that differ from STACK_KEYS, by key or by stack and key
+
     base_prefix = "model."
     redundant: tuple[str, ...] = (r"^(model\.)?version$",)
     unread = (r"\.encoder_attn(_layer_norm)?\.",)  # in decoders without an encoder
@@ -77,15 +82,22 @@ class Bart(Family):
         return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config)})
 
     @override
+    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
+        return {**self.run_traits, **({"embedding_scale": config.hidden_size**0.5} if self._scales_new else {})}
+
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = {**self.traits, **self.read(hf)}
-        if hf.get("scale_embedding"):
+        if given(hf, "scale_embedding", self._scales_read):
             fields["embedding_scale"] = fields["hidden_size"] ** 0.5
 
         def stack(name: str) -> dict[str, Any]:
-            return read_keys(hf, [ConfigField(field, f"{name}_{key}", default) for field, key, default in STACK_KEYS])
+            defaults = {f"{name}_{key}": value for key, value in self._stack_defaults.items()} | self._stack_defaults
+            keys = [ConfigField(field, f"{name}_{key}", default) for field, key, default in STACK_KEYS]
+            return read_keys(hf, with_defaults(keys, defaults))
 
-        inner = {name: value for name, value in fields.items() if name not in ("eos_id", "head_bias")}
+        of_decoder = ("eos_id", "head_bias", "norm_before_positions")
+        inner = {name: value for name, value in fields.items() if name not in of_decoder}
         fields["tied"] = given(hf, "tie_word_embeddings", True)
         fields["shared_tokens"] = fields["tied"] and given(hf, "share_encoder_decoder_embeddings", True)
         fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
@@ -100,7 +112,7 @@ class Bart(Family):
         stacks = {"encoder": arch.encoder, "decoder": arch} if arch.encoder is not None else {"decoder": arch}
         hf = write_keys(arch, self.config_fields) | {
             "vocab_size": (arch.encoder or arch).vocab_size,
-            "scale_embedding": arch.embedding_scale != 1.0,
+            "scale_embedding": (arch.encoder or arch).embedding_scale != 1.0,
             "tie_word_embeddings": arch.tied and (arch.encoder is None or arch.shared_tokens),
         }
         for name, stack in stacks.items():

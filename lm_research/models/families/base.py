@@ -50,6 +50,7 @@ class Family:
       base_prefix: prefix of names in models with a head.
       redundant: patterns of tensors without information, which are ignored.
       unread: patterns of tensors that are not used, but written back.
+      sinusoids: "encoder" or "decoder" -> name of its table of sinusoidal positions, which files may have; it is written back.
       tie_flags: keys of config.json that define which tables are tied.
     """
 
@@ -74,6 +75,7 @@ class Family:
     base_prefix: str = ""
     redundant: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    sinusoids: Mapping[str, str] = {}
     tie_flags: tuple[str, ...] = ("tie_word_embeddings",)
 
     def stored_as(self, arch: Architecture) -> Family:

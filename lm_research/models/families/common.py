@@ -150,7 +150,7 @@ class EncoderDecoderConfig(ModelConfig):
 
 def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any) -> Architecture:
     """`from_config` for a decoder with an encoder of the same shape, except for `num_encoder_layers`."""
-    decoder_only = {"head_bias", "pooling", "eos_id", "logit_scale", "tied"}
+    decoder_only = {"head_bias", "pooling", "eos_id", "logit_scale", "tied", "norm_before_positions"}
     encoder_traits = {name: value for name, value in traits.items() if name not in decoder_only}
     encoder = from_config(config, vocab_size, **encoder_traits)
     if config.num_encoder_layers:

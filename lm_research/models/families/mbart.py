@@ -21,9 +21,7 @@ class MBart(Bart):
     model_types = {"mbart": "MBart"}
     starts_with_last_token = True
 
-    @override
-    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
-        return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
+    _scales_new = True
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:

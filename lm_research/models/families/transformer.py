@@ -14,7 +14,10 @@ from typing_extensions import override
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart import Bart
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import EncoderDecoderConfig, ParamMapping
+from lm_research.models.families.common import EncoderDecoderConfig, ParamMapping, with_defaults
+
+# Stored names of the tables of sinusoidal positions, by stack.
+SINUSOIDS = {name: f"@{name}.embed_positions.weight" for name in ("encoder", "decoder")}
 
 
 class Transformer(Bart):
@@ -30,13 +33,13 @@ class Transformer(Bart):
     run_traits = dict(activation="relu", norm_epsilon=1e-6, qkv_bias=False, output_bias=False)
 
     model_types = {"marian": "Marian"}
+    config_fields = with_defaults(Bart.config_fields, {"vocab_size": 58101, "pad_token_id": 58100, "eos_token_id": 0})
     classes = {"MTModel": "seq2seq_lm", "ForCausalLM": "causal_lm", "Model": "none"}
-    redundant = (*Bart.redundant, r"embed_positions\.weight$")
-    tie_flags = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
+    sinusoids = SINUSOIDS
 
-    @override
-    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
-        return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
+    _scales_new = True
+
+    tie_flags = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:

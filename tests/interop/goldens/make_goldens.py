@@ -273,7 +273,7 @@ def make(case: Case) -> Golden:
         golden = describe(case, folder / "made")
         model = load(golden, case, folder)
     inputs = draw(case, model.config, rng)
-    if case.kind.endswith("ForSequenceClassification") and golden.family in ("t5", "mt5", "bart", "mbart"):
+    if case.kind.endswith("ForSequenceClassification") and model.config.is_encoder_decoder:
         inputs = end_rows(inputs, model.config)
     if case.new_tokens:
         return dataclasses.replace(golden, inputs=inputs, outputs=generate(model, inputs, case.new_tokens))

@@ -1,0 +1,105 @@
+"""Encoder-decoders with BART's names, and T5's youngest sibling."""
+
+from case import Case, merged
+from make_goldens import BART
+
+OTHERS = merged(BART, encoder_layers=3, max_position_embeddings=19)
+PEGASUS = merged(OTHERS, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, forced_eos_token_id=1)
+BLENDERBOT = merged(PEGASUS, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=2)
+M2M = merged(OTHERS, d_model=21, decoder_attention_heads=7, activation_function="relu", dropout=0.0)
+PLBART = merged(OTHERS, scale_embedding=True)
+POSITIONS = r"embed_positions\.weight$"  # sinusoidal ones
+
+
+def both(name: str, kind: str, config: dict, writer: dict | None = None, **more) -> list[Case]:
+    """Outputs with a loss, and texts, of one class that writes, with sources padded on both sides."""
+    return [
+        Case(f"{name}_generation", kind, config, "target", **more),
+        Case(f"{name}_texts", kind, merged(config, **(writer or {})), new_tokens=9, **more),
+    ]
+
+
+CASES = [
+    *both("pegasus", "PegasusForConditionalGeneration", merged(PEGASUS, scale_embedding=True), computed=POSITIONS),
+    *both("blenderbot", "BlenderbotForConditionalGeneration", merged(BLENDERBOT, scale_embedding=True)),
+    *both("blenderbot_small", "BlenderbotSmallForConditionalGeneration", BLENDERBOT),
+    *both("m2m_100", "M2M100ForConditionalGeneration", M2M, {"tie_word_embeddings": False, "d_model": 42}),
+    *both("plbart", "PLBartForConditionalGeneration", PLBART),
+    *both("mvp", "MvpForConditionalGeneration", OTHERS, {"tie_word_embeddings": False}),
+]
+
+SLOW = [
+    Case(
+        "pegasus_untied",
+        "PegasusForConditionalGeneration",
+        merged(PEGASUS, tie_word_embeddings=False),
+        decoder="masked",
+        computed=POSITIONS,
+    ),
+    Case("pegasus_decoder", "PegasusForCausalLM", PEGASUS, "causal", masks="right right", computed=POSITIONS),
+    Case("pegasus_decoder_texts", "PegasusForCausalLM", PEGASUS, masks="left left", new_tokens=9, computed=POSITIONS),
+    Case(
+        "pegasus_model",
+        "PegasusModel",
+        merged(PEGASUS, d_model=21, decoder_attention_heads=7),
+        decoder="masked",
+        computed=POSITIONS,
+    ),
+    Case(
+        "blenderbot_untied",
+        "BlenderbotForConditionalGeneration",
+        merged(BLENDERBOT, tie_word_embeddings=False),
+        decoder="masked",
+    ),
+    Case("blenderbot_decoder", "BlenderbotForCausalLM", BLENDERBOT, "causal", masks="right right"),
+    Case("blenderbot_decoder_texts", "BlenderbotForCausalLM", BLENDERBOT, masks="left left", new_tokens=9),
+    Case("blenderbot_model", "BlenderbotModel", BLENDERBOT, decoder="masked"),
+    Case(
+        "blenderbot_small_untied",
+        "BlenderbotSmallForConditionalGeneration",
+        merged(BLENDERBOT, tie_word_embeddings=False, scale_embedding=True),
+        decoder="masked",
+    ),
+    Case("blenderbot_small_decoder", "BlenderbotSmallForCausalLM", BLENDERBOT, "causal", masks="right right"),
+    Case("blenderbot_small_decoder_texts", "BlenderbotSmallForCausalLM", BLENDERBOT, masks="left left", new_tokens=9),
+    Case("blenderbot_small_model", "BlenderbotSmallModel", BLENDERBOT, decoder="masked"),
+    Case(
+        "blenderbot_small_losses",
+        "BlenderbotSmallForConditionalGeneration",
+        merged(BLENDERBOT, dropout=0.0),
+        "target",
+        steps=4e-3,
+    ),
+    Case(
+        "m2m_100_forced",
+        "M2M100ForConditionalGeneration",
+        merged(M2M, tie_word_embeddings=False, forced_bos_token_id=7, forced_eos_token_id=2),
+        new_tokens=9,
+    ),
+    Case(
+        "m2m_100_unscaled",
+        "M2M100ForConditionalGeneration",
+        merged(M2M, scale_embedding=False, pad_token_id=3, d_model=42),
+        decoder="masked",
+    ),
+    Case("m2m_100_untied", "M2M100ForConditionalGeneration", merged(M2M, tie_word_embeddings=False), decoder="masked"),
+    Case("m2m_100_model", "M2M100Model", M2M, decoder="masked"),
+    Case("m2m_100_losses", "M2M100ForConditionalGeneration", M2M, "target", steps=4e-3),
+    Case("plbart_sequence", "PLBartForSequenceClassification", merged(PLBART, num_labels=3), "sequence"),
+    Case("plbart_decoder", "PLBartForCausalLM", PLBART, "causal", masks="right right"),
+    Case("plbart_model", "PLBartModel", merged(PLBART, scale_embedding=False)),
+    Case(
+        "plbart_untied",
+        "PLBartForConditionalGeneration",
+        merged(PLBART, tie_word_embeddings=False, scale_embedding=False),
+        "target",
+    ),
+    Case("mvp_sequence", "MvpForSequenceClassification", merged(OTHERS, num_labels=3), "sequence"),
+    Case("mvp_question", "MvpForQuestionAnswering", OTHERS, "span"),
+    Case("mvp_decoder", "MvpForCausalLM", OTHERS, "causal", masks="right right"),
+    Case("mvp_model", "MvpModel", merged(OTHERS, scale_embedding=True)),
+    Case("mvp_untied", "MvpForConditionalGeneration", merged(OTHERS, tie_word_embeddings=False), decoder="masked"),
+]
+for case in SLOW:
+    case.slow = True
+CASES += SLOW
