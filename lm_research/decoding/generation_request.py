@@ -119,12 +119,6 @@ class Request:
             "pad": np.int32(options.pad),
             "seed_B": self._seeds(),
         }
-        if (
-            "encoder_repetition_penalty" in self.settings["rules"]
-            or "encoder_no_repeat_ngram" in self.settings["rules"]
-        ):
-            if sources is None:
-                raise UserError("encoder_repetition_penalty and encoder_no_repeat_ngram_size need an encoder-decoder.")
 
     def _seeds(self) -> np.ndarray:
         seed, count = self.options.seed, self.count

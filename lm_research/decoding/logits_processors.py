@@ -45,9 +45,11 @@ class History(NamedTuple):
         return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None])
 
     def source(self) -> jax.Array:
-        """`source_RM`; for rules on the encoder's text, which only encoder-decoders have."""
-        assert self.source_RM is not None
-        return self.source_RM
+        """`source_RM`, or a decoder's prompts."""
+        if self.source_RM is not None:
+            return self.source_RM
+        prompt_RS = self.slots() & ~self.slots(self.length_R - self.new_R)
+        return jnp.where(prompt_RS, self.tokens_RS, NO_TOKEN)
 
     def back(self, distance: jax.Array | int) -> jax.Array:
         """The token `distance` slots back [R], 1 being the latest; NO_TOKEN before the start."""
@@ -138,7 +140,7 @@ def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Arra
 
 
 def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
-    """Apply the inverse penalty to tokens of the encoder's text: a value above 1 favors them."""
+    """Apply the inverse penalty to tokens of the encoder's text, or of a decoder's prompt: a value above 1 favors them."""
     source_RM = history.source()
     return _penalize(scores_RV, source_RM, source_RM != NO_TOKEN, 1.0 / penalty)
 
@@ -176,7 +178,7 @@ def no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> 
 
 
 def encoder_no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
-    """Ban tokens that would copy a sequence of `size` tokens from the encoder's text."""
+    """Ban tokens that would copy a sequence of `size` tokens from the encoder's text, or from a decoder's prompt."""
     source_RM = history.source()
     return _ban_ngrams(scores_RV, history, size, source_RM, source_RM != NO_TOKEN)
 

@@ -192,7 +192,7 @@ class WeightReader:
             if stored is None or (stack == "decoder") != part.causal:
                 continue
             table = np.array(self.source.read(stored))
-            positions_L = np.arange(len(table)) + part.position_offset
+            positions_L = jnp.arange(len(table)) + part.position_offset
             expected = np.asarray(sinusoidal(positions_L, part.position_width, part.last_wavelength))
             # The tolerance is that of tables in half precision.
             if table.shape != expected.shape or np.abs(table.astype(np.float32) - expected).max() > 5e-3:

@@ -297,7 +297,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": [[10**30]]}, r"\[B, L\]"),
     ({"input_ids": [[[1]]]}, r"\[B, L\]"),
     ({"attention_mask": [["a"]]}, "different shapes"),
-    ({"encoder_no_repeat_ngram_size": 2}, "encoder-decoder"),
     ({"decoder_input_ids": [[1]]}, "plain decoder"),
     ({"seed": [1, 2]}, "3 prompts"),
     ({"prompts": "text"}, "not both"),

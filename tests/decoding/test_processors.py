@@ -21,8 +21,8 @@ NEVER = -np.inf
 Row = Sequence[int]
 
 
-def draw(seed: int, new: int = 3) -> tuple[np.ndarray, History, list[list[int]], list[list[int]]]:
-    """Scores [R, V], a history, and for each row all its tokens and those of the encoder."""
+def draw(seed: int, new: int = 3, encoder: bool = True) -> tuple[np.ndarray, History, list[list[int]], list[list[int]]]:
+    """Scores [R, V], a history, and for each row all its tokens and those of the encoder, or of the prompt without one."""
     rng = np.random.default_rng(seed)
     rows = 16
     tokens_RS = rng.integers(0, VOCAB, (rows, SLOTS))
@@ -35,19 +35,26 @@ def draw(seed: int, new: int = 3) -> tuple[np.ndarray, History, list[list[int]],
         jnp.asarray(start_R),
         jnp.full(rows, length),
         jnp.full(rows, new),
-        jnp.asarray(source_RM),
+        jnp.asarray(source_RM) if encoder else None,
     )
     scores_RV = rng.normal(size=(rows, VOCAB)).astype(np.float32)
     said = [tokens_RS[row, start_R[row] : length].tolist() for row in range(rows)]
-    return scores_RV, history, said, [row[:5].tolist() for row in source_RM]
+    read = [row[:5].tolist() for row in source_RM] if encoder else [row[: len(row) - new] for row in said]
+    return scores_RV, history, said, read
 
 
-def check(name: str, setting: object, expected: Callable[[np.ndarray, Row, Row], None], new: int = 3) -> int:
+def check(
+    name: str,
+    setting: object,
+    expected: Callable[[np.ndarray, Row, Row], None],
+    new: int = 3,
+    encoder: bool = True,
+) -> int:
     """Compare a rule with `expected`, which changes a row's scores in place; return how many scores it changed."""
     changed = 0
     rule = tiny.jit(logits_processors.RULES[name])
     for seed in range(4):
-        scores_RV, history, said, sources = draw(seed, new)
+        scores_RV, history, said, sources = draw(seed, new, encoder)
         wanted_RV = scores_RV.copy()
         for row, tokens, source in zip(wanted_RV, said, sources, strict=True):
             expected(row, tokens, source)
@@ -65,12 +72,13 @@ def test_repetition_penalty(penalty: float) -> None:
     assert check("repetition_penalty", np.float32(penalty), expected) > 50
 
 
-def test_encoder_repetition_penalty_prefers_what_the_encoder_read() -> None:
+@pytest.mark.parametrize("encoder", [True, False])
+def test_encoder_repetition_penalty_prefers_what_the_encoder_read(encoder: bool) -> None:
     def expected(scores: np.ndarray, said: Row, source: Row) -> None:
         for token in set(source):
             scores[token] = scores[token] / 1.8 if scores[token] < 0 else scores[token] * 1.8
 
-    assert check("encoder_repetition_penalty", np.float32(1.8), expected) > 50
+    assert check("encoder_repetition_penalty", np.float32(1.8), expected, encoder=encoder) > 50
 
 
 def test_presence_and_frequency_count_new_tokens_only() -> None:
@@ -100,15 +108,15 @@ def test_no_ngram_is_repeated(size: int) -> None:
         check("no_repeat_ngram", np.int32(size), expected, new=0)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_no_ngram_of_the_encoder_is_generated(size: int) -> None:
+@pytest.mark.parametrize(("size", "encoder"), [(1, True), (2, True), (2, False)])
+def test_no_ngram_of_the_encoder_is_generated(size: int, encoder: bool) -> None:
     def expected(scores: np.ndarray, said: Row, source: Row) -> None:
         for token in range(VOCAB):
             last = [*said, token][-size:]
             if any(list(source[i : i + size]) == last for i in range(len(source) - size + 1)):
                 scores[token] = NEVER
 
-    assert check("encoder_no_repeat_ngram", np.int32(size), expected) > 5
+    assert check("encoder_no_repeat_ngram", np.int32(size), expected, encoder=encoder) > 5
 
 
 def test_sequences_longer_than_the_text_do_not_match() -> None:

@@ -51,4 +51,6 @@ def test_numbers_of_sinusoidal_positions_follow_the_padding_token_of_the_files()
     """Positions of the trained model start at 2: a tokenizer's padding token 0 would move them to 1 in other readers."""
     definition = define_model(FAMILIES.make("m2m_100", hidden_size=16, num_heads=2, num_layers=1), 64)
     config = hf_config(definition, "m2m_100")
-    assert with_tokens(config, "m2m_100", {"pad_token_id": 0, "eos_token_id": 5}) == config | {"eos_token_id": 5}
+    assert with_tokens(config, "m2m_100", definition.arch, {"pad_token_id": 0, "eos_token_id": 5}) == config | {
+        "eos_token_id": 5
+    }

@@ -47,7 +47,7 @@ class Bart(Family):
         "ForQuestionAnswering": "span",
         "Model": "none",
     }
-    config_fields = (
+    config_fields: tuple[ConfigField, ...] = (
         ConfigField("vocab_size", "vocab_size", 50265),
         ConfigField("hidden_size", "d_model", 1024),
         ConfigField("max_length", "max_position_embeddings", 1024),
@@ -67,7 +67,7 @@ class Bart(Family):
         "is_decoder": bool,
         "is_encoder_decoder": bool,
     }
-    decoder_config = {"is_decoder": True, "is_encoder_decoder": False}
+    decoder_config: Mapping[str, Any] | None = {"is_decoder": True, "is_encoder_decoder": False}
 
     _scales_new: bool = False  # whether embeddings of a new model are scaled by sqrt(D)
     _scales_read: bool = False  # the default of scale_embedding
@@ -92,7 +92,8 @@ class Bart(Family):
             fields["embedding_scale"] = fields["hidden_size"] ** 0.5
 
         def stack(name: str) -> dict[str, Any]:
-            defaults = {f"{name}_{key}": value for key, value in self._stack_defaults.items()} | self._stack_defaults
+            defaults = {f"{name}_{key}": value for key, value in self._stack_defaults.items()}
+            defaults |= self._stack_defaults
             keys = [ConfigField(field, f"{name}_{key}", default) for field, key, default in STACK_KEYS]
             return read_keys(hf, with_defaults(keys, defaults))
 
@@ -118,7 +119,7 @@ class Bart(Family):
         for name, stack in stacks.items():
             hf |= {f"{name}_{key}": getattr(stack, field) for field, key, _ in STACK_KEYS}
         if arch.encoder is None:
-            return hf | self.decoder_config
+            return {**hf, **(self.decoder_config or {})}
         return hf | {"is_encoder_decoder": True, "decoder_start_token_id": arch.eos_id}
 
     @override
