@@ -95,7 +95,7 @@ PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Goldens are made once by scripts that run the other implementation; tests do not import them.
-TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if path.name != "make_goldens.py")
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("make_", "references")))
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:

@@ -243,4 +243,21 @@ EURO_CASES = [
     Case("eurobert_model", "EuroBertModel", EURO, deep=True, length=7, slow=True),
 ]
 
-CASES = [*EURO_CASES, *POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]
+NEO = dict(
+    vocab_size=61,
+    hidden_size=24,
+    intermediate_size=31,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    max_length=40,
+    norm_eps=1e-4,
+    pad_token_id=0,
+    hidden_act="SwiGLU",
+)
+NEO_CASES = [
+    Case("neobert_masked", "NeoBERTLMHead", NEO, "tokens", length=11),
+    Case("neobert_model", "NeoBERT", NEO, slow=True),
+    Case("neobert_sequence", "NeoBERTForSequenceClassification", merged(NEO, num_labels=3), "sequence", slow=True),
+]
+
+CASES = [*NEO_CASES, *EURO_CASES, *POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]

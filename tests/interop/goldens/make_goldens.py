@@ -37,6 +37,7 @@ import tempfile
 import zlib
 
 import numpy as np
+import references
 import safetensors.numpy
 import torch
 import transformers
@@ -55,6 +56,11 @@ VERSIONS = {
     "safetensors": safetensors.__version__,
     "python": platform.python_version(),
 }
+
+
+def class_named(kind: str):
+    """A class of transformers, or of references.py."""
+    return getattr(transformers, kind, None) or getattr(references, kind)
 
 
 def reader_of(config):
@@ -168,7 +174,7 @@ def shapes_in(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 def describe(case: Case, folder: pathlib.Path) -> Golden:
     """Return the config and names that save_pretrained writes."""
-    model_class = getattr(transformers, case.kind)
+    model_class = class_named(case.kind)
     model_class(model_class.config_class(**case.config)).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) if case.text is None else case.text
     weights = {name: shape for name, shape in shapes_in(folder).items() if not computed(name, case)}
@@ -185,7 +191,7 @@ def describe(case: Case, folder: pathlib.Path) -> Golden:
 def load(golden: Golden, case: Case, folder: pathlib.Path):
     """Load the checkpoint with from_pretrained and check it."""
     write_checkpoint(folder / "in", golden)
-    model, info = getattr(transformers, golden.kind).from_pretrained(
+    model, info = class_named(golden.kind).from_pretrained(
         folder / "in", output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
     info["missing_keys"] = {name for name in info["missing_keys"] if not computed(name, case)}

@@ -109,6 +109,8 @@ COUNTS = {
             "ettin_1b": (1_031_314_112, 1030),
         },
     ),
+    # Le Breton et al. 2025, table 1; exact: tests/interop/goldens/references.py with the vocabulary of BERT
+    "neobert": (30522, "masked_lm", {"base": (245_136_954, 250)}),
     # Nussbaum et al. 2024, section 1
     "nomic_bert": (30528, "masked_lm", {"base": (137_354_304, 137)}),
     # Zhang et al. 2024, table 1
