@@ -83,12 +83,8 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
             )
     best = _minimize(logs, log_loss, _starts(len(variables), log_loss))
     fitted = _log_loss(best, logs)
-    freedom = len(points) - len(best)
-    residuals = log_loss - fitted
+    residuals = (log_loss - fitted) * np.sqrt(len(points) / (len(points) - len(best)))  # of more runs than numbers
     notes = _unsettled(best, variables, log_loss)
-    if freedom < 1:
-        notes.append("As many numbers are fitted as there are runs, so the intervals are meaningless.")
-    residuals *= np.sqrt(len(points) / max(1, freedom))
     rng = np.random.default_rng(0)
     drawn = [
         _named(_minimize(logs, fitted + rng.choice(residuals - residuals.mean(), len(points)), [best]), logs)

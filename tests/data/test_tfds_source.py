@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import socket
 import sys
+import types
 
 import pytest
 
@@ -90,6 +91,52 @@ def test_no_network(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert str(tmp_path) in str(caught.value) and "example.org" in str(caught.value)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")  # behind a proxy the probe is inconclusive
     assert len(read(NAME, tmp_path)) == 20
+
+
+class Socket:
+    closed = 0
+
+    def close(self) -> None:
+        Socket.closed += 1
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(
+    ("urls", "address"),
+    [
+        (
+            ["by hand/data.zip", "https://a.org/x", "https://b.org/y"],
+            ("a.org", 443),
+        ),  # a path has no host; one host is enough
+        (["http://a.org/x"], ("a.org", 80)),
+        (["http://a.org:8080/x"], ("a.org", 8080)),
+        (["by hand/data.zip"], None),
+        (None, None),
+    ],
+)
+def test_the_host_that_is_probed(
+    urls: list[str] | None, address: tuple[str, int] | None, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ports are those of RFC 9110, section 4.2, unless the address has one."""
+    probed: list[tuple[object, ...]] = []
+
+    def connect(*given: object, timeout: float) -> Socket:
+        probed.append(given)
+        if not answers:
+            raise TimeoutError
+        return Socket()
+
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(Socket, "closed", 0)
+    builder = types.SimpleNamespace(url_infos=urls)
+    assert tfds_source._unreachable_host(builder) == ("" if answers or not address else address[0])
+    assert probed == ([(address,)] if address else []) and Socket.closed == (answers and bool(address))
+    for proxy in ("http_proxy", "HTTPS_PROXY", "all_proxy"):
+        with monkeypatch.context() as behind:
+            behind.setenv(proxy, "http://proxy:1")
+            assert tfds_source._unreachable_host(builder) == ""
 
 
 def test_failed_preparation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from flax import serialization
 
 from lm_research.errors import PretrainedError
+from lm_research.interop import flax_file
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -64,6 +65,66 @@ def test_round_trip(dtype: Any, shape: tuple[int, ...], tmp_path: pathlib.Path) 
     assert (source.dtype("x"), source.shape("x")) == (array.dtype, shape)
 
 
+def plain(value: Any, data: bytes) -> Any:
+    """A value of the walker with its texts in place of their locations."""
+    if isinstance(value, flax_file._Span):
+        return data[value.offset : value.offset + value.size]
+    if isinstance(value, dict):
+        return {key: plain(inner, data) for key, inner in value.items()}
+    return [plain(inner, data) for inner in value] if isinstance(value, list) else value
+
+
+NUMBERS = [sign * (2**bits) + more for bits in (5, 7, 8, 15, 16, 31, 32, 63) for sign in (1, -1) for more in (-1, 0, 1)]
+VALUES: list[Any] = [
+    *(number for number in NUMBERS if -(2**63) <= number < 2**64),
+    *(None, False, True, 0, -1, 1.5, 2**64 - 1, {}, [], b""),
+    *(size * b"a" for size in (31, 32, 255, 256, 65535, 65536)),
+    *([1] * size for size in (15, 16, 65535, 65536)),
+    *({str(i): i for i in range(size)} for size in (15, 16, 65536)),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+@pytest.mark.parametrize("binary", [True, False])
+def test_every_form_of_a_value(value: Any, binary: bool, tmp_path: pathlib.Path) -> None:
+    """Sizes around those at which msgpack-python chooses the next longer form of the specification; texts as text and as bytes."""
+    given = value.decode() if isinstance(value, bytes) and not binary else value
+    data = msgpack.packb(given, use_single_float=binary)
+    for tail in (b"", b"\x07"):
+        walker = flax_file._Walker(tmp_path, np.frombuffer(data + tail, np.uint8), 0, len(data), [70_000 * 2])
+        assert plain(walker.value(()), data) == value and walker.position == len(data)
+
+
+def test_values_are_counted(tmp_path: pathlib.Path) -> None:
+    """A list of three is four values."""
+    data = np.frombuffer(msgpack.packb([1, 2, 3]), np.uint8)
+    assert flax_file._Walker(tmp_path, data, 0, len(data), [4]).value(()) == [1, 2, 3]
+    with pytest.raises(PretrainedError, match="values, which no model has"):
+        flax_file._Walker(tmp_path, data, 0, len(data), [3]).value(())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 255, 256, 65536])
+def test_every_form_of_an_extension(size: int, tmp_path: pathlib.Path) -> None:
+    """Types other than arrays are skipped."""
+    content = msgpack.packb(
+        {"a": msgpack.ExtType(2, bytes(size)), "b": msgpack.ExtType(1, extension([6], "float32", SIX.tobytes()).data)}
+    )
+    assert opened(tmp_path, content).names == ["b"]
+
+
+def test_names_and_nesting_up_to_their_limits(tmp_path: pathlib.Path) -> None:
+    """61 maps, an array's list, its shape and a size are 64 levels. A name of 1,000 bytes is a name."""
+    tree: Any = {"x": extension([6], "float32", SIX.tobytes())}
+    for _ in range(60):
+        tree = {"a": tree}
+    assert opened(tmp_path, msgpack.packb(tree)).names == [".".join(["a"] * 60 + ["x"])]
+    with pytest.raises(PretrainedError, match="nested deeper than 64"):
+        opened(tmp_path, msgpack.packb({"a": tree}))
+    assert opened(tmp_path, msgpack.packb({"n" * 1000: SIX.tobytes(), "x": extension([6], "float32", SIX.tobytes())}))
+    with pytest.raises(PretrainedError, match="has 1001 bytes"):
+        opened(tmp_path, msgpack.packb({"n" * 1001: 1}))
+
+
 def test_arrays_in_chunks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 8)
     source = opened(tmp_path, {"dense": {"kernel": SIX}, "small": SIX[0, :1]})
@@ -102,6 +163,14 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "negative": (msgpack.packb({"x": extension([-2, -3], "float32", SIX.tobytes())}), "tensor 'x': .* is not a shape"),
     "no bytes": (msgpack.packb({"x": extension([1], "float32", 5)}), "tensor 'x': it is not"),
     "chunk shape": (chunked(shape={"0": 2, "1": 2}), "tensor 'x': its chunks have 6 elements"),
+    "chunk of another type": (
+        chunked(chunks={"0": extension([3], "int32", bytes(12)), "1": extension([3], "float32", bytes(12))}),
+        "tensor 'x': its chunks have 6 elements of int32",
+    ),
+    "chunk of two axes": (
+        chunked(chunks={"0": extension([3], "float32", bytes(12)), "1": extension([1, 3], "float32", bytes(12))}),
+        "tensor 'x': its chunks are not",
+    ),
     "chunk missing": (chunked(chunks={"1": extension([3], "float32", bytes(12))}), "tensor 'x': its chunks are not"),
     "no chunk shape": (chunked(shape=None), "tensor 'x': .* is not a shape"),
     "two of one name": (

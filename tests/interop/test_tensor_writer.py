@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lm_research.errors import PretrainedError
+from lm_research.interop import tensor_writer
 from lm_research.interop.tensor_files import open_tensors, write_tensors
 from lm_research.interop.tensor_writer import Tensor
 
@@ -95,6 +96,23 @@ def test_shards_and_their_index(tmp_path: pathlib.Path) -> None:
     assert text == json.dumps(index, indent=2, sort_keys=True) + "\n"
     assert_holds(tmp_path, arrays)
     assert open_tensors(tmp_path).file("d") == tmp_path / names[2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shards"),
+    [
+        ("4", ["0"]),
+        ("31", ["01"]),
+        ("32", ["0", "1"]),
+        ("3411", ["0", "1", "23"]),
+        ("3521", ["1", "0", "23"]),  # 3 + 2 > 4; the shard that a large tensor gets comes first
+        ("1315", ["01", "3", "2"]),
+    ],
+)
+def test_shards_of_at_most_four_bytes(sizes: str, shards: list[str]) -> None:
+    """A shard is full before the first tensor that would make it larger, as in huggingface_hub's split_state_dict_into_shards_factory."""
+    tensors = tensors_of({str(i): np.zeros(int(size), np.uint8) for i, size in enumerate(sizes)})
+    assert ["".join(name for name, *_ in shard) for shard in tensor_writer._shards(list(tensors), 4)] == shards
 
 
 def test_bytes_are_deterministic_and_only_one_array_is_held_at_a_time(tmp_path: pathlib.Path) -> None:

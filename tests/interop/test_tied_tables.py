@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import types
 from typing import Any
 
 import jax
@@ -20,7 +21,9 @@ import lm_research
 from helpers import golden_models
 from helpers.golden_models import load_golden
 from lm_research import convert
+from lm_research.interop import tied_tables
 from lm_research.interop.tensor_files import open_tensors
+from lm_research.models.families import FAMILIES
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.trees import flatten
 
@@ -102,6 +105,32 @@ def test_equal_copies_are_dropped_silently(gpt2: Any) -> None:
     safetensors.numpy.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     lm = lm_research.from_pretrained(directory)
     assert lm.report.lines() == [] and lm.config.tie_word_embeddings and "next_token" not in lm.params
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_the_stored_member_of_a_tie_is_found_with_and_without_the_prefix(gpt2: Any, prefix: str) -> None:
+    """Transformers saves GPT2Model without `transformer.` and GPT2LMHeadModel with it; neither has the tied lm_head.weight."""
+    arch, family = lm_research.from_pretrained(gpt2[0]).definition.arch.replace(tied=True), FAMILIES["gpt2"]
+    name = f"{prefix}wte.weight"
+    source = types.SimpleNamespace(names=[name])
+    expected = {name: name, "lm_head.weight": name}
+    assert tied_tables.members(source, family, arch, "causal_lm", "decoder") == expected
+    assert tied_tables.members(types.SimpleNamespace(names=[]), family, arch, "causal_lm", "decoder") == {}
+    assert tied_tables.members(source, family, arch.replace(tied=False), "causal_lm", "decoder") == {}
+
+
+def test_tables_are_equal_if_all_their_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tied_tables, "ROWS", 2)
+    arrays = {
+        "a": np.arange(10).reshape(5, 2),
+        "wide": np.arange(10).reshape(2, 5),
+        "copy": np.arange(10).reshape(5, 2),
+    }
+    arrays |= {str(row): arrays["a"] + (np.arange(5) == row)[:, None] for row in range(5)} | {
+        "turned": arrays["a"][:, ::-1]
+    }
+    source = types.SimpleNamespace(read=arrays.get, shape=lambda name: arrays[name].shape)
+    assert [name for name in arrays if tied_tables.equal(source, "a", name)] == ["a", "copy"]
 
 
 def test_a_table_that_no_head_reads_is_reported(gpt2: Any) -> None:

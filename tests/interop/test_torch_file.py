@@ -18,7 +18,7 @@ import pytest
 
 from helpers.torch_files import GOLDEN_LEGACY, GOLDEN_ZIP
 from lm_research.errors import PretrainedError
-from lm_research.interop import restricted_pickle
+from lm_research.interop import restricted_pickle, torch_file
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 
 
@@ -327,6 +327,72 @@ def test_sizes_that_a_pickle_claims_are_not_allocated(
     for content in (zipped(state, {}), legacy(state, {})):
         with pytest.raises(PretrainedError, match=message):
             opened(tmp_path, content)
+
+
+def run(content: bytes) -> object:
+    return restricted_pickle.load(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_are_read_as_pickle_reads_them(protocol: int) -> None:
+    """Sets, which a machine that hashes nothing cannot make, are lists; dicts keep their items with names."""
+    shared = [1]
+    values = [None, True, False, 0, 255, 256, -1, 2**31, 2**70, -(2**70), 1.5, "a", "ä" * 300, b"", b"b" * 300]
+    values += [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], [1, [2, 3]], [shared, shared], bytearray(b"c")]
+    if protocol < 3:  # they are written as calls of _codecs.encode
+        values = [value for value in values if not isinstance(value, (bytes, bytearray))]
+    values = [value for value in values if not (isinstance(value, bytearray) and protocol < 5)]
+    for value in values:
+        assert run(pickle.dumps(value, protocol)) == value
+    assert run(pickle.dumps({"a": 1, "b": {"c": (2,)}, 3: 4}, protocol)) == {"a": 1, "b": {"c": (2,)}}
+    if protocol == 4:
+        assert sorted(run(pickle.dumps({3, 4}, protocol))) == [3, 4]
+        assert sorted(run(pickle.dumps(frozenset([3, 4]), protocol))) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (b"S'a'\n.", "a"),  # texts of Python 2
+        (b"T\x01\0\0\0a.", "a"),
+        (b"U\x02\xc3\xa4.", "ä"),
+        (b"]K\x01a.", [1]),
+        (b"K\x01K\x020.", 1),
+        (b"K\x01(K\x02K\x031.", 1),
+        (b"K\x012\x86.", (1, 1)),
+        (b"(K\x01l.", [1]),
+        (b"K\x05p0\n0g0\n.", 5),
+    ],
+)
+def test_older_instructions(content: bytes, value: object) -> None:
+    assert pickle.loads(content, encoding="utf-8") == run(content) == value
+
+
+def test_limits_of_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exactly as large as a limit is read."""
+    monkeypatch.setattr(restricted_pickle, "MAX_ARGUMENT", 5)
+    monkeypatch.setattr(restricted_pickle, "MAX_BITS", 16)
+    monkeypatch.setattr(restricted_pickle, "MAX_INSTRUCTIONS", 4)
+    assert run(b"X\5\0\0\0abcde.") == "abcde" and run(b"J\xff\xff\0\0.") == 2**16 - 1 and run(b"]]0.") == []
+    for content, message in [
+        (b"X\6\0\0\0abcdef.", "an argument of 6 bytes"),
+        (b"J\0\0\1\0.", "a number of 17 bits"),
+        (b"]]]00.", "more than 4 instructions"),
+        (b"]", "instruction 1 is invalid or missing"),
+        (b"]\xff", "instruction 1 is invalid or missing"),
+        (b"]q\x02.", "memo entry 2 at instruction 1"),
+    ]:
+        with pytest.raises(pickle.UnpicklingError, match=message):
+            run(content)
+    assert run(b"]q\x01.") == []
+
+
+def test_reads_as_large_as_the_directory_of_a_zip_file_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_file, "MAX_DIRECTORY", 3)
+    file = torch_file._Pieces(io.BytesIO(b"abcdefgh"))
+    assert (file.read(3), file.read(None)) == (b"abc", b"defgh")
+    with pytest.raises(zipfile.BadZipFile, match="a directory of 4 bytes"):
+        file.read(4)
 
 
 def with_directory(content: bytes, change: Callable[[bytearray, int], None]) -> bytes:

@@ -227,8 +227,26 @@ def test_scaling_law_of_runs(tmp_path: Path) -> None:
     assert law is not None and {row[0]: row[1] for row in law["rows"]} == pytest.approx(
         {"E": 2, "A": 30, "alpha": 0.5}, rel=1e-3
     )
-    assert "going" in law["notes"][-1] and len(law["points"]) == 5
+    assert law["notes"] == ["Left out as unfinished: going."] and len(law["points"]) == 5
+    assert (law["fixed"], law["axis"]) == ("", 0)
     assert "Scaling law" in page_of(tmp_path, *paths).read_text()
+
+
+def test_a_law_of_sizes_and_amounts_is_drawn_at_the_largest_amount(tmp_path: Path) -> None:
+    """25 steps of LINES take 10 x 0.5 + 15 x 0.25 = 8.75 s."""
+    rates = [(10**3, 8e3), (10**4, 8e6), (10**5, 8e4), (10**6, 8e5), (10**3, 8e6), (10**6, 8e3)]
+    losses = [2 + 30 / n**0.5 + 40 / (8.75 * r) ** 0.3 for n, r in rates]
+    paths = [
+        write_run(tmp_path / f"n{i}", final(loss, r), parameters=n)
+        for i, ((n, r), loss) in enumerate(zip(rates, losses, strict=True))
+    ]
+    law = contents.scaling_law(named(paths))
+    assert law is not None and (law["axis"], law["variable"]) == (0, "parameters N")
+    assert law["fixed"] == "the curve is for D = 7e+07 tokens"
+    (first, *_), (last, loss, *_) = law["curve"][0], law["curve"][-1]
+    assert (first, last) == pytest.approx((1e3, 1e7)) and len(law["curve"]) == 60  # tenfold the largest
+    assert loss == pytest.approx(2 + 30 / 1e7**0.5 + 40 / 7e7**0.3, rel=1e-3)
+    assert law["points"][3] == ["n3", 1e6, 7e6, losses[3]]
 
 
 def test_no_law_across_objectives_or_for_one_size(tmp_path: Path) -> None:

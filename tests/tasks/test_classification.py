@@ -105,7 +105,8 @@ def test_several_labels_and_values() -> None:
         ("label", [{"label": [1, 2.5]}, {"label": [0, -1]}, {"label": "[3, 4]"}], [[1, 2.5], [0, -1], [3, 4]], ()),
         ("joy, fear", [{"joy": 1, "fear": "2.5"}, {"joy": 0, "fear": -1}], [[1, 2.5], [0, -1]], ("joy", "fear")),
         ("label", [{"label": "1.5"}, {"label": 2}], [1.5, 2], ()),
-        ("label", [{"label": [1.5]}, {"label": [2]}], [[1.5], [2]], ()),
+        ("label", [{"label": [1.5]}, {"label": 2}], [[1.5], [2]], ()),  # as the first record has it
+        ("label", [{"label": 1.5}, {"label": "[2]"}], [1.5, 2], ()),
     ],
 )
 def test_values_of_records(

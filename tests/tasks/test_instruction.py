@@ -16,6 +16,7 @@ from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
 from lm_research.tasks.dataset import open_labeled
+from lm_research.tasks.records import Record
 
 WORDS = "river stone bread water light night sheep field".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "user", "assistant", ":"]  # 5 to 15
@@ -137,6 +138,28 @@ def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.
     task, corpus, _ = task_of(tmp_path, rows, CHAT)
     assert learned(corpus, task) == ([A, B, SEP, D, SEP], [B, SEP, D, SEP])
     assert np.asarray(corpus.train.document_starts).tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("parts", "ids", "cuts"),
+    [
+        ([[], [5]], [3, 5], (1,)),  # what precedes the first answer is at least the end token
+        ([[1], [2], [], [3], [], [4]], [1, 2, 3, 4], (1,)),
+        ([[1], [2], [5], [3], [], [4]], [1, 2, 5, 3, 4], (1, 2, 3)),
+        ([[1], [2], [], [3], [6], [4]], [1, 2, 3, 6, 4], (1, 3, 4)),
+        ([[1], [], [5], [], [6], [4]], [1, 5, 6, 4], (1, 1, 2, 2, 3)),  # an answer without tokens joins no prompts
+        ([[1], [], [], [4]], [1, 4], (1,)),
+    ],
+)
+def test_parts_of_a_row(
+    parts: list[list[int]], ids: list[int], cuts: tuple[int, ...], tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+    """Cuts are the sums of the lengths of prompts and answers in turn."""
+    task, _, _ = task_of(tmp_path, [GOOD, GOOD])
+    reader = TASKS["instruction"].reader(task.config)
+    monkeypatch.setattr(reader, "parts", lambda record, tokenizer: [list(part) for part in parts])
+    (row,) = reader.encode([Record("a", {})], (), task.tokenizer)
+    assert (row.ids.tolist(), row.cuts, row.ids.dtype) == (ids, cuts, np.int32)
 
 
 def test_alpaca_columns_become_a_conversation(tmp_path: pathlib.Path) -> None:

@@ -111,9 +111,8 @@ class _Unpacked(io.RawIOBase):
         return self._unpacked.seek(offset, whence)
 
     def close(self) -> None:
-        if not self.closed:
-            self._unpacked.close()
-            self._packed.close()
+        self._unpacked.close()
+        self._packed.close()
         super().close()
 
 
