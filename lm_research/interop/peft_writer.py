@@ -65,7 +65,6 @@ def write_adapter(
     whole = _whole(definition, weights, leaves, prefix)
     tensors |= {PREFIX + name: value for name, value in whole.items()}
 
-    directory.mkdir(parents=True, exist_ok=True)
     listed = [(name, value.shape, value.dtype, lambda value=value: value) for name, value in tensors.items()]
     (path,) = write_tensors(directory, listed, max_shard_bytes=2**62)
     path.replace(directory / WEIGHTS)

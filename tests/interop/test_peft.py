@@ -120,8 +120,18 @@ def test_written_adapters_give_the_same_logits_when_read(
     found = flatten(lm_research.from_pretrained(tmp_path / "adapter").params)
     for path, leaf in flatten(merged(adapted, params)[1]).items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    text = (tmp_path / "adapter" / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert text == json.dumps(config, indent=2, sort_keys=True) + "\n"  # as peft writes it
     assert config["modules_to_save"] == (["classifier"] if full else None)
+    # Of the two parts of a joined matrix, the rank is 2 x 2, and its alpha keeps 5 / 2 or 5 / sqrt(2).
+    joined = [
+        rf"transformer\.h\.{layer}\.attn\.c_attn" for layer in range(len(base.arch.layer_specs)) if family == "gpt2"
+    ]
+    alpha = 5 * 2**0.5 if rslora else 10
+    assert config["rank_pattern"] == dict.fromkeys(joined, 4)
+    assert config["alpha_pattern"] == pytest.approx(dict.fromkeys(joined, alpha))
+    assert config["fan_in_fan_out"] == (family == "gpt2") and config["lora_dropout"] == 0
 
 
 def test_names_and_shapes_match_peft(tmp_path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from starlette.testclient import TestClient
 
 import lm_research
@@ -203,6 +204,49 @@ def test_unsupported_pooling_is_reported(tmp_path: pathlib.Path) -> None:
     assert said.normalize and not said.supported
     with pytest.raises(UserError, match="a Dense after the pooling, which is not supported"):
         said.check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "after", "supported"),
+    [
+        ({}, "Pooling", True),
+        ({"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}, "Pooling", True),
+        ({"module_input_name": "token_embeddings"}, "Pooling", False),
+        ({"module_output_name": "token_embeddings"}, "Pooling", False),
+        ({"activation_function": "torch.nn.modules.activation.Softplus"}, "Pooling", False),
+        ({}, "Normalize", False),
+    ],
+)
+@pytest.mark.parametrize(("width", "residual"), [(2, True), (3, True), (3, False)])
+def test_dense_layers(
+    changes: dict[str, str], after: str, supported: bool, width: int, residual: bool, tmp_path: pathlib.Path
+) -> None:
+    """A layer of sentences after the pooling, in the layout of torch.nn.Linear; between equal widths the residual is the input."""
+    kinds = ("Dense",) if after == "Pooling" else ("Normalize", "Dense")
+    folder = written(tmp_path, POOLINGS["cls"][0], *kinds) / f"{len(kinds) + 1}_Dense"
+    folder.mkdir()
+    weights = {
+        "linear.weight": np.arange(2 * width, dtype=np.float32).reshape(width, 2),
+        "linear.bias": np.ones(width, np.float16),
+    }
+    if residual and width != 2:
+        weights["residual.weight"] = np.full((width, 2), 7, np.float64)
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(
+        json.dumps({"in_features": 2, "out_features": width, "use_residual": residual} | changes)
+    )
+    said = load(tmp_path)
+    assert said.supported == supported and said.further == (() if supported else ("Dense",))
+    if supported:
+        (dense,) = said.dense
+        expected = {"kernel": weights["linear.weight"].T, "bias": np.ones(width), "residual": None}
+        if residual:
+            expected["residual"] = np.eye(2) if width == 2 else np.full((2, width), 7)
+        assert dense.activation == "Tanh"
+        for name, array in expected.items():
+            found = getattr(dense, name)
+            assert (found is None) == (array is None)
+            assert array is None or (np.array_equal(found, array) and found.dtype == np.float32)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "a.Pooling"}]', '{"a": 1}'])
