@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from helpers import tiny
 from lm_research.models.definition import define
-from lm_research.models.heads import HeadSpec, Projection
+from lm_research.models.heads import HeadSpec, Pooler, Projection
+from lm_research.models.layers import ACTIVATIONS
 
 
 def test_projection_gives_float32_logits() -> None:
@@ -101,3 +103,68 @@ def test_poolings_of_padded_and_of_packed_rows(pooling: str, packed: bool) -> No
         lambda params, x: definition.bind(params).classify(x, segments_BL, segments_BL, num_segments=2 * packed)
     )
     np.testing.assert_allclose(classify(params, x_BLD), expected if packed else np.squeeze(expected, 1), atol=1e-5)
+
+
+def test_logits_are_capped_after_their_bias() -> None:
+    """5 tanh((2 + 3) / 5) = 3.807971; without a bias, 5 tanh(2 / 5) = 1.899745."""
+    one = jnp.ones((1, 1, 1))
+    found = [Projection(2 * one, one[0], bias, 5.0).logits() for bias in (3 * one[0, 0], None)]
+    np.testing.assert_allclose(np.ravel(found), [3.807971, 1.899745], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "places"), [("first", [0, 0, 0]), ("eos", [2, 3, 0]), ("last", [3, 4, 0])], ids=lambda one: str(one)
+)
+def test_the_position_that_represents_a_row(pooling: str, places: list[int]) -> None:
+    """The first; the last end token, 2, or the first position if a row has none; the last that is not padding, 0.
+
+    In a packed row that holds of each segment.
+    """
+    arch = tiny.model("bert").arch.replace(pooler_activation="", eos_id=2, pad_id=0)
+    tokens = jnp.array([[5, 2, 2, 7, 0], [5, 5, 5, 2, 9], [0, 0, 0, 0, 0]])
+    x = jnp.arange(15.0).reshape(3, 5, 1) + jnp.zeros(16)
+    pooler = Pooler(arch, nnx.Rngs(0), pooling)
+    assert (pooler(x, tokens)[:, 0] - 5 * jnp.arange(3)).tolist() == places
+    segments = jnp.array([[1, 1, 2, 2, 0]])
+    tokens = jnp.array([[5, 2, 7, 2, 2]])
+    expected = {"first": [0, 2], "eos": [1, 3], "last": [1, 3]}[pooling]
+    assert pooler(x[:1], tokens, segments, 2)[0, :, 0].tolist() == expected
+    if pooling != "first":
+        assert pooler(x[:1], tokens, segments)[0, 0] == 3  # without padding, whose segment is 0
+
+
+def test_scales_and_activations_of_heads() -> None:
+    """Logits under muP are divided by the ratio of widths. ELECTRA's generator has an activation of its own in the head."""
+    x = np.random.default_rng(0).normal(size=(1, 2, 16)).astype(np.float32)
+    for family in ("bert", "gpt2"):
+        plain = tiny.model(family)
+        params = tiny.random_params(plain)
+        scaled = define(plain.arch.replace(logit_scale=0.25), plain.head)
+        places = (jnp.array([[0, 1]]),) if family == "bert" else ()
+        one, other = (d.bind(params).predict_tokens(x, *places) for d in (plain, scaled))
+        np.testing.assert_allclose(other.hidden_BME, one.hidden_BME / 4, rtol=1e-6)
+    bert = tiny.model("bert")
+    params = tiny.random_params(bert)
+    for name in ("", "relu", "tanh"):
+        head = define(bert.arch.replace(head_activation=name, activation="gelu"), bert.head).bind(params).masked_lm
+        inner = ACTIVATIONS[name or "gelu"](head.dense(x))
+        np.testing.assert_allclose(head(x, jnp.ones((64, 16))).hidden_BME, head.norm(inner), rtol=1e-5)
+
+
+def test_a_constant_bias_has_no_gradient() -> None:
+    arch = tiny.model("gpt2").arch.replace(head_bias=True)
+    definition = define(arch, HeadSpec("causal_lm"))
+    params = tiny.random_params(definition)
+
+    def loss(params: Any) -> jax.Array:
+        return definition.bind(params).predict_tokens(jnp.ones((1, 1, 16))).logits()[0, 0, 3]
+
+    gradient = jax.grad(loss)(params)
+    assert not np.any(gradient["next_token"]["bias"]) and np.any(gradient["decoder"]["embeddings"]["tokens"])
+    moved = {**params, "next_token": {"bias": params["next_token"]["bias"] + 1}}
+    assert float(loss(moved) - loss(params)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("head", "labels", "classes"), [("classification", 5, 5), ("multiple_choice", 5, 1)])
+def test_numbers_of_classes(head: str, labels: int, classes: int) -> None:
+    assert HeadSpec(head, labels).num_classes == classes

@@ -16,15 +16,20 @@ import pytest
 from flax import nnx
 
 from helpers import tiny
+from lm_research.models import layers
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layers import (
+    FEW_ROWS,
     Dense,
     LayerNorm,
     RMSNorm,
     activation,
     broadcast_rows,
+    capped,
     dropout,
+    few_rows,
     make_param,
+    norm,
     random_bits,
     split_key,
 )
@@ -173,6 +178,77 @@ def test_layer_norm_has_its_familys_epsilon() -> None:
         np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + epsilon), rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_rms_norm_equals_numpy_in_float64(size: float) -> None:
+    """At a mean square of the size of epsilon, 1e-6, epsilon under the root and after it differ."""
+    arch = tiny.model("llama").arch.replace(norm_epsilon=1e-6)
+    rng = np.random.default_rng(0)
+    x, scale = size * rng.normal(1, 1, (5, 12)), rng.normal(1, 0.3, 12)
+    norm = RMSNorm(arch, 12)
+    norm.scale[...] = jnp.asarray(scale, jnp.float32)
+    expected = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6) * scale
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), expected, atol=2e-6)
+    assert norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_have_the_width_that_they_are_made_for(kind: str) -> None:
+    arch = tiny.model("bert").arch.replace(norm_kind=kind)
+    assert [norm(arch, width).scale.shape for width in (0, 3)] == [(16,), (3,)]
+    assert norm(arch.replace(norm_bias=False)).__dict__.get("bias") is None
+    assert kind == "rms" or norm(arch, 3).bias.shape == (3,)
+
+
+def test_caps_of_scores() -> None:
+    """The cap c gives c tanh(x / c): 5 tanh(2) = 4.820138, and of 1, 5 tanh(0.2) = 0.9868766."""
+    scores = jnp.array([10.0, 1.0, -10.0])
+    np.testing.assert_allclose(capped(scores, 5.0), [4.820138, 0.9868766, -4.820138], rtol=1e-6)
+    assert capped(scores, None) is capped(scores, 0.0) is scores
+
+
+def test_dropout_keeps_what_is_not_below_the_rate_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.1 x 2^32 = 429,496,729.6 is rounded up; 1 / 0.9 = 1.1111111."""
+    bits = jnp.array([0, 429_496_729, 429_496_730, 2**32 - 1], jnp.uint32)
+    monkeypatch.setattr(layers, "random_bits", lambda *given: bits)
+    found = dropout(jnp.ones(4), 0.1, jax.random.key(0))
+    np.testing.assert_allclose(found, [0, 0, 1.1111111, 1.1111111], rtol=1e-6)
+
+
+def test_bits_of_a_part_are_those_of_the_whole() -> None:
+    key = jax.random.key(3)
+    whole = random_bits(key, (4, 6, 5))
+    np.testing.assert_array_equal(random_bits(key, (2, 3, 5), (4, 6, 5), (1, 3, 0)), whole[1:3, 3:])
+
+
+def test_deviations_shrink_with_the_root_of_the_width_ratio() -> None:
+    arch = tiny.model("bert").arch
+    for std in (None, 0.5):
+        plain, wide = (
+            Dense([(16, None)], [(4, None)], one, nnx.Rngs(0), std=std).kernel[...]
+            for one in (arch, arch.replace(mup_base_width=4))
+        )
+        np.testing.assert_allclose(wide, plain / 2, rtol=1e-6)
+    zero = make_param(nnx.Rngs(0), (4,), (None,), arch, 0.0)
+    assert not np.any(zero[...])
+
+
+@pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_kernel_with_its_outputs_first_gives_the_same(rows: int, bias: bool) -> None:
+    rng = np.random.default_rng(0)
+    dense = Dense([(3, None)], [(5, None)], tiny.model("bert").arch, nnx.Rngs(0), bias=bias)
+    kernel, x, add = rng.normal(size=(3, 5)), rng.normal(size=(rows, 3)), rng.normal(size=5) * bias
+    dense.kernel[...] = jnp.asarray(kernel, jnp.float32)
+    if bias:
+        dense.bias[...] = jnp.asarray(add, jnp.float32)
+    np.testing.assert_allclose(dense(jnp.asarray(x, jnp.float32)), x @ kernel + add, atol=1e-6)
+    dense.kernel, dense.outputs_first = nnx.Param(jnp.asarray(kernel.T, jnp.float32), axes=(None, None)), True
+    np.testing.assert_allclose(dense(jnp.asarray(x, jnp.float32)), x @ kernel + add, atol=1e-6)
+    found = dense.apply_to_columns(jnp.asarray(x.T, jnp.float32))
+    np.testing.assert_allclose(found, (x @ kernel + add).T, atol=1e-6)
+    assert few_rows(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((1, 3), jnp.bfloat16), jnp.float32).dtype == jnp.float32
+
+
 def test_dense_contracts_the_axes_it_names() -> None:
     arch = tiny.model("bert").arch
     dense = Dense([(2, "heads"), (3, None)], [(5, "embed")], arch, nnx.Rngs(0))
@@ -203,6 +279,19 @@ def test_over_rows_sums_bfloat16_gradients_in_float32() -> None:
 def test_activations(name: str, expected: list[float]) -> None:
     # x Phi(x) at -1 and 1: Phi(1) = 0.8413447. The approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
     np.testing.assert_allclose(activation(name, jnp.array([-1.0, 1.0])), expected, atol=1e-6)
+
+
+def test_other_activations() -> None:
+    """With the sigmoid s(x) = 1 / (1 + exp(-x)): x s(1.702 x) (Hendrycks and Gimpel 2016, section 2), x s(x), max(x, 0), tanh."""
+    x = np.array([-3.0, -0.5, 0.5, 3.0])
+    expected = {
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "silu": x / (1 + np.exp(-x)),
+        "relu": x * (x > 0),
+        "tanh": np.tanh(x),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(activation(name, jnp.asarray(x, jnp.float32)), values, atol=1e-6)
 
 
 def exact(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
