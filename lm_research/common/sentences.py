@@ -68,15 +68,14 @@ def split_documents(texts: Sequence[str], keep_newlines: bool = False) -> tuple[
     lines = np.flatnonzero(points_P == ord("\n"))
     cuts = _cuts(joined, points_P, classes_P, lines)
     if keep_newlines:
-        ends = _sorted(cuts, lines + 1, text_ends)
+        ends = np.sort(np.concatenate([cuts, lines + 1, text_ends]))
         starts = np.concatenate([[0], ends[:-1]])
         starts[1:] += np.isin(starts[1:], text_ends)  # the line feed that joins two texts belongs to neither
     else:
-        ends = _sorted(cuts, text_ends)
+        ends = np.sort(np.concatenate([cuts, text_ends]))
         starts = np.concatenate([[0], ends[:-1]])
-        at = np.minimum(starts, max(0, len(classes_P) - 1))
-        starts = starts + ((classes_P[at] & _SPACE) > 0 if len(classes_P) else 0)
-    filled = starts < ends
+        starts = starts + (_at(classes_P, starts) & _SPACE > 0)
+    filled = starts < ends  # without empty texts, and places that are twice in `ends`
     starts, ends = starts[filled], ends[filled]
     sentences = [joined[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     upto = np.searchsorted(ends, text_ends, side="right")
@@ -93,12 +92,6 @@ def _fold(text: str) -> str:
     if tidy and "  " not in folded:
         return folded.strip(" ")
     return " ".join(text.split())
-
-
-def _sorted(*places: np.ndarray) -> np.ndarray:
-    """Return all places in order, without duplicates."""
-    ordered = np.sort(np.concatenate(places))
-    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _classified(joined: str) -> tuple[np.ndarray, np.ndarray]:

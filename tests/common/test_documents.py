@@ -44,6 +44,20 @@ def test_json_of_the_maximum_depth() -> None:
 def test_halves_of_surrogate_pairs_become_question_marks() -> None:
     assert documents.json_value(r'{"\udc00": "a\ud800b\ud83d\ude00"}') == {"?": "a?b😀"}
     assert documents.parse_yaml(r'"\ud800": ["a\udfffb"]', "x") == {"?": ["a?b"]}
+    halves: list[str] = []
+    for text in (r'"\ud83d\ude00"', r'"a"', r'["\ud83d"]', r'"\\ud83d"'):
+        documents.json_value(text, on_surrogates=lambda text=text: halves.append(text))
+    assert halves == [r'["\ud83d"]']  # only the third text has a half; the last has a backslash
+
+
+def test_values_in_messages_are_short() -> None:
+    """Two levels, three items of each, 60 characters of a text and 40 digits, the middle omitted."""
+    assert documents.short({"a": {"b": {"c": 1}}}) == "{'a': {'b': {...}}}"
+    assert documents.short([1, 2, 3, 4]) == "[1, 2, 3, ...]" and documents.short([1, 2, 3]) == "[1, 2, 3]"
+    assert documents.short(dict.fromkeys("abcd")) == "{'a': None, 'b': None, 'c': None, ...}"
+    assert [len(documents.short("x" * size)) for size in (58, 59)] == [60, 60]  # quotes are two of them
+    assert [len(documents.short(10**digits)) for digits in (39, 40, 500)] == [40, 40, 40]
+    assert documents.short(10**5000) == "an integer of 16610 bits"  # 5000 log2 10 = 16609.6
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import socket
 
 import pytest
 
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of, stays_inside
 from lm_research.errors import ConfigError, DataError
 
 
@@ -38,6 +38,15 @@ def test_a_text_that_is_not_a_path(text: str, reason: str) -> None:
 @pytest.mark.parametrize("text", ["a", "a" * 255, "ä" * 127, "x/" * 2047 + "x", "/tmp/b c", "größe.txt"])
 def test_a_path_is_unchanged(text: str) -> None:
     assert path_of(text, "--input") == pathlib.Path(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("a", True), ("a/b.txt", True), ("..a/b..", True), ("", False), ("/a", False), ("a//b", False), ("a/", False)]
+    + [("..", False), ("a/../b", False), ("./a", False), ("a\\..\\b", False), ("a\0b", False)],
+)
+def test_names_that_stay_inside_a_folder(name: str, inside: bool) -> None:
+    assert stays_inside(name) == inside
 
 
 def test_home(monkeypatch: pytest.MonkeyPatch) -> None:

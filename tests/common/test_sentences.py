@@ -27,6 +27,13 @@ from lm_research.common.sentences import split_documents, split_sentences
         ("Well... maybe. Wait... What?!", ["Well... maybe.", "Wait...", "What?!"]),
         ("今日は晴れ。明日は？「雨だ。」そうか！", ["今日は晴れ。", "明日は？", "「雨だ。」", "そうか！"]),
         ("a\nline  break\n\nis a space. Yes.\n", ["a line break is a space.", "Yes."]),
+        ("Prof. Smith left.", ["Prof. Smith left."]),
+        (
+            "See the Messrs. Smith, the Xmessrs. Smith, the Xxmessrs. Smith.",
+            ["See the Messrs. Smith, the Xmessrs.", "Smith, the Xxmessrs.", "Smith."],
+        ),
+        ("See (No. 5) here.", ["See (No. 5) here."]),
+        ("He said (No. Then he left).", ["He said (No.", "Then he left)."]),
         ("", []),
         (" \n\t ", []),
     ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from lm_research.common import streams
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPARE = "python -m lm_research.compare"
@@ -51,6 +54,20 @@ def shell(command: str) -> tuple[int, str, str]:
 def test_an_unread_output_gives_no_traceback(command: str, code: int) -> None:
     found, _, output = shell(command)
     assert (found, output) == (code, "")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/fd").exists(), reason="Linux lists open files there")
+def test_a_stream_that_fails_keeps_its_number_and_its_first_error() -> None:
+    number = os.open("/dev/full", os.O_WRONLY)
+    stream, before = streams.Lossy(number, sys.stdout), set(os.listdir("/proc/self/fd"))
+    assert stream.write("x") == 1 and stream.failure is None
+    stream.flush()
+    assert stream.failure is not None and stream.failure.errno == errno.ENOSPC
+    assert os.readlink(f"/proc/self/fd/{number}") == os.devnull
+    assert set(os.listdir("/proc/self/fd")) == before  # no other file stays open
+    stream.write("y")
+    stream.flush()
+    os.close(number)
 
 
 @pytest.mark.parametrize("command", [LONG, f"{COMPARE} --help"])
