@@ -19,7 +19,7 @@ from lm_research import config as config_lib
 from lm_research.config import Budget, Config, resolve
 from lm_research.errors import ConfigError
 from lm_research.run import goodput, time_budget
-from lm_research.run.budget import StepBudget, resolve_budget
+from lm_research.run.budget import StepBudget, resolve_budget, resolve_steps
 from lm_research.run.goodput import RunHistory, TimeAccount
 from lm_research.run.time_budget import TimeBudget, schedule_position
 from lm_research.training.schedules import make_schedule
@@ -73,6 +73,17 @@ def test_tokens_and_flops_are_arithmetic() -> None:
     with pytest.raises(ConfigError, match="allows 10 steps here, fewer than schedule.warmup_steps=11"):
         steps("2600tokens", schedule={"warmup_steps": 11})
     assert steps("2600tokens", schedule={"warmup_steps": 10}) == 10
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 13), (2.0, 25), (0.5, 7), (0.64, 8), (None, 1000), (0.0, 1000)])
+def test_epochs_are_steps_rounded_up(epochs: float | None, steps: int) -> None:
+    """100 examples in batches of 8 are 12.5 steps."""
+    config = resolve({"train": {"num_epochs": epochs, "batch_size": 8, "num_steps": 1000}})
+    assert resolve_steps(config, 100).train.num_steps == steps
+
+
+def test_a_budget_has_at_most_as_many_steps_as_an_int32_counts() -> None:
+    assert resolve_budget(config_of("1e30flops"), tokens=1, flops=1.0).train.num_steps == 2**31 - 2
 
 
 def test_a_budget_of_tokens_equals_a_run_of_that_many_steps(

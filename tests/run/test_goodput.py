@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
+import types
 
 import pytest
 
@@ -109,6 +111,31 @@ def test_the_account_is_written_periodically(hands: Turned, tmp_path: pathlib.Pa
     RunHistory(tmp_path / "other", TimeAccount(born=100.0), first=0, main_process=False).write(
         5
     )  # has no folder, and writes none
+
+
+@pytest.mark.parametrize(
+    ("name", "stat", "age"),
+    [
+        ("lm_research.train", "7 (a (b) c) " + "0 " * 19 + "5000 0", 30.0),
+        ("lm_research.train", "7 (python) " + "0 " * 19 + "8000 0", 0.0),  # of this moment
+        ("lm_research.train", "7 (python) " + "0 " * 19 + "9000 0", 0.0),  # later than now
+        ("lm_research.train", "7 (python) " + "0 " * 19 + "-60000 0", 0.0),  # too long ago to have waited for imports
+        ("lm_research.train", "7 (python) S", 0.0),
+        ("pytest.__main__", "7 (python) " + "0 " * 19 + "5000 0", 0.0),
+    ],
+)
+def test_a_command_begins_with_its_process(
+    name: str, stat: str, age: float, hands: Turned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proc(5): field 22 counts ticks, here of 10 ms, since boot, here 80 s ago."""
+    module = types.SimpleNamespace(__spec__=types.SimpleNamespace(name=name))
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr(goodput.pathlib.Path, "read_text", lambda path: stat)
+    monkeypatch.setattr(goodput.os, "sysconf", lambda name: 100)
+    hands.clock_gettime, hands.CLOCK_BOOTTIME = (lambda clock: 80.0), 7
+    assert goodput.process_start_time() == hands.now - age
+    module.__spec__ = None
+    assert goodput.process_start_time() == hands.now
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.reporting import curves
@@ -16,8 +18,14 @@ from lm_research.run.meter import Meter
 SECONDS = 0.6127349  # of 20 steps: 15,360 / SECONDS, rounded, times seconds a step, rounded, is not 15,360
 
 
-def make(monkeypatch: pytest.MonkeyPatch, log: list[str], lines: list[dict[str, Any]] = (), peak: float = 1e9) -> Meter:
-    monkeypatch.setattr(meter, "row_lengths", lambda *args: (0, 64))
+def make(
+    monkeypatch: pytest.MonkeyPatch,
+    log: list[str],
+    lines: list[dict[str, Any]] = (),
+    peak: float = 1e9,
+    source: int = 0,
+) -> Meter:
+    monkeypatch.setattr(meter, "row_lengths", lambda *args: (source, 64))
     monkeypatch.setattr(meter, "train_flops_per_token", lambda *args: 1000.0)
     monkeypatch.setattr(meter, "peak_flops", lambda: (peak, "made up"))
     clock = types.SimpleNamespace(lap=lambda: SECONDS, lost={"data": 0.0}, goodput=0.5)
@@ -73,3 +81,59 @@ def test_more_than_a_measured_peak_is_not_shown(monkeypatch: pytest.MonkeyPatch)
     assert "mfu" not in low.line(40, window(15), lambda step: 0.1) and len(log) == 2
     fair = make(monkeypatch, log, peak=1e8)
     assert fair.line(20, window(15360), lambda step: 0.1)["mfu"] == pytest.approx(15360e3 / SECONDS / 1e8, abs=1e-5)
+
+
+def test_waits_for_data_are_those_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 s before the first line, of which 1 s was before the first step; then 5 s more in 20 steps."""
+    one = make(monkeypatch, [])
+    one.waited = 1.0
+    found = []
+    for step, lost in ((20, 4.0), (40, 9.0)):
+        one.clock.lost["data"] = lost
+        found.append(one.line(step, window(9), lambda step: 0.1)["data_seconds"])
+    assert found == [3 / 20, 5 / 20]
+
+
+def test_what_is_counted_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    for source in (0, 32):
+        make(monkeypatch, log, peak=2e12, source=source)
+    assert [line.split("only: ")[1] for line in log] == ["1e+03 FLOP a token", "1e+03 FLOP a token of rows of 32 + 64"]
+    assert all("real tokens/s / 2e+12 FLOP/s (made up)" in line for line in log)
+    make(monkeypatch, log, peak=None)
+    assert len(log) == 2
+
+
+def test_a_mixture_has_an_epoch_for_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make(monkeypatch, [])
+    monkeypatch.setattr(meter, "Mixture", types.SimpleNamespace)
+    one.examples.epochs = lambda step: {"en": step / 10, "de": step / 40}
+    line = one.line(20, window(9), lambda step: 0.1)
+    assert (line["epoch_en"], line["epoch_de"], line["epoch"]) == (2.0, 0.5, 3.2)
+
+
+def test_times_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = np.array([[0.5, 0.01], [0.25, 0.03], [1.0, 0.02]])
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        multihost_utils, "process_allgather", lambda own: times if own.tolist() == [0.5, 0.01] else None
+    )
+    expected = {"step_seconds_min": 0.25, "step_seconds_max": 1.0, "data_seconds_max": 0.03, "data_process": 1}
+    assert meter.process_spread(0.5, 0.01) == expected
+
+
+@pytest.mark.parametrize(("source", "lengths"), [(None, (0, 64)), (24, (24, 16))])
+def test_tokens_and_flops_of_a_step(
+    source: int | None, lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 rows of 64 tokens, or of 24 + 16, at 10 FLOP a token."""
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(meter, "train_flops_per_token", lambda *args: given.append(args) or 10.0)
+    config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=8), data=types.SimpleNamespace(max_length=64))
+    definition = types.SimpleNamespace(arch=types.SimpleNamespace(encoder=source))
+    row = {"source_tokens_BS": np.zeros((1, 24)), "tokens_BL": np.zeros((1, 16))}
+    examples = types.SimpleNamespace(batch=lambda epoch, index: row)
+    objective = types.SimpleNamespace(target_fraction=0.15)
+    tokens = 8 * sum(lengths)
+    assert meter.step_size(config, objective, definition, examples) == (tokens, 10.0 * tokens)
+    assert given == [(definition, lengths[1], 0.15, lengths[0])]

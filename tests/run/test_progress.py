@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,27 @@ def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.C
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step     20/50  loss 2.5000  lr 1.00e-03  grad 0.75  12,346 tok/s  eta 0:01:00"
     assert "mfu 50.0%" in second
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_a_bar_on_a_terminal(main: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From step 10 of 50, whose end moves to 40; only the main process shows it, and no line is written."""
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    lines: list[str] = []
+    progress = Progress(10, 50, lines.append, main)
+    progress.retarget(40)
+    progress.reach(30)
+    values = {"loss_nats": 2.5, "learning_rate": 1e-3, "grad_norm": 0.75, "tokens_per_second": 9.0, "step_seconds": 2.0}
+    progress.on_log(30, values)
+    progress.on_train_end(40)
+    shown = sys.stdout.getvalue()
+    assert ("40/40" in shown and "loss 2.5000  lr 1.00e-03" in shown) == main and bool(shown) == main
+    assert lines == ([] if main else ["step     30/40  loss 2.5000  lr 1.00e-03  grad 0.75  9 tok/s  eta 0:00:20"])
 
 
 @pytest.mark.parametrize(
