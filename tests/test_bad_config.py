@@ -36,7 +36,9 @@ FILES = [
     Case("syntax", ("bad.py, line 4", "Fix"), file=setting("config.seed = = 3")),
     Case("indentation", ("bad.py, line 2", "Fix"), file="def get_config():\nreturn 3\n"),
     Case("exception", ("bad.py, line 4", "ZeroDivisionError"), file=setting("config.seed = 1 // 0")),
-    Case("exception in a helper", ("bad.py, line 2", "ValueError"), file="def f():\n    int('x')\nf()\n"),
+    Case(
+        "exception in a helper", ("bad.py, line 2: `int('x')` raised ValueError",), file="def f():\n    int('x')\nf()\n"
+    ),
     Case("unknown module", ("bad.py, line 1", "No module named 'nowhere'"), file="import nowhere\n"),
     Case("undefined name", ("bad.py, line 4", "NameError"), file=setting("config.seed = sede")),
     Case("exits", ("bad.py, line 2", "SystemExit"), file="import sys\nsys.exit(3)\n"),

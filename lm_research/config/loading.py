@@ -27,8 +27,8 @@ from lm_research.common.paths import FILE, kind, path_of
 from lm_research.config import stored
 from lm_research.config.draft import default_config, set_values
 from lm_research.config.registries import VARIANTS
-from lm_research.config.schema import check_key, names, sections
-from lm_research.errors import ConfigError, UserError, suggest
+from lm_research.config.schema import check_key, sections
+from lm_research.errors import ConfigError, UserError
 
 STORED_NAME = "config.json"
 _LARGEST = 16 * 2**20  # bytes of a config file
@@ -212,10 +212,6 @@ def _explain(error: BaseException, code: str) -> str:
             check_key(target[1])
         except ConfigError as key_error:
             return str(key_error)
-    missing = re.search(r'Key "(\w+)" does not exist', str(error))
-    if missing:  # a locked ConfigDict
-        near = suggest(missing[1], {name.rpartition(".")[2] for name in names()})
-        return f"`{code}`: there is no key {missing[1]!r} in this section. {near}"
     return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Fix that line."
 
 

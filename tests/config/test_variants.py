@@ -55,7 +55,7 @@ def test_a_file_of_the_package_is_found_without_a_list_and_imported_only_on_requ
     assert f"{package}.boxes" not in sys.modules
     assert shapes(package).get("cube")() == "cube"  # registered by a file of another name
     assert shapes(package).names() == tuple(shapes(package)) == ("circle", "cube", "square")
-    assert "cube" in shapes(package) and "helpers" not in shapes(package)
+    assert "cube" in shapes(package) and "helpers" not in shapes(package) and "globe" not in shapes(package)
 
 
 def test_an_unknown_name_is_reported_with_the_nearest(package: str) -> None:
