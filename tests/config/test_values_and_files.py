@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lm_research.config import default_config, loading, run_files, schema, stored, variants
+from lm_research.config import default_config, loading, registries, run_files, schema, stored, variants
 from lm_research.errors import CheckpointError, ConfigError
 
 CONFIG = "from lm_research.config import default_config\n{before}\n\ndef get_config():\n    config = default_config()\n    return config\n"
@@ -71,11 +71,20 @@ def test_a_section_without_a_variant() -> None:
             config[section].name = name
 
 
-def test_the_variant_is_chosen_before_its_keys_are_set(tmp_path: pathlib.Path) -> None:
-    """Keys of SGD precede its name, and those of a variant in a plug-in precede `plugins`."""
+def test_the_variant_is_chosen_before_its_keys_are_set(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of a variant precede its name, and it precedes the plug-in that registers it."""
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"optimizer": {"beta1": 0.5, "name": "sgd"}}))
-    assert loading.load(str(path)).optimizer.to_dict()["beta1"] == 0.5
+    path.write_text(json.dumps({"objective": {"mean_span_length": 4.0, "name": "span_corruption"}}))
+    assert loading.load(str(path)).objective.mean_span_length == 4.0
+    for kept in ("_found", "_origins"):
+        monkeypatch.setattr(registries.OPTIMIZERS, kept, dict(getattr(registries.OPTIMIZERS, kept)))
+    (tmp_path / "optimizer_here.py").write_text(
+        "from lm_research.config.registries import OPTIMIZERS\nOPTIMIZERS.register('mine')(print)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path.write_text(json.dumps({"optimizer": {"name": "mine"}, "plugins": ["optimizer_here"]}))
+    assert loading.load(str(path)).optimizer.name == "mine"
+    monkeypatch.delitem(sys.modules, "optimizer_here")
 
 
 def test_stored_keys_that_no_longer_exist_are_returned() -> None:
@@ -146,8 +155,9 @@ def test_a_stored_config_of_earlier_names_is_read_by_its_current_ones(tmp_path: 
     assert run_files.read_keys(path) == {"plugins": [], "train.on_nonfinite": "skip", "train.odd": 1}  # as it is
     assert run_files.read_config(path)["train"]["on_nonfinite"] == "skip"
     (tmp_path / "summary.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"summary.json is .*expected object.*\. .+\.$"):
+    with pytest.raises(CheckpointError, match=r"summary.json is .*expected object") as caught:
         run_files.read_summary(tmp_path)
+    assert str(caught.value).endswith("Restore it, or repeat the run in another --workdir.")
 
 
 @pytest.mark.parametrize(
