@@ -10,6 +10,8 @@ import pytest
 
 from helpers import golden_models
 from lm_research.interop import huggingface
+from lm_research.models.architecture import Architecture
+from lm_research.models.families import FAMILIES
 from lm_research.pretrained import inspect
 
 
@@ -17,17 +19,26 @@ def config_of(golden: str) -> dict[str, Any]:
     return json.loads(golden_models.load_golden(golden_models.FOLDER / f"{golden}.npz").config)
 
 
+def arch_of(family: str, config: dict[str, Any]) -> Architecture:
+    return FAMILIES[family].from_hf(config, set())
+
+
 @pytest.mark.parametrize(("pad", "written", "rows"), [(1, 1, 22), (0, 0, 21), (2, 1, 22)])
 def test_positions_of_roberta_start_after_the_padding_id(pad: int, written: int, rows: int) -> None:
     """A table of 22 rows with padding id 1 has 20 positions; id 0 leaves one row before them unused, and id 2 needs one more."""
     config = {**config_of("roberta_masked"), "max_position_embeddings": 22, "pad_token_id": 1}
-    found = huggingface.with_tokens(config, "roberta", {"pad_token_id": pad, "bos_token_id": 5})
+    found = huggingface.with_tokens(
+        config, "roberta", arch_of("roberta", config), {"pad_token_id": pad, "bos_token_id": 5}
+    )
     assert found == {**config, "pad_token_id": written, "max_position_embeddings": rows, "bos_token_id": 5}
 
 
 def test_positions_of_other_families_do_not() -> None:
     config = config_of("bert_sequence")
-    assert huggingface.with_tokens(config, "bert", {"pad_token_id": 5}) == {**config, "pad_token_id": 5}
+    assert huggingface.with_tokens(config, "bert", arch_of("bert", config), {"pad_token_id": 5}) == {
+        **config,
+        "pad_token_id": 5,
+    }
 
 
 @pytest.mark.parametrize(
