@@ -126,7 +126,7 @@ class LanguageModel:
 
             - `input_ids`: [B, L] token ids; [B, choices, L] for multiple choice. The only required input.
             - `attention_mask`: [B, L], 1 for real tokens; all 1 if omitted.
-            - `token_type_ids`, `position_ids`: [B, L].
+            - `token_type_ids`, `task_type_ids`, `position_ids`: [B, L].
             - `decoder_input_ids`, `decoder_attention_mask`: [B, T], encoder-decoders only. If omitted, they are made by
               shifting `labels` one to the right, or `input_ids` for classification and spans.
             - `labels`, or `next_sentence_label`, `sentence_order_label`, `start_positions` and `end_positions`: add `loss` to
@@ -190,6 +190,7 @@ class LanguageModel:
         same = {
             "attention_mask": "input_ids",
             "token_type_ids": "input_ids",
+            "task_type_ids": "input_ids",
             "decoder_attention_mask": "decoder_input_ids",
         }
         for name, other in same.items():
@@ -197,8 +198,9 @@ class LanguageModel:
                 raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
         input_stack = arch.encoder or arch
         types = input_stack.vocab_size if input_stack.token_types else input_stack.num_types
-        if types and "token_type_ids" in arrays:
-            _check_range("token_type_ids", arrays["token_type_ids"], types)
+        for name, size in (("token_type_ids", types), ("task_type_ids", input_stack.num_task_types)):
+            if size and name in arrays:
+                _check_range(name, arrays[name], size)
         if self.head == "classification" and "labels" in arrays:
             self._check_labels(arrays["labels"], len(arrays["input_ids"]))
         return arrays

@@ -389,13 +389,11 @@ def _check_ids(rows: Sequence[Sequence[int]], size: int) -> None:
 def _check_attention_memory(tokens: int, arch: Architecture) -> None:
     """Raise a UserError if the attention scores of a text of this length exceed the device's free memory.
 
-    Scores, [heads, L, L] of float32 per text, are stored on CPUs, and with relative positions or ALiBi on every device; fused
+    Scores, [heads, L, L] of float32 per text, are stored on CPUs, and with positions by distance on every device; fused
     kernels of accelerators do not store them.
     """
     needed, free = 4 * arch.num_heads * tokens**2, free_bytes()
-    if needed > free and (
-        jax.default_backend() == "cpu" or any(spec.positions in ("relative", "alibi") for spec in arch.layers)
-    ):
+    if needed > free and (jax.default_backend() == "cpu" or any(spec.by_distance for spec in arch.layers)):
         raise UserError(
             f"A text has {tokens:,} tokens, whose attention takes {needed / 2**30:,.0f} GiB, but the device has {free / 2**30:,.0f} GiB free. "
             "Shorten it, for example with tokenizer(..., truncation=True), or split it."

@@ -87,7 +87,7 @@ def inspect(
         family_name = name_of(config)
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
-    kind, family = config["model_type"], family_of(family_name)
+    kind, family = config["model_type"], family_of(family_name).of(config)
     quantized.check_config(directory / "config.json", config)
     source = open_tensors(directory)
     quantized.check_tensors(directory, {name: source.dtype(name) for name in source.names})
@@ -176,7 +176,7 @@ def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only:
 
 
 def _reader(pretrained: Pretrained) -> WeightReader:
-    family, kind = family_of(pretrained.family), pretrained.config["model_type"]
+    family, kind = family_of(pretrained.family).of(pretrained.config), pretrained.config["model_type"]
     return WeightReader(pretrained.source, family, pretrained.definition, kind)
 
 

@@ -45,10 +45,12 @@ class Architecture:
         padding token in the table is 0.
       count_padding: whether padding tokens take a position number too; RoBERTa numbers only the others.
       count_masked: whether positions that the attention mask hides take a position number; OPT numbers only the others.
+      isolated_padding: whether padding has embeddings of 0, and attends to all positions alike (DeBERTa) instead of to the real ones.
       prompt_positions: how left-padded prompts are numbered in generation: "tokens" counts real tokens, "slots" padding too (BART),
         and "rows" counts real tokens from the first row of the table, before `position_offset` (RoBERTa, as transformers generates
         with it, although it is trained otherwise).
       num_types: rows of the token-type table; 0 for no table.
+      num_task_types: rows of a table of task types, which are added alike (ERNIE 2.0); 0 for no table.
       token_types: whether token types are looked up in the token table and added (GPT-2).
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
       embedding_projection: whether a dense layer maps E to D, which may be equal.
@@ -58,6 +60,7 @@ class Architecture:
       round_embedding_scale: whether this factor is rounded to the compute type (Gemma).
       embedding_norm: whether the sum of the embeddings is normalized.
       norm_before_positions: whether positions are added after that norm instead of before it.
+      output_embedding_size: width of the states that the masked-token head multiplies with its own table; 0 is E.
       tied: whether predictions use the token table; otherwise they have their own.
 
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
@@ -69,7 +72,9 @@ class Architecture:
 
       num_kv_heads: G, number of key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
       head_size: K, width of a head; 0 is D / H.
-      relative_buckets, relative_max_distance: sizes of the table of "relative" positions.
+      relative_buckets, relative_max_distance: sizes of the table of "relative" or "disentangled" positions; with a maximum of 0 each
+        distance of the latter has its own row.
+      relative_norm: whether the table of "disentangled" positions is normalized.
 
       activation: activation of the feed-forward layers, a key of layers.ACTIVATIONS.
 
@@ -130,8 +135,10 @@ class Architecture:
     last_wavelength: bool = False
     count_padding: bool = True
     count_masked: bool = True
+    isolated_padding: bool = False
     prompt_positions: Literal["tokens", "slots", "rows"] = "tokens"
     num_types: int = 0
+    num_task_types: int = 0
     token_types: bool = False
     embedding_size: int = 0
     embedding_projection: bool = False
@@ -141,6 +148,7 @@ class Architecture:
     round_embedding_scale: bool = False
     embedding_norm: bool = False
     norm_before_positions: bool = False
+    output_embedding_size: int = 0
     tied: bool = True
 
     norm_kind: Literal["layer", "rms"] = "layer"
@@ -154,6 +162,7 @@ class Architecture:
     head_size: int = 0
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    relative_norm: bool = False
 
     activation: str = "gelu"
 
@@ -213,6 +222,11 @@ class Architecture:
     def output_width(self) -> int:
         """Width of the final states."""
         return self.embedding_width if self.output_projection else self.hidden_size
+
+    @property
+    def prediction_width(self) -> int:
+        """Width of the states that the masked-token head multiplies with the output table."""
+        return self.output_embedding_size or self.embedding_width
 
     @property
     def source(self) -> Architecture:

@@ -11,27 +11,39 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.mask import AttentionMask
-from lm_research.models.attention.module import Attention, Memory
+from lm_research.models.attention.module import Attention, Distances, Memory
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Norm, dropout, norm, split_key
+from lm_research.models.layers import Norm, activation, dropout, make_param, norm, split_key, zeros_param
 from lm_research.parallel.rules import constrain
 
 Branch = Callable[[jax.Array], jax.Array]
 
 
 class BlockInputs(NamedTuple):
-    """Inputs that all blocks of a stack share: masks by kind of layer, positions, the encoder's states."""
+    """Inputs that all blocks of a stack share.
+
+    Attributes:
+      masks: mask of each kind of layer.
+      positions_BL: rotary positions; None counts from 0.
+      memory_BSD, memory_mask: the encoder's states, and their mask.
+      distances: of each kind of layer with "disentangled" positions.
+      input_BLD, segments_BL: the stack's input and its segments, for convolutions.
+    """
 
     masks: Mapping[LayerSpec, jax.Array | AttentionMask]
     positions_BL: jax.Array | None
     memory_BSD: jax.Array | None = None
     memory_mask: jax.Array | AttentionMask | None = None
+    distances: Mapping[LayerSpec, Distances] | None = None
+    input_BLD: jax.Array | None = None
+    segments_BL: jax.Array | None = None
 
 
 @dataclasses.dataclass
@@ -47,6 +59,37 @@ class BlockCapture:
         probs_BHLS = self.attention.pop()
         self.attention.append(probs_BHLS[..., :-sources])
         self.cross_attention.append(probs_BHLS[..., -sources:])
+
+
+class Convolution(nnx.Module):
+    """A convolution over positions, which stays inside each segment and is 0 at padding.
+
+    Its filters are [outputs, inputs / groups, width].
+    """
+
+    def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs) -> None:
+        width = arch.hidden_size
+        self.filters = make_param(
+            rngs, (width, width // spec.conv_groups, spec.conv_width), ("embed", None, None), arch
+        )
+        self.bias = zeros_param((width,), (None,))
+        self.spec = spec
+
+    def __call__(self, x_BLD: jax.Array, segments_BL: jax.Array) -> jax.Array:
+        """Convolve, [B, L, D]."""
+        width, groups, length = self.spec.conv_width, self.spec.conv_groups, x_BLD.shape[1]
+        real_BL1 = segments_BL[..., None] > 0
+        pad, filters = ((0, 0), (width // 2, width // 2)), self.filters[...].astype(x_BLD.dtype)
+        padded, segments = jnp.pad(x_BLD, (*pad, (0, 0))), jnp.pad(segments_BL, pad)
+        result_BLD = jnp.broadcast_to(self.bias[...].astype(x_BLD.dtype), x_BLD.shape)
+        for offset in range(width):
+            near_BL1 = segments[:, offset : offset + length, None] == segments_BL[..., None]
+            near_BLGI = jnp.where(near_BL1, padded[:, offset : offset + length], 0).reshape(
+                *x_BLD.shape[:2], groups, -1
+            )
+            filter_GOI = filters[..., offset].reshape(groups, -1, filters.shape[1])
+            result_BLD += jnp.einsum("BLGI,GOI->BLGO", near_BLGI, filter_GOI).reshape(x_BLD.shape)
+        return jnp.where(real_BL1, result_BLD, 0)
 
 
 class Block(nnx.Module):
@@ -65,6 +108,9 @@ class Block(nnx.Module):
         self.feed_forward = (Experts if spec.num_experts else FeedForward)(arch, spec, rngs)
         self.feed_forward_norm = None if spec.shared_norm else norm(arch)
         self.feed_forward_output_norm = norm(arch) if has_output_norms else None
+        if spec.conv_width:
+            self.convolution = Convolution(arch, spec, rngs)
+            self.convolution_norm = norm(arch)
         self.arch, self.spec = arch, spec
 
     def __call__(
@@ -90,7 +136,7 @@ class Block(nnx.Module):
         """
         spec, has_cross_attention = self.spec, self.arch.has_cross_attention
         has_inner_dropout = self.arch.activation_dropout_rate > 0
-        keys = iter(split_key(key, 3 + 2 * has_cross_attention + has_inner_dropout))
+        keys = iter(split_key(key, 3 + 2 * has_cross_attention + has_inner_dropout + bool(spec.conv_width)))
 
         def self_attention(x_BLD: jax.Array) -> jax.Array:
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
@@ -102,7 +148,8 @@ class Block(nnx.Module):
                 if capture is not None:
                     capture.split(memory.length)
                 return y_BLD
-            return self.attention(x_BLD, inputs.masks[spec], cache, **options, probs=probs)
+            distances = inputs.distances[spec] if inputs.distances is not None and spec.position_terms else None
+            return self.attention(x_BLD, inputs.masks[spec], cache, **options, probs=probs, distances=distances)
 
         def cross_attention(x_BLD: jax.Array) -> jax.Array:
             assert inputs.memory_mask is not None
@@ -123,7 +170,13 @@ class Block(nnx.Module):
         if has_cross_attention:
             norms = self.cross_attention_norm, self.cross_attention_output_norm
             x_BLD = self._residual(x_BLD, cross_attention, *norms, keys)
-        return self._residual(x_BLD, feed_forward, self.feed_forward_norm, self.feed_forward_output_norm, keys)
+        x_BLD = self._residual(x_BLD, feed_forward, self.feed_forward_norm, self.feed_forward_output_norm, keys)
+        if not spec.conv_width:
+            return x_BLD
+        assert inputs.input_BLD is not None and inputs.segments_BL is not None
+        mixed_BLD = dropout(self.convolution(inputs.input_BLD, inputs.segments_BL), self.arch.dropout_rate, next(keys))
+        x_BLD = self.convolution_norm(x_BLD + activation(spec.conv_activation, mixed_BLD))
+        return jnp.where(inputs.segments_BL[..., None] > 0, x_BLD, 0)
 
     def memory_keys_and_values(self, memory_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values [B, S, G, K] of the encoder's states."""

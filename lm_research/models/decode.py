@@ -13,11 +13,12 @@ import numpy as np
 
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, capacity, write
 from lm_research.models.attention.mask import AttentionMask, in_window, mask_to_bias
+from lm_research.models.attention.module import Distances
 from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.positions import alibi_slopes, distance_buckets, scaled_alibi
+from lm_research.models.positions import alibi_slopes, distance_buckets, embedded_distances, scaled_alibi
 from lm_research.models.transformer import EncoderOutput
 from lm_research.parallel.rules import constrain
 
@@ -73,13 +74,16 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
     """Make the inputs that all blocks share, with biases [B, 1 or H, L, S] for the slots that each new token attends to."""
     distinct: dict[tuple[Any, ...], jax.Array] = {}
     masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
+    distances: dict[LayerSpec, Distances] = {}
     sizes = _sizes(bound, cache)
     for spec in bound.model.arch.kinds:
         if spec.mask_traits not in distinct:
             distinct[spec.mask_traits] = _bias(bound, spec, slots, sizes[spec])
         masks[spec] = distinct[spec.mask_traits]
+        if spec.position_terms:
+            distances[spec] = _distances(bound, spec, slots, sizes[spec])
     memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
-    return BlockInputs(masks, positions_BL, None, memory_mask)
+    return BlockInputs(masks, positions_BL, None, memory_mask, distances)
 
 
 def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
@@ -93,14 +97,27 @@ def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
     return {spec: key.shape[-2] for spec, key in pairs}
 
 
-def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
-    """The bias added to the scores of a layer with `size` cache entries."""
-    arch, distance_BLS, visible_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
+def _entries(spec: LayerSpec, slots: CacheSlots, size: int) -> tuple[jax.Array, jax.Array]:
+    """The distance of each new token from each of a layer's `size` cache entries, and whether it is visible, both [B, L, S]."""
+    distance_BLS, visible_BLS = slots.distance_BLS, slots.visible_BLS
     slot_BC = slots.slot_of_entry(spec.reach, size)
     if slot_BC is not None:  # put slots into the order of the layer's entries
         index_B1C = jnp.maximum(slot_BC, 0)[:, None]
         distance_BLS = jnp.take_along_axis(distance_BLS, index_B1C, axis=2)
         visible_BLS = jnp.take_along_axis(visible_BLS, index_B1C, axis=2) & (slot_BC >= 0)[:, None]
+    return distance_BLS, visible_BLS
+
+
+def _distances(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> Distances:
+    arch, (distance_BLS, _) = bound.model.arch, _entries(spec, slots, size)
+    longest = np.arange(distance_BLS.shape[-1])
+    row_S = jnp.asarray(embedded_distances(longest, arch.relative_buckets, arch.relative_max_distance))
+    return bound.model.decoder.distances(row_S[jnp.clip(distance_BLS, 0, longest[-1])])
+
+
+def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
+    """The bias added to the scores of a layer with `size` cache entries."""
+    arch, (distance_BLS, visible_BLS) = bound.model.arch, _entries(spec, slots, size)
     if spec.attention == "window":
         visible_BLS = visible_BLS & in_window(distance_BLS, spec.window, causal=True)
     elif spec.attention == "chunked":

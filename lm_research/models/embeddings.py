@@ -28,6 +28,8 @@ class Embeddings(nnx.Module):
             self.positions = make_param(rngs, (rows, arch.position_width), (None, "embed"), arch)
         if arch.num_types:
             self.types = make_param(rngs, (arch.num_types, width), (None, "embed"), arch)
+        if arch.num_task_types:
+            self.task_types = make_param(rngs, (arch.num_task_types, width), (None, "embed"), arch)
         if arch.embedding_norm:
             self.norm = norm(arch, width)
         if arch.embedding_projection:
@@ -42,6 +44,7 @@ class Embeddings(nnx.Module):
         types_BL: jax.Array | None,
         dropout_key: jax.Array | None,
         table_VE: jax.Array | None = None,
+        task_types_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Embed tokens, [B, L, D]. Arguments are those of Transformer; `table_VE` is the encoder's token table, if it is shared."""
         arch = self.arch
@@ -57,9 +60,9 @@ class Embeddings(nnx.Module):
         if not arch.norm_before_positions:
             x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
         if arch.num_types:
-            # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
-            one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
-            x_BLE += one_hot @ self.types[...]
+            x_BLE += _rows(self.types[...], types_BL)
+        if arch.num_task_types:
+            x_BLE += _rows(self.task_types[...], task_types_BL)
         if arch.token_types and types_BL is not None:
             x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
         if arch.embedding_norm:
@@ -90,3 +93,9 @@ class Embeddings(nnx.Module):
         rows_BL = positions_BL + arch.position_offset
         x_BLE = sinusoidal(rows_BL, arch.position_width, arch.last_wavelength)
         return jnp.where(rows_BL[..., None] == arch.pad_id, 0.0, x_BLE) if arch.last_wavelength else x_BLE
+
+
+def _rows(table_TE: jax.Array, types_BL: jax.Array | None) -> jax.Array:
+    """Rows of a small table; None is row 0 everywhere."""
+    # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
+    return jax.nn.one_hot(0 if types_BL is None else types_BL, len(table_TE), dtype=jnp.float32) @ table_TE

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.attention.module import POSITION_PROJECTIONS
 from lm_research.models.definition import ModelDefinition
 
 
@@ -34,7 +35,8 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
 
     A weight takes a multiplication and an addition per position in the forward pass, and twice that in the backward pass. Scores and
     weighted values take 2 H K operations each per query and key, times three; causal masks save nothing. The vocabulary projection counts
-    for predicted positions only, and small layers of heads are not counted. Keys and values of cross-attention are computed for each source
+    for predicted positions only, and small layers of heads are not counted, nor are projections of distances, which a batch shares. A
+    "disentangled" term of the scores takes 6 H K per layer, query and key. Keys and values of cross-attention are computed for each source
     position, and those of merged attention for each position of either side. A model inside the model (ELECTRA's generator) counts too.
 
     Args:
@@ -49,18 +51,19 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
         own_length = source_length if name == "encoder" and source_length else length
         for path, leaf in jax.tree_util.tree_leaves_with_path(stack):
             keys = [key.key for key in path]
-            if keys[-1] == "kernel":
+            if keys[-1] in ("kernel", "filters") and keys[-2] not in POSITION_PROJECTIONS:
                 from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
                 from_both = arch.merged_attention and "attention" in keys and keys[-2] in ("key", "value")
                 fraction = _used_fraction(definition, arch, f"{name}/layers/" + "/".join(keys))
                 uses = arch.num_layers / arch.num_blocks * fraction
                 positions = source_length if from_source else own_length + source_length * from_both
                 layers += 6.0 * math.prod(leaf.shape) * uses * positions
-        self_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs if spec.attention != "none")
-        all_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs)
-        cross_width = all_width if arch.encoder is not None else 0
+        terms = [(1 + len(spec.position_terms) / 2) * (spec.attention != "none") for spec in arch.layer_specs]
+        widths = [spec.num_heads * spec.head_size for spec in arch.layer_specs]
+        self_width = sum(width * count for width, count in zip(widths, terms, strict=True))
+        cross_width = sum(widths) if arch.encoder is not None else 0
         attention += 12.0 * own_length * (self_width * own_length + cross_width * source_length)
-    head = 6.0 * definition.arch.vocab_size * definition.arch.embedding_width * predicted
+    head = 6.0 * definition.arch.vocab_size * definition.arch.prediction_width * predicted
     return Flops(layers, attention, head)
 
 

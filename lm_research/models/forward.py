@@ -24,6 +24,7 @@ INPUTS = (
     "input_ids",
     "attention_mask",
     "token_type_ids",
+    "task_type_ids",
     "position_ids",
     "decoder_input_ids",
     "decoder_attention_mask",
@@ -65,9 +66,7 @@ def forward(
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
     captured: list[StackOutputs] | None = [] if capture else None
     options: dict[str, Any] = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
-    source: dict[str, Any] = dict(
-        positions_BL=_positions(model.reader.arch, inputs), types_BL=inputs.get("token_type_ids")
-    )
+    source: dict[str, Any] = dict(positions_BL=_positions(model.reader.arch, inputs), **_types(inputs))
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":
@@ -93,12 +92,14 @@ def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array
     return rows_BL if rows_BL is None or counted else rows_BL - arch.position_offset
 
 
+def _types(inputs: Mapping[str, jax.Array]) -> dict[str, Any]:
+    return {"types_BL": inputs.get("token_type_ids"), "task_types_BL": inputs.get("task_type_ids")}
+
+
 def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
     """Final states [B, L, D] of the stack that reads `input_ids`; in an encoder-decoder this is the encoder."""
     tokens_BL, mask_BL = inputs["input_ids"], inputs["attention_mask"]
-    return model.reader(
-        tokens_BL, mask_BL, types_BL=inputs.get("token_type_ids"), query_segments_BL=jnp.ones_like(tokens_BL)
-    )
+    return model.reader(tokens_BL, mask_BL, query_segments_BL=jnp.ones_like(tokens_BL), **_types(inputs))
 
 
 def mean_pool(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:

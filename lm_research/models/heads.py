@@ -71,7 +71,7 @@ class MaskedLMHead(nnx.Module):
     """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        width, dense = arch.embedding_width, [(arch.hidden_size, "embed")]
+        width, dense = arch.prediction_width, [(arch.hidden_size, "embed")]
         if arch.masked_transform:
             self.dense = Dense(dense, [(width, None)], arch, rngs, bias=arch.transform_bias)
             self.norm = norm(arch, width)

@@ -103,6 +103,8 @@ _NAME_WORDS = {
     "output_bias": "output_bias",
     "mlp_bias": "mlp_bias",
     "mlp_output_bias": "mlp_output_bias",
+    "conv_width": "conv",
+    "position_projections": "position_projections",
 }
 
 

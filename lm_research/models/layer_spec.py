@@ -21,17 +21,23 @@ class LayerSpec:
         is window // 2 positions on each side and the query's.
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
-        stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
+        stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), "disentangled", products with embeddings of the distance
+        from one table per stack (He et al. 2020), or "none".
       scaled_alibi: whether "alibi" is added before scores are scaled, as slope x position of the key in bfloat16 (Falcon).
       rotary_theta: base of the rotary wavelengths.
       rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
       rotary_fraction: fraction of a head's width that is rotated, from its start.
       rotary_interleaved: whether the elements of a rotated pair are adjacent (GPT-J) instead of half the rotated width apart.
+      rotary_values: whether values are rotated too (RoFormer).
+      position_terms: terms of "disentangled" scores: "query" for queries times the distance's key (content to position), "key" for keys
+        times the distance's query (position to content).
+      position_projections: whether the layer has its own projections of the distances' embeddings; otherwise those of its queries and
+        keys are used (DeBERTa-v3).
 
       query_key_norm: norm of queries and keys before rotation: over each "head", over the whole "projection" (OLMo 2), or "none".
       projection_clip: bound c of queries, keys and values, which are clipped to [-c, c] before norms and rotation (MPT); 0 for none.
       score_cap: soft cap c of the scores, c tanh(score / c) (Gemma 2); 0 for none.
-      attention_scale: factor on scores; 0 is 1 / sqrt(K).
+      attention_scale: factor on scores; 0 is 1 / sqrt(T K), where T is 1 plus the number of `position_terms`.
       scale_by_layer: whether scores of layer n (from 1) are also divided by n.
       query_bias, key_bias, value_bias, output_bias: whether the attention's projections have biases.
       num_heads, num_kv_heads, head_size, intermediate_size: sizes where they differ from the architecture's; 0 is the same.
@@ -42,6 +48,9 @@ class LayerSpec:
       residual_scale: factor on branches.
       attention_norm: whether a norm precedes the attention (ModernBERT's first layer has none).
       shared_norm: whether "parallel" branches share one norm (GPT-J).
+      conv_width: width of a convolution of the stack's input, which is activated and added to the layer's output, followed by a norm
+        (DeBERTa-v2's first layer); 0 for none.
+      conv_groups, conv_activation: number of groups of its channels, and its activation.
 
       gated: whether a second projection is multiplied with the activated one (Shazeer 2020).
       mlp_bias: whether the feed-forward layer has biases.
@@ -54,12 +63,15 @@ class LayerSpec:
     attention: Literal["full", "window", "chunked", "none"] = "full"
     window: int = 0
     window_ahead: int = -1
-    positions: Literal["rotary", "relative", "alibi", "none"] = "none"
+    positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
     scaled_alibi: bool = False
     rotary_theta: float = 10000.0
     rotary_scaling: tuple[tuple[str, float | str], ...] = ()
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
+    rotary_values: bool = False
+    position_terms: tuple[Literal["query", "key"], ...] = ()
+    position_projections: bool = True
 
     query_key_norm: Literal["none", "head", "projection"] = "none"
     projection_clip: float = 0.0
@@ -79,6 +91,9 @@ class LayerSpec:
     residual_scale: float = 1.0
     attention_norm: bool = True
     shared_norm: bool = False
+    conv_width: int = 0
+    conv_groups: int = 1
+    conv_activation: str = "tanh"
 
     gated: bool = False
     mlp_bias: bool = True
@@ -95,7 +110,7 @@ class LayerSpec:
     @property
     def score_scale(self) -> float:
         """Factor on scores; `head_size` must be filled in."""
-        return self.attention_scale or self.head_size**-0.5
+        return self.attention_scale or (self.head_size * (1 + len(self.position_terms))) ** -0.5
 
     @property
     def mask_traits(self) -> tuple[Any, ...]:
@@ -109,10 +124,21 @@ class LayerSpec:
         return int(self.head_size * self.rotary_fraction)
 
     @property
+    def by_distance(self) -> bool:
+        """Whether a number that depends on the distance is added to each score, which kernels do not support."""
+        return self.positions in ("relative", "alibi", "disentangled")
+
+    @property
     def across(self) -> LayerSpec:
         """The spec of the cross-attention: full, without positions."""
         return dataclasses.replace(
-            self, attention="full", window=0, window_ahead=-1, positions="none", query_key_norm="none"
+            self,
+            attention="full",
+            window=0,
+            window_ahead=-1,
+            positions="none",
+            position_terms=(),
+            query_key_norm="none",
         )
 
 
@@ -122,16 +148,17 @@ _STACK_FIELDS = set("attention positions num_heads num_kv_heads head_size interm
 _LAYER_FIELDS = {f.name: (f.name,) for f in dataclasses.fields(LayerSpec) if f.name not in _STACK_FIELDS} | {
     "norm": ("residual",),
     "qkv_bias": ("query_bias", "key_bias", "value_bias"),
+    "score_positions": ("positions",),
     "window_from": (),
 }
-_SCORE_POSITIONS = ("rotary", "relative", "alibi")
+_SCORE_POSITIONS = ("rotary", "relative", "alibi", "disentangled")
 
 
 def nested(flat: Mapping[str, Any], pattern: Sequence[Mapping[str, Any]] = ({},)) -> dict[str, Any]:
     """Split flat fields into those of an Architecture and a list `layers` of fields of LayerSpecs.
 
     A flat mapping has all fields of LayerSpec, and: `norm` for `residual`; `qkv_bias` for the three biases; `positions` of the scores
-    ("rotary", "relative" or "alibi") as well as of the embeddings; a `window` above 0 for attention "window"; and `window_from`, the
+    ("rotary", "relative", "alibi" or "disentangled") as well as of the embeddings, or `score_positions` for those of the scores only; a `window` above 0 for attention "window"; and `window_from`, the
     first layer with a window.
 
     Args:

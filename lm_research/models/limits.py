@@ -36,6 +36,8 @@ RANGES: dict[str, Any] = {
     "max_length": Count,
     "position_offset": Count,
     "num_types": Count,
+    "num_task_types": Count,
+    "output_embedding_size": Count,
     "embedding_size": Count,
     "num_kv_heads": Count,
     "head_size": Count,
@@ -43,7 +45,7 @@ RANGES: dict[str, Any] = {
     "group_size": Depth,
     "mup_base_width": Count,
     "relative_buckets": Annotated[int, Meta(ge=4, le=2**31 - 1)],
-    "relative_max_distance": Size,
+    "relative_max_distance": Count,
     "eos_id": Token,
     "pad_id": Token,
     "norm_epsilon": Rate,
@@ -76,6 +78,9 @@ LAYER_RANGES: dict[str, Any] = {
     "head_size": Count,
     "intermediate_size": Count,
     "residual_scale": Scale,
+    "conv_width": Count,
+    "conv_groups": Size,
+    "conv_activation": Literal[tuple(ACTIVATIONS)],
     "num_experts": Count,
     "experts_per_token": Count,
 }
@@ -110,11 +115,13 @@ def invalid_head_reason(head: HeadSpec) -> str:
 def num_parameters(arch: Architecture) -> int:
     """Count the parameters in matrices and tables of a model's stacks; norms, biases and heads are not included."""
     width, rows = arch.hidden_size, arch.vocab_size if arch.has_tokens else 0
-    tables = (rows + arch.num_types) * arch.embedding_width + (0 if arch.tied else arch.vocab_size * arch.output_width)
+    tables = (rows + arch.num_types + arch.num_task_types) * arch.embedding_width
+    tables += 0 if arch.tied else arch.vocab_size * (arch.output_embedding_size or arch.output_width)
     if arch.positions == "learned":
         tables += (arch.max_length + arch.position_offset) * arch.position_width
     tables += (arch.embedding_projection + arch.output_projection) * arch.embedding_width * width
-    relative = arch.relative_buckets * arch.num_heads if _has_relative(arch) else 0
+    relative = arch.relative_buckets * arch.num_heads if _has(arch, "relative") else 0
+    relative += arch.relative_buckets * width if _has(arch, "disentangled") else 0
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
     blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
     return encoder + tables + relative + blocks
@@ -125,11 +132,13 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     one = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads)
     attention = one * ((spec.attention != "none") + arch.has_cross_attention)
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
-    return attention + feed_forward + width * spec.num_experts
+    distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
+    convolution = width * width // spec.conv_groups * spec.conv_width
+    return attention + feed_forward + width * spec.num_experts + distances + convolution
 
 
-def _has_relative(arch: Architecture) -> bool:
-    return any(spec.positions == "relative" for spec in arch.layers)
+def _has(arch: Architecture, positions: str) -> bool:
+    return any(spec.positions == positions for spec in arch.layers)
 
 
 def _out_of_range(arch: Architecture, names: Mapping[str, str]) -> str:
@@ -157,9 +166,11 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
     for spec in arch.kinds:
         if reason := _incompatible_layer(arch, spec, show):
             return reason
-    if _has_relative(arch) and arch.relative_max_distance <= arch.relative_buckets // 2:
+    if _has(arch, "relative") and arch.relative_max_distance <= arch.relative_buckets // 2:
         sizes = show("relative_max_distance", "relative_buckets")
         return f"{sizes} are incompatible: half of the buckets have one distance each, which the maximum must exceed"
+    if arch.output_embedding_size and arch.tied:
+        return f"{show('output_embedding_size')} requires an output table of its own, but the model has tied=True"
     if arch.positions == "learned" and arch.max_length < 1:
         return f"its {show('max_length')} leaves no position for a token"
     if arch.norm_before_positions and not arch.embedding_norm:
@@ -186,6 +197,8 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return "a layer has attention=chunked, which requires a causal stack"
     if spec.positions == "relative" and spec.num_heads != arch.num_heads:
         return "a layer with relative positions has its own num_heads, but all layers share one table of the stack"
+    if reason := _incompatible_distances(arch, spec, show):
+        return reason
     if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
     if spec.num_experts and spec.mlp_bias:
@@ -205,6 +218,22 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
     if spec.shared_norm and spec.residual != "parallel":
         return f"a layer has shared_norm=True and residual={spec.residual}, but only parallel branches share a norm"
     return _invalid_scaling(dict(spec.rotary_scaling))
+
+
+def _incompatible_distances(arch: Architecture, spec: LayerSpec, show: Callable[..., str]) -> str:
+    if bool(spec.position_terms) != (spec.positions == "disentangled"):
+        return f"a layer has positions={spec.positions} and position_terms={spec.position_terms}, but disentangled positions, and only these, have terms"
+    if spec.position_terms and spec.num_heads != spec.num_kv_heads:
+        return f"{show('num_heads', 'num_kv_heads')} must be equal for disentangled positions"
+    longest = arch.relative_max_distance
+    if spec.position_terms and longest and longest - 1 <= (arch.relative_buckets + 1) // 4:
+        sizes = show("relative_max_distance", "relative_buckets")
+        return f"{sizes} are incompatible: a quarter of the rows are single distances, which the maximum must exceed"
+    if spec.conv_width and (spec.conv_width % 2 == 0 or arch.hidden_size % spec.conv_groups):
+        return f"a layer has conv_width={spec.conv_width} and conv_groups={spec.conv_groups}, but the width must be odd, and the groups divide hidden_size={arch.hidden_size}"
+    if spec.conv_width and arch.causal:
+        return f"a layer has conv_width={spec.conv_width}, which requires a bidirectional stack"
+    return ""
 
 
 def _invalid_scaling(scaling: Mapping[str, Any]) -> str:

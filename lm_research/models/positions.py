@@ -153,3 +153,30 @@ def by_distance(values_HX: jax.Array | np.ndarray, query_length: int) -> jax.Arr
     copies = jnp.tile(values_HX, (1, query_length + 1))[:, : query_length * (count + 1)]
     shifted_HLX = copies.reshape(heads, query_length, count + 1)
     return shifted_HLX[:, ::-1, : count - query_length + 1]
+
+
+def embedded_distances(distance: np.ndarray, rows: int, max_distance: int) -> np.ndarray:
+    """Row of each distance (query position minus key position) in the table of "disentangled" positions, int32 of the same shape.
+
+    The middle row is distance 0. Larger distances are clipped to the first and the last row. With a `max_distance` above 0, only the middle
+    half of the rows are single distances; the outer ones are ranges that grow logarithmically up to it (DeBERTa-v2).
+    """
+    middle = (rows + 1) // 4  # largest single distance
+    if max_distance:
+        # In float32, as in training: in float64 some distances would change their row.
+        far = np.log(np.maximum(np.abs(distance), middle).astype(np.float32) / np.float32(middle), dtype=np.float32)
+        far /= np.log(np.float32((max_distance - 1) / middle), dtype=np.float32)
+        far = np.ceil(far * np.float32(middle - 1)).astype(np.int64) + middle
+        distance = np.where(np.abs(distance) <= middle, distance, np.sign(distance) * far)
+    return np.clip(distance + rows // 2, 0, rows - 1).astype(np.int32)
+
+
+def shifted_rows(values_BHLX: jax.Array) -> jax.Array:
+    """Arrange X = 2 L - 1 values by distance in each of L rows as [B, H, L, L]: entry (l, s) is value L - 1 - l + s of row l.
+
+    As `by_distance`, but each row has values of its own: all are padded to 2 L, and cut into rows of 2 L - 1 from value L - 1 on.
+    """
+    *front, length, count = values_BHLX.shape
+    flat = jnp.pad(values_BHLX, ((0, 0),) * (len(front) + 1) + ((0, 1),)).reshape(*front, -1)
+    flat = flat[..., length - 1 : length - 1 + length * count]
+    return flat.reshape(*front, length, count)[..., :length]

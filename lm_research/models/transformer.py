@@ -23,7 +23,7 @@ from lm_research.models.attention.mask import (
     document_positions,
     positions_from_segments,
 )
-from lm_research.models.attention.module import use_fused_kernel
+from lm_research.models.attention.module import Distances, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
@@ -94,6 +94,11 @@ class Transformer(nnx.Module):
             self.output_projection = Dense(width, narrow, arch, rngs, bias=False)
         if any(spec.positions == "relative" for spec in arch.layers):
             self.relative_bias = make_param(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
+        if any(spec.position_terms for spec in arch.layers):
+            shape = (arch.relative_buckets, arch.hidden_size)
+            self.relative_embeddings = make_param(rngs, shape, (None, "embed"), arch)
+            if arch.relative_norm:
+                self.relative_norm = norm(arch)
         self.arch = arch
 
     def __call__(
@@ -107,6 +112,7 @@ class Transformer(nnx.Module):
         query_segments_BL: jax.Array | None = None,
         captured: list[StackOutputs] | None = None,
         prefix_BL: jax.Array | None = None,
+        task_types_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Final hidden states [B, L, D].
 
@@ -122,18 +128,24 @@ class Transformer(nnx.Module):
             real positions, as with an attention mask in transformers.
           captured: list that collects the activations of the stack.
           prefix_BL: above 0 for positions of a decoder that their whole segment attends to, as in an encoder.
+          task_types_BL: task types (ERNIE 2.0); None is all 0.
         """
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
         table_VE = None if memory is None else memory.table_VE
         if positions_BL is None and segments_BL is not None and not arch.count_masked:
             positions_BL = document_positions(segments_BL)
-        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
+        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE, task_types_BL)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
+        if arch.isolated_padding:
+            x_BLD = jnp.where(segments_BL[..., None] > 0, x_BLD, 0)
+            queries_BL = jnp.where(segments_BL > 0, queries_BL, -1)  # the segment of no key
         capture = captured is not None  # probabilities are returned whole, so not computed blockwise
         has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
+        if any(spec.conv_width for spec in arch.layers):
+            inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
         x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
@@ -186,16 +198,23 @@ class Transformer(nnx.Module):
                 if spec.positions == "alibi" and spec.scaled_alibi:
                     places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
                     mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
-                distinct[traits] = self._add_distances(spec, mask, ring or fused)
+                distinct[traits] = self._add_distances(spec, mask, fused or (ring and not spec.position_terms))
             masks[spec] = distinct[traits]
+        distances = {spec: self.distances() for spec in masks if spec.position_terms}
         if memory is None:
-            return BlockInputs(masks, positions_BL)
+            return BlockInputs(masks, positions_BL, distances=distances)
         pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
         cross_spec = arch.layer_specs[0].across
         fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), has_dropout, False)
         blockwise = length_parts(sources) > 1 if ring else fused
         memory_mask = AttentionMask(*pair) if blockwise else attention_bias(*pair)
-        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask)
+        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances)
+
+    def distances(self, rows_BLS: jax.Array | None = None) -> Distances:
+        """Make the inputs of layers with "disentangled" positions; `rows_BLS` is that of Distances."""
+        table_RD = self.relative_embeddings[...]
+        table_RD = self.relative_norm(table_RD) if self.arch.relative_norm else table_RD
+        return Distances(table_RD, rows_BLS, self.arch.relative_max_distance)
 
     def _add_distances(self, spec: LayerSpec, mask: AttentionMask, blockwise: bool) -> jax.Array | AttentionMask:
         """Add the layer's bias by distance to a mask: an AttentionMask if `blockwise`, else the whole bias."""

@@ -165,7 +165,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     at_once = predicted if mesh.size > 1 else min(predicted, slice_rows(platform))
     vocabulary = arch.vocab_size / tensor
     logits = at_once * vocabulary * (2 * FLOAT32 + item)
-    logits += vocabulary * arch.embedding_width * (item + 2 * FLOAT32)
+    logits += vocabulary * arch.prediction_width * (item + 2 * FLOAT32)
     layers = arch.num_layers + (arch.encoder.num_layers if arch.encoder else 0)
     working = 0.0
     if arch.remat != "none":

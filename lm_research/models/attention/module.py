@@ -6,10 +6,11 @@ Legend: lm_research/models/__init__.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
@@ -19,11 +20,13 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, Norm, capped, dropout, norm
-from lm_research.models.positions import rotary_frequencies, rotate
+from lm_research.models.layers import Dense, Norm, capped, dropout, norm, split_key
+from lm_research.models.positions import embedded_distances, rotary_frequencies, rotate, shifted_rows
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
+# The projections of the embeddings of distances.
+POSITION_PROJECTIONS = ("position_query", "position_key")
 # Length from which the GPU kernels are faster, and the widest heads that fit in registers (experiments/benchmarks/attention).
 FLASH_LENGTH, WIDEST_HEAD = 128, 128
 # Length from which the TPU kernels are used; not measured.
@@ -43,7 +46,7 @@ def use_fused_kernel(
       has_prefix: whether the mask has prefixes.
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
-    if spec.positions in ("relative", "alibi") or spec.window_ahead >= 0 or arch.merged_attention:
+    if spec.by_distance or spec.window_ahead >= 0 or arch.merged_attention:
         return False
     device, shortest = device or platform(), min(lengths)
     if device == "tpu":
@@ -150,6 +153,20 @@ class Memory(NamedTuple):
         return self.bias_BHLS.shape[-1]
 
 
+class Distances(NamedTuple):
+    """The distances that "disentangled" scores depend on.
+
+    Attributes:
+      table_RD: embedding of each row of the table.
+      rows_BLS: the table's row for each query and key; None where queries and keys are at the same positions 0 to L - 1.
+      max_distance: of `embedded_distances`.
+    """
+
+    table_RD: jax.Array
+    rows_BLS: jax.Array | None
+    max_distance: int
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention, or cross-attention (`cross`) to the states of `arch.encoder`."""
 
@@ -163,6 +180,10 @@ class Attention(nnx.Module):
         self.key = Dense(memory, kv_heads, arch, rngs, bias=spec.key_bias)
         self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
         self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
+        if spec.position_projections and "query" in spec.position_terms:
+            self.position_key = Dense(width, heads, arch, rngs, bias=spec.key_bias)
+        if spec.position_projections and "key" in spec.position_terms:
+            self.position_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
         if spec.query_key_norm != "none":
             all_heads = spec.query_key_norm == "projection"
             self.query_norm = norm(arch, spec.head_size * (spec.num_heads if all_heads else 1))
@@ -181,6 +202,7 @@ class Attention(nnx.Module):
         dropout_key: jax.Array | None = None,
         probs: list[jax.Array] | None = None,
         merged: Memory | None = None,
+        distances: Distances | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -194,6 +216,7 @@ class Attention(nnx.Module):
           dropout_key: PRNG key for dropout; None disables it.
           probs: list that collects the probabilities [B, H, L, S].
           merged: further keys and values, which follow the others in the same softmax.
+          distances: for "disentangled" positions.
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -205,6 +228,8 @@ class Attention(nnx.Module):
         scale: float | jax.Array = spec.score_scale
         if spec.scale_by_layer:
             scale = scale / (layer + 1)
+        if spec.position_terms:
+            dropout_key, table_key = split_key(dropout_key, 2)
         dropout_args = (self.arch.attention_dropout_rate, dropout_key)
         if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
@@ -220,6 +245,9 @@ class Attention(nnx.Module):
         assert not isinstance(mask, AttentionMask)
         if merged is not None:
             key, value, mask = self._with_memory(key, value, mask, merged)
+        if spec.position_terms:
+            assert distances is not None
+            mask = mask + scale * self._distance_scores(query_BLHK, key, distances, table_key)
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
         return self.output(mixed)
 
@@ -246,7 +274,43 @@ class Attention(nnx.Module):
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
         if self.spec.query_key_norm != "none":
             key_BSGK = self._normalized(self.key_norm, key_BSGK)
+        value_BSGK = self._rotated(value_BSGK, positions_BS) if self.spec.rotary_values else value_BSGK
         return self._rotated(key_BSGK, positions_BS), value_BSGK
+
+    def _distance_scores(
+        self, query_BLHK: jax.Array, key: jax.Array, distances: Distances, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """The terms that depend on the distance, [B, H, L, S] in float32 before scaling (He et al. 2020, equation 4)."""
+        batch, length, heads, width = query_BLHK.shape
+        key_BHSK = key.reshape(batch, heads, -1, width)
+        table_RD = dropout(distances.table_RD.astype(query_BLHK.dtype), self.arch.dropout_rate, dropout_key)
+        own, terms, scores = self.spec.position_projections, self.spec.position_terms, jnp.zeros((), jnp.float32)
+        options: dict[str, Any] = dict(preferred_element_type=jnp.float32)
+
+        def by_distance(x_RHK: jax.Array, first: int) -> jax.Array:
+            """The rows for distances from `first` (1 - L or L - 1) to its negative; a one-hot product, as in `relative_bias`."""
+            distance_X = np.arange(1 - length, length) * (1 if first < 0 else -1)
+            row_X = embedded_distances(distance_X, len(x_RHK), distances.max_distance)
+            return jnp.einsum("XR,RHK->XHK", jax.nn.one_hot(row_X, len(x_RHK), dtype=x_RHK.dtype), x_RHK)
+
+        if "query" in terms:
+            position_RHK = (self.position_key if own else self.key)(table_RD)
+            if distances.rows_BLS is None:
+                position_XHK = by_distance(position_RHK, length - 1)
+                scores += shifted_rows(jnp.einsum("BLHK,XHK->BHLX", query_BLHK, position_XHK, **options))
+            else:
+                scores_BLHR = jnp.einsum("BLHK,RHK->BLHR", query_BLHK, position_RHK, **options)
+                scores += jnp.take_along_axis(scores_BLHR, distances.rows_BLS[:, :, None], axis=-1).swapaxes(1, 2)
+        if "key" in terms:
+            position_RHK = (self.position_query if own else self.query)(table_RD)
+            if distances.rows_BLS is None:
+                position_XHK = by_distance(position_RHK, 1 - length)
+                by_key = shifted_rows(jnp.einsum("BHSK,XHK->BHSX", key_BHSK, position_XHK, **options))
+                scores += by_key.swapaxes(2, 3)
+            else:
+                position_BLSHK = position_RHK[distances.rows_BLS]
+                scores += jnp.einsum("BHSK,BLSHK->BHLS", key_BHSK, position_BLSHK, **options)
+        return scores
 
     def _project(self, projection: Dense, x_BLD: jax.Array) -> jax.Array:
         x_BLHK, bound = projection(x_BLD), self.spec.projection_clip

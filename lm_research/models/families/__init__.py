@@ -132,7 +132,8 @@ def stored_as(name: str, arch: Architecture, config: Mapping[str, Any]) -> Famil
     That is the family of its config.json's model_type, which may have been part of another family when the model was made.
     """
     types, kind = model_types(), config.get("model_type")
-    return FAMILIES[types[kind]] if kind in types else family_of(name).stored_as(arch)
+    family = FAMILIES[types[kind]] if kind in types else family_of(name).stored_as(arch)
+    return family.of(config)
 
 
 @functools.cache

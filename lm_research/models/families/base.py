@@ -121,6 +121,10 @@ class Family:
         """The prefix that replaces "@" in the names of `weights`; `kind` is the `model_type`, or "" if it is not known."""
         return "" if head == "none" else self.base_prefix
 
+    def of(self, hf: Mapping[str, Any]) -> Family:
+        """The form of the family that a config.json describes, if names of weights depend on its keys."""
+        return self
+
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         """The names of parameters in weight files: all of this architecture with this head; further ones are ignored."""
         raise NotImplementedError

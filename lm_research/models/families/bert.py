@@ -5,12 +5,15 @@ Multilingual BERT is the base size with a vocabulary of 119,547 (cased) or 105,8
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, norm
-from lm_research.models.families.encoder_weights import output_table, stack, with_paths
+from lm_research.models.families.encoder_weights import POST_NORMS, output_table, stack, with_paths
 
 FIELDS: tuple[ConfigField, ...] = (
     ConfigField("vocab_size", "vocab_size", 30522),
@@ -60,16 +63,18 @@ class Bert(Family):
     }
     config_fields = (*FIELDS, ConfigField("causal", "is_decoder", False))
     required = {"position_embedding_type": "absolute"}
-    decoder_config = {"is_decoder": True}
+    decoder_config: Mapping[str, Any] | None = {"is_decoder": True}
 
     base_prefix = "bert."
     redundant = (r"position_ids$",)  # in older files
-    unread = (r"\.crossattention\.",)  # in decoders without an encoder
+    unread: tuple[str, ...] = (r"\.crossattention\.",)  # in decoders without an encoder
+
+    _norms: tuple[str, ...] = POST_NORMS  # arguments of encoder_weights.stack
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         mappings = (
-            *stack(),
+            *stack(*self._norms),
             *dense("pooler/dense", "@pooler.dense"),
             *dense("masked_lm/dense", "cls.predictions.transform.dense"),
             *norm("masked_lm/norm", "cls.predictions.transform.LayerNorm"),

@@ -172,9 +172,9 @@ def with_defaults(keys: Iterable[ConfigField], defaults: Mapping[str, Any]) -> t
     return tuple(dataclasses.replace(key, default=defaults.get(key.name, key.default)) for key in keys)
 
 
-def without(classes: Mapping[str, str], *names: str) -> dict[str, str]:
-    """A family's classes except these."""
-    return {name: head for name, head in classes.items() if name not in names}
+def without(entries: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A mapping without these entries."""
+    return {name: entry for name, entry in entries.items() if name not in names}
 
 
 def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Electra(Bert):
         inner = {"classification": "classifier.dense"}.get(head, "sequence_summary.summary")
         outer = {"classification": "classifier.out_proj", "span": "qa_outputs"}.get(head, "classifier")
         mappings = (
-            *stack(),
+            *stack(*self._norms),
             *dense("encoder/embeddings/projection", "@embeddings_project"),
             *dense("masked_lm/dense", "generator_predictions.dense"),
             *norm("masked_lm/norm", "generator_predictions.LayerNorm"),

@@ -19,18 +19,24 @@ def embeddings(theirs: str = "@embeddings") -> tuple[ParamMapping, ...]:
     )
 
 
-def stack(layer: str = "@encoder.layer.{}") -> tuple[ParamMapping, ...]:
-    """Map embeddings and blocks."""
+# Names of the norms of a layer's attention and feed-forward branch, below the layer.
+POST_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+
+
+def stack(attention_norm: str, feed_forward_norm: str, final_norm: str = "") -> tuple[ParamMapping, ...]:
+    """Map embeddings and blocks, with the names of their norms."""
     ours, projections = "encoder/layers", ("self.query", "self.key", "self.value", "output.dense")
+    layer = "@encoder.layer.{}"
     return (
         *embeddings(),
         *attention(f"{ours}/attention", f"{layer}.attention", *projections),
-        *norm(f"{ours}/attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *norm(f"{ours}/attention_norm", f"{layer}.{attention_norm}"),
         *attention(f"{ours}/cross_attention", f"{layer}.crossattention", *projections),
-        *norm(f"{ours}/cross_attention_norm", f"{layer}.crossattention.output.LayerNorm"),
+        *norm(f"{ours}/cross_attention_norm", f"{layer}.cross{attention_norm}"),
         *dense(f"{ours}/feed_forward/up", f"{layer}.intermediate.dense"),
         *dense(f"{ours}/feed_forward/down", f"{layer}.output.dense"),
-        *norm(f"{ours}/feed_forward_norm", f"{layer}.output.LayerNorm"),
+        *norm(f"{ours}/feed_forward_norm", f"{layer}.{feed_forward_norm}"),
+        *norm("encoder/final_norm", final_norm),
     )
 
 
@@ -54,3 +60,8 @@ def with_paths(weights: Iterable[ParamMapping], arch: Architecture, head: str) -
         return dataclasses.replace(weight, path=f"{moves.get(part, part)}/{rest}") if part in moves else weight
 
     return tuple(map(move, weights))
+
+
+def replaced(weights: Iterable[ParamMapping], others: Iterable[ParamMapping]) -> tuple[ParamMapping, ...]:
+    """The weights, with those of the same path in `others` instead, and the rest of these added."""
+    return tuple(({one.path: one for one in weights} | {one.path: one for one in others}).values())

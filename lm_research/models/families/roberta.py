@@ -57,7 +57,7 @@ class Roberta(Bert):
             ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")
         )
         mappings = (
-            *stack(),
+            *stack(*self._norms),
             *dense("pooler/dense", inner),
             *dense("masked_lm/dense", "lm_head.dense"),
             *norm("masked_lm/norm", "lm_head.layer_norm"),

@@ -203,6 +203,7 @@ def load(golden: Golden, case: Case, folder: pathlib.Path):
         parameters = dict(model.named_parameters(remove_duplicate=False))
         known = {id(parameter) for name, parameter in parameters.items() if name in tensors}
         for name, parameter in parameters.items():
+            parameter.requires_grad_(parameter.requires_grad and not computed(name, case))
             assert id(parameter) in known or computed(name, case), (golden.name, name)
     copy.deepcopy(model).save_pretrained(folder / "out")  # a copy: saving changes the config
     if golden.what != "apart":  # with a tensor that is absent in "in", another one is in "out"

@@ -34,6 +34,47 @@ COUNTS = {
     "roberta": (50265, "masked_lm", {"base": (124_697_433, 125), "large": (355_412_057, 355)}),
     # Conneau et al. 2019, section 4 (270M, 550M), without the head's dense layer and bias
     "xlm_roberta": (250002, "masked_lm", {"base": (278_295_186, 270), "large": (560_142_482, 550)}),
+    # Martin et al. 2019, table 1 of its camembert-model.fr (110M, 335M); vocabulary of 32,005
+    "camembert": (32005, "masked_lm", {"base": (110_655_493, 110), "large": (336_695_557, 335)}),
+    # The shape of RoBERTa
+    "data2vec_text": (50265, "masked_lm", {"base": (124_697_433, 125)}),
+    # Goyal et al. 2021, section 2 (3.5B, 10.7B)
+    "xlm_roberta_xl": (250880, "masked_lm", {"xl": (3_482_741_760, 3500), "xxl": (10_712_994_816, 10_700)}),
+    # The shapes of RoBERTa, a norm more, and one less in the embeddings: none; two token types
+    "roberta_prelayernorm": (50265, "masked_lm", {"base": (124_698_969, 125), "large": (355_414_105, 355)}),
+    # Shoeybi et al. 2019, table 4 (336M, 1.3B, 3.9B)
+    "megatron_bert": (
+        29056,
+        "pretraining",
+        {"345m": (334_723_458, 336), "1.3b": (1_277_591_938, 1300), "3.9b": (3_865_326_978, 3900)},
+    ),
+    # The shapes of BERT; the released base has a vocabulary of 18,000
+    "ernie": (18000, "pretraining", {"base": (100_477_010, 100), "large": (323_391_058, 323)}),
+    # transformers counts 98,304 and 98,304 more, its tables of sines
+    "roformer": (50000, "masked_lm", {"small": (30_046_928, 30), "base": (124_099_664, 124)}),
+    # Chung et al. 2020, table 6: 995M in pre-training
+    "rembert": (250300, "masked_lm", {"base": (993_263_548, 995)}),
+    # Song et al. 2020, section 3.1: the shape of BERT-base (110M)
+    "mpnet": (30527, "masked_lm", {"base": (109_518_527, 110)}),
+    # He et al. 2020, section 5; the released models' README prints 140M, 400M, 750M
+    "deberta": (
+        50265,
+        "masked_lm",
+        {"base": (139_244_121, 140), "large": (406_264_921, 400), "xlarge": (758_905_945, 750)},
+    ),
+    # The released models' README: backbone 22M, 44M, 86M, 304M and a vocabulary of 128,100 times the width; v2 900M, 1.5B
+    "deberta_v2": (
+        128100,
+        "masked_lm",
+        {
+            "xsmall": (70_958_820, 71),
+            "small": (142_024_548, 142),
+            "base": (184_551_780, 184),
+            "large": (435_191_908, 435),
+            "xlarge": (887_085_156, 900),
+            "xxlarge": (1_567_041_636, 1500),
+        },
+    ),
     # Sanh et al. 2019, table 3
     "distilbert": (30522, "masked_lm", {"base": (66_985_530, 66)}),
     # Clark et al. 2020, section 3.3 and table 2: 14M, 110M, 335M
