@@ -61,7 +61,7 @@ class MaskingConfig(ObjectiveConfig):
 
 def num_masked(length: int, rate: float) -> int:
     """Return M, the fixed number of masked positions per row: 20 of 128 and 77 of 512 at 15%, as in the paper."""
-    return max(1, math.ceil(length * rate))
+    return math.ceil(length * rate)
 
 
 def check_masking(config: MaskingConfig) -> None:
@@ -92,7 +92,7 @@ def span_length_probs(config: MaskingConfig) -> np.ndarray:
     low, high = 1e-9, 1.0  # bounds of the ratio p(n + 1) / p(n); the mean grows with it
     for _ in range(60):
         ratio = (low + high) / 2
-        probs = ratio ** (lengths - 1.0)
+        probs = ratio**lengths
         probs /= probs.sum()
         low, high = (ratio, high) if (probs * lengths).sum() < config.mean_span_length else (low, ratio)
     return probs
@@ -127,7 +127,7 @@ def find_words(tokens_BL: np.ndarray, maskable_BL: np.ndarray, starts_word: np.n
     begins_BL |= maskable_BL & starts_word[tokens_BL]
     number_BL, length_BW = _number(begins_BL, maskable_BL)
     if length_BW.size and length_BW.max() > LONGEST_WORD:
-        begins_BL |= maskable_BL & (np.take_along_axis(length_BW, np.maximum(number_BL, 0), 1) > LONGEST_WORD)
+        begins_BL |= maskable_BL & (np.take_along_axis(length_BW, number_BL, 1) > LONGEST_WORD)
         number_BL, length_BW = _number(begins_BL, maskable_BL)
     run_BW = np.zeros_like(length_BW)
     row, column = np.nonzero(begins_BL)
@@ -139,7 +139,7 @@ def _number(begins_BL: np.ndarray, maskable_BL: np.ndarray) -> tuple[np.ndarray,
     """Number words by their first tokens [B, L] (-1 outside of words) and count the tokens of each [B, W]."""
     count_BL = np.cumsum(begins_BL, axis=1)
     number_BL = np.where(maskable_BL, count_BL - 1, -1)
-    words = int(count_BL.max(initial=0))
+    words = int(count_BL.max())
     flat = number_BL + (np.arange(len(number_BL)) * words)[:, None]  # number in one bincount over all rows
     counts = np.bincount(flat[maskable_BL], minlength=words * len(number_BL))
     return number_BL, counts.reshape(len(number_BL), words)
@@ -258,11 +258,11 @@ def choose_words(words: Words, order_BW: np.ndarray, budget_B: np.ndarray) -> np
     chosen_BW = np.zeros(rank_BW.shape, bool)
     for word_B in rank_BW.T:  # the first word of every row, then the second, ...
         length_B = words.length_BW[rows, word_B]
-        fits_B = (length_B > 0) & (length_B <= remaining_B)
+        fits_B = length_B <= remaining_B
         chosen_BW[rows, word_B] = fits_B
         remaining_B -= length_B * fits_B
-    chosen_BL = np.take_along_axis(chosen_BW, np.maximum(words.number_BL, 0), 1) & (words.number_BL >= 0)
-    empty = np.flatnonzero(~chosen_BL.any(1) & (budget_B > 0))
+    chosen_BL = np.take_along_axis(chosen_BW, words.number_BL, 1) & (words.number_BL >= 0)
+    empty = np.flatnonzero(~chosen_BL.any(1))
     in_first = words.number_BL[empty] == rank_BW[empty, :1]
     chosen_BL[empty] = in_first & (np.cumsum(in_first, axis=1) <= budget_B[empty, None])
     return chosen_BL
@@ -283,17 +283,16 @@ def choose_spans(
       bool [B, L], the chosen tokens; int64 [B, L], the first word of the span that covers each chosen token.
     """
     rows, count = order_BW.shape
-    number_BL = np.maximum(words.number_BL, 0)
     if not count:
-        return np.zeros(number_BL.shape, bool), number_BL
+        return np.zeros(words.number_BL.shape, bool), words.number_BL
     row_B, remaining_B = np.arange(rows), budget_B.copy()
-    offset_K = np.arange(int(span_BW.max(initial=1)))
+    offset_K = np.arange(int(span_BW.max()))
     covered_by_BW = np.full((rows, count), np.inf)  # order of the covering span
     owner_BW = np.zeros((rows, count), np.int64)  # its first word
     for first_B in np.argsort(order_BW, axis=1).T:  # the first word of every row, then the second, ...
         if not (remaining_B > 0).any():
             break
-        begins_B = (remaining_B > 0) & np.isinf(covered_by_BW[row_B, first_B]) & (words.length_BW[row_B, first_B] > 0)
+        begins_B = np.isinf(covered_by_BW[row_B, first_B])
         row_S, offset_S = np.nonzero(begins_B[:, None] & (offset_K < span_BW[row_B, first_B][:, None]))
         first_S, word_S = first_B[row_S], first_B[row_S] + offset_S
         inside_S = word_S < count
@@ -304,8 +303,8 @@ def choose_spans(
         owner_BW[row_S, word_S] = first_S
         np.subtract.at(remaining_B, row_S, words.length_BW[row_S, word_S])
     # The tokens of all spans, in the order of the spans and within a span in that of the text, up to the budget.
-    covered_by_BL = np.where(words.number_BL >= 0, np.take_along_axis(covered_by_BW, number_BL, 1), np.inf)
+    covered_by_BL = np.where(words.number_BL >= 0, np.take_along_axis(covered_by_BW, words.number_BL, 1), np.inf)
     order_BL = np.argsort(covered_by_BL, axis=1, kind="stable")
     chosen_BL = np.zeros(order_BL.shape, bool)
     np.put_along_axis(chosen_BL, order_BL, np.arange(order_BL.shape[1]) < budget_B[:, None], 1)
-    return chosen_BL, np.take_along_axis(owner_BW, number_BL, 1)
+    return chosen_BL, np.take_along_axis(owner_BW, words.number_BL, 1)

@@ -63,14 +63,14 @@ def pack(sizes: np.ndarray, capacity: int) -> Packs:
     assert sizes.size == 0 or (sizes.min() >= 1 and sizes.max() <= capacity), (sizes.min(), sizes.max(), capacity)
     by_size = np.argsort(-sizes, kind="stable")
     row = np.empty(len(sizes), np.int64)
-    open_rows: list[list[np.ndarray]] = [[] for _ in range(capacity + 1)]  # by the number of tokens left
+    open_rows: list[list[np.ndarray]] = [[] for _ in range(capacity)]  # by the number of tokens left
     rows, position = 0, 0
     for size in range(capacity, 0, -1):
         count = int(np.searchsorted(-sizes[by_size], -size, side="right")) - position
         waiting = by_size[position : position + count]
         position += count
         left = size
-        while len(waiting) and left <= capacity:
+        while len(waiting) and left < capacity:
             if not open_rows[left]:
                 left += 1
                 continue
@@ -103,7 +103,7 @@ def unpack(packs: Packs, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Example: rows {0, 3} and {1, 2} as a batch [1, -1, 0] give rows [0, 0, 2, 2] and examples [1, 2, 0, 3].
     """
-    first_B = np.where(index_B >= 0, packs.starts[index_B], 0)
+    first_B = packs.starts[index_B]
     counts_B = np.where(index_B >= 0, packs.starts[index_B + 1] - first_B, 0)
     row_P = np.repeat(np.arange(len(index_B)), counts_B)
     offset_P = np.arange(len(row_P)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)

@@ -1,9 +1,11 @@
 """Mutation testing: change one token of the code, run the tests that reach it, and report each change that no test notices.
 
-    python -m tests.mutation FILE_OR_FOLDER... --tests TEST_FILE_OR_FOLDER... [--sample 100] [--seed 0] [--limit 20] [--jobs 2] [--work DIR]
+    python -m tests.mutation FILE_OR_FOLDER... --tests TEST_FILE_OR_FOLDER... [--outside TEST...] [--sample 100] [--seed 0] [--limit 20]
+        [--jobs 2] [--work DIR]
 
 A first run of the named tests records which functions each test calls. A mutation then runs only the tests that call its function,
-the quickest first, up to `--limit` seconds of them, in a copy of the tree and in a process forked after the large imports. Results are
+the quickest first, up to `--limit` seconds of them, in a copy of the tree and in a process forked after the large imports. Tests that
+compare constants with goldens call nothing: `--outside` names those for mutations outside functions. Results are
 kept in `--work`: a second run repeats only survivors and what is new. equivalent.txt, next to this file, lists survivors that no test
 can kill, each with its reason. Exit code 1 if others survive. Not a test: pytest does not collect it.
 """
@@ -71,6 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--tests", nargs="+", required=True)
+    parser.add_argument("--outside", nargs="+", default=[], help="tests of mutations outside functions, run first")
     parser.add_argument("--sample", type=int, default=0, help="this many mutations, drawn at random (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=20.0, help="seconds of tests for each mutation")
@@ -114,6 +117,7 @@ def main() -> int:
         while todo or running:
             if todo and free:
                 names = chosen(mutation := todo.pop(), tests, args.limit)
+                names = names if mutation["function"] else [*args.outside, *names]
                 if not names:
                     end(mutation, "no test")
                     continue

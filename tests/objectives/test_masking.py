@@ -124,6 +124,88 @@ def test_text_without_word_boundaries_is_masked_token_by_token() -> None:
     assert ten.length_BW.tolist() == [[10]]
 
 
+@pytest.mark.parametrize("runs", [(1, 11), (11, 1), (3, 12, 10)])
+def test_only_runs_without_boundaries_are_divided_into_tokens(runs: tuple[int, ...]) -> None:
+    """Words of 10 tokens at most are whole; each token of a longer one is a word."""
+    ids = [id for run in runs for id in [5, *[6] * (run - 1)]]  # 5 starts a word, 6 continues it
+    words = find_words(np.array([ids]), np.ones((1, len(ids)), bool), np.arange(7) == 5)
+    assert words.length_BW.tolist() == [[part for run in runs for part in ([run] if run <= 10 else [1] * run)]]
+
+
+def random_rows(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of which id 5 starts a word and 6 continues one, where special tokens divide them, and which are maskable."""
+    draw = np.random.default_rng(rows)
+    tokens = draw.choice([5, 6, 6], (rows, 40))
+    maskable = (draw.random(tokens.shape) < 0.93) & (np.arange(40) < draw.integers(0, 41, (rows, 1)))
+    return tokens, maskable, np.arange(7) == 5
+
+
+def words_by_loops(tokens_L: np.ndarray, maskable_L: np.ndarray) -> list[tuple[int, list[int]]]:
+    """(run, columns) of each word of a row."""
+    found, run, before = [], 0, False
+    for column, (token, maskable) in enumerate(zip(tokens_L, maskable_L, strict=True)):
+        run += maskable and not before
+        if maskable and (token == 5 or not before):
+            found.append((run, []))
+        if maskable:
+            found[-1][1].append(column)
+        before = maskable
+    return [(r, part) for r, word in found for part in ([word] if len(word) <= 10 else [[column] for column in word])]
+
+
+@pytest.mark.parametrize("kind", ["whole_word", "span"])
+def test_choices_match_loops_over_words(kind: str) -> None:
+    """Rows with different numbers of words and budgets, from no token to all."""
+    tokens, maskable, starts_word = random_rows(60)
+    draw = np.random.default_rng(1)
+    words = find_words(tokens, maskable, starts_word)
+    order = np.where(words.length_BW > 0, draw.random(words.length_BW.shape), np.inf)
+    span = draw.integers(1, 5, order.shape)
+    budget = draw.integers(0, 1 + maskable.sum(1))
+    covered, owner = choose_words(words, order, budget), words.number_BL
+    if kind == "span":
+        covered, owner = choose_spans(words, order, span, budget)
+    for b in range(len(tokens)):
+        row, taken, first_of, left = words_by_loops(tokens[b], maskable[b]), [], {}, budget[b]
+        assert [len(word) for _, word in row] == words.length_BW[b][: len(row)].tolist()
+        assert [run for run, _ in row] == words.run_BW[b][: len(row)].tolist()
+        by_order = np.argsort(order[b, : len(row)]).tolist()
+        for first in by_order:
+            if kind == "whole_word" and len(row[first][1]) <= left:
+                taken, left, first_of[first] = taken + row[first][1], left - len(row[first][1]), first
+            elif kind == "span" and first not in first_of and len(taken) < budget[b]:
+                for word in range(first, min(first + span[b, first], len(row))):
+                    if word not in first_of and row[word][0] == row[first][0]:
+                        taken, first_of[word] = taken + row[word][1], first
+        if row and not taken:  # no word fits
+            taken, first_of[by_order[0]] = row[by_order[0]][1], by_order[0]
+        assert np.flatnonzero(covered[b]).tolist() == sorted(taken[: budget[b]])
+        for column in np.flatnonzero(covered[b]):
+            assert owner[b, column] == first_of[words.number_BL[b, column]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_any_length_predict_a_token(kind: str) -> None:
+    """15% of 3 tokens are half a token, of 12 two. A word of 10 is longer than these two, and only its first ones are taken."""
+    config = few.setting("masked_lm", objective=dict(masking=kind, max_span_length=3, mean_span_length=1.5))
+    starts_word = np.arange(SIZE) != 6
+    tokens = np.full((200, 40), few.PAD)
+    tokens[:, :3] = few.BOS, 5, few.EOS
+    tokens[::2, :12] = [few.BOS, 5, *[6] * 9, few.EOS]
+    tokens[0, 1:-1] = 5  # a row with more words than all others
+    maskable = tokens >= 5
+    batch = Masking(config.objective, few.Words(SIZE, starts_word=starts_word), 40)(
+        tokens.copy(),
+        maskable,
+        np.where(maskable.any(1), maskable.sum(1) + 2, 0),
+        example_keys(0, "test", 0, np.arange(200)),
+        0,
+    )
+    assert batch["weights_BM"].sum(1).tolist() == [6, *[1, 2] * 99, 1]
+    if kind == "whole_word":
+        assert (batch["mask_positions_BM"][2::2, :2] == [1, 2]).all()
+
+
 def test_words_that_do_not_fit_are_skipped() -> None:
     number = np.array([[0, 0, 0, 1, 1, 2, 3]])
     words = Words(number, np.array([[3, 2, 1, 1]]), np.ones((1, 4), int))
@@ -194,6 +276,7 @@ def test_static_masks_repeat(tmp_path: pathlib.Path) -> None:
     [
         (dict(keep_rate=0.6, random_rate=0.5), "add up to more than 1"),
         (dict(masking="span", mean_span_length=5.5, max_span_length=10), "must be below 5.5"),
+        (dict(masking="span", mean_span_length=1.5, max_span_length=2), "must be below 1.5"),
     ],
 )
 def test_impossible_rates_are_refused(keys: dict, words: str) -> None:
@@ -202,3 +285,16 @@ def test_impossible_rates_are_refused(keys: dict, words: str) -> None:
         check_masking(config.objective)
     with pytest.raises(ConfigError, match=words):
         build_objective(config, few.Words(), tiny.model("bert").arch)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        dict(keep_rate=0.5, random_rate=0.5),
+        dict(masking="span", max_span_length=1, mean_span_length=1.0),
+        dict(masking="span", max_span_length=2, mean_span_length=1.4),
+        dict(masking="ngram", max_span_length=10, mean_span_length=9.0),  # whose lengths have no mean to set
+    ],
+)
+def test_rates_and_lengths_at_their_limits_are_possible(keys: dict) -> None:
+    check_masking(few.setting("masked_lm", objective=keys).objective)

@@ -43,9 +43,16 @@ def test_packing_keeps_every_text_once_and_as_tightly_as_the_plain_algorithm(cou
     assert len(packs) == best_fit_decreasing(sizes.tolist(), room)
 
 
-def test_many_short_texts_share_rows() -> None:
-    packs = pack(np.full(10, 3), 10)  # three in each row
-    assert [len(row) for row in pieces_of(packs)] == [3, 3, 3, 1]
+def test_many_short_texts_share_rows_in_their_order() -> None:
+    """Two texts of 3 tokens, one of 2, and so on: a row of 10 has three of 3 tokens, or five of 2."""
+    three, two = ([n for n in range(135) if (n % 3 == 2) == short] for short in (False, True))
+    expected = [three[n : n + 3] for n in range(0, 90, 3)] + [two[n : n + 5] for n in range(0, 45, 5)]
+    assert pieces_of(pack(np.array([3, 3, 2] * 45), 10)) == expected
+
+
+def test_a_row_that_fits_several_texts_takes_them_all() -> None:
+    """The 4 leaves 4 of 8, which two texts of 2 fill."""
+    assert pieces_of(pack(np.array([2, 4, 2]), 8)) == [[0, 1, 2]]
 
 
 def test_rows_of_a_batch_in_any_order() -> None:
@@ -165,7 +172,14 @@ def test_pairs_of_a_packed_row_stay_together(name: str, tmp_path: pathlib.Path) 
     np.testing.assert_array_equal(batch["tokens_BL"][row, column], batch["targets_BL"][row, column - 1])
 
 
-def test_how_full_rows_are() -> None:
-    """Five texts of 18 tokens in three rows of 8 (see `pack`): 18 / 24."""
-    sizes = np.array([5, 4, 4, 3, 2])
-    assert describe_rows(sizes, 8, pack(sizes, 8)) == "1.67 texts a row, 75.0% of positions used"
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([5, 4, 4, 3, 2], "1.67 texts a row, 75.0% of positions used"),  # in three rows of 8 (see `pack`): 18 / 24
+        ([1, 1, 2], "3.00 texts a row, 50.0% of positions used"),
+        ([], "0.00 texts a row, 0.0% of positions used"),
+    ],
+)
+def test_how_full_rows_are(sizes: list[int], expected: str) -> None:
+    lengths = np.array(sizes, int)
+    assert describe_rows(lengths, 8, pack(lengths, 8)) == expected
