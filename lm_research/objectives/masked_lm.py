@@ -91,7 +91,7 @@ class MaskedPairs(Examples):
         """
         if self.dupe_factor:
             epoch_B = epoch_B % self.dupe_factor
-        keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, np.maximum(index_B, 0))
+        keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, index_B)
         tokens_BL = np.full((len(index_B), self.length), self.pad, np.int32)
         types_BL, segments_BL, positions_BL = (np.zeros_like(tokens_BL) for _ in range(3))
         maskable_BL = np.zeros(tokens_BL.shape, bool)
@@ -125,7 +125,7 @@ class MaskedPairs(Examples):
         if isinstance(self.source, PairReader):
             return self.source.read(item_P, keys_P)
         none = np.zeros_like(item_P)
-        return Segments(self.source.starts[item_P], self.source.lengths[item_P], none, none, none > 0)
+        return Segments(self.source.starts[item_P], self.source.lengths[item_P], none, none, none.astype(bool))
 
 
 class MaskedTokenObjective(TextObjective):

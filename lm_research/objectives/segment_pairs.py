@@ -37,8 +37,7 @@ def group_sentences(store: TokenStore, max_length: int) -> np.ndarray:
     document, start, end = np.arange(len(documents) - 1), documents[:-1], documents[1:]
     first, chunks = start, []
     while len(document):  # the next chunk of every document that has one
-        stop = np.searchsorted(sentence_starts, sentence_starts[start] + max_length, side="left")
-        stop = np.minimum(np.maximum(stop, start + 1), end)
+        stop = np.minimum(np.searchsorted(sentence_starts, sentence_starts[start] + max_length), end)
         overlap = (stop - start == 1) & (stop == end) & (start > first)
         chunks.append(np.stack([document, start - overlap, stop], axis=1))
         more = stop < end
@@ -86,7 +85,9 @@ class PairReader:
         from_token, to_token = self.store.sentence_starts[start], self.store.sentence_starts[stop]
         if self.pairs == "none":
             nothing = np.zeros_like(start)
-            return Segments(from_token, np.minimum(to_token - from_token, length), nothing, nothing, nothing > 0)
+            return Segments(
+                from_token, np.minimum(to_token - from_token, length), nothing, nothing, nothing.astype(bool)
+            )
         cut = self.store.sentence_starts[start + 1 + (draws[CUT] * (stop - start - 1)).astype(np.int64)]
         switched = draws[SWITCH] < 0.5
         if self.pairs == "sentence_order":
@@ -122,7 +123,7 @@ class PairReader:
     def _reach(self, start: np.ndarray, end: np.ndarray, min_tokens: np.ndarray) -> np.ndarray:
         """Find the first sentence boundary with at least `min_tokens` tokens between `start` and it; at most `end`."""
         starts = self.store.sentence_starts
-        return np.minimum(end, np.maximum(start + 1, np.searchsorted(starts, starts[start] + min_tokens, side="left")))
+        return np.minimum(end, np.searchsorted(starts, starts[start] + min_tokens))
 
     def _truncate(self, segments: Segments, max_length: np.ndarray, keys: np.ndarray) -> Segments:
         """Shorten the longer segment token by token until both fit, at its front or back at random.

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 import pathlib
+import types
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers import tiny
 from lm_research.data.store import TokenStore
-from lm_research.objectives.masked_lm import MaskedPairs
+from lm_research.errors import ConfigError
+from lm_research.models.heads import Projection
+from lm_research.objectives.masked_lm import MaskedLanguageModel, MaskedPairs
 from lm_research.objectives.masking import num_masked
 from lm_research.objectives.segment_pairs import Segments, group_sentences
 
@@ -316,3 +320,67 @@ def test_held_out_text_can_be_masked_at_its_own_rate(tmp_path: pathlib.Path) -> 
         np.testing.assert_array_equal(judged[name], value)
     train = whole_epoch(make(store, mask_rate=0.4, eval_mask_rate=0.15))
     assert train["targets_BM"].shape[1] == num_masked(L, 0.4) > num_masked(L, 0.15) == judged["targets_BM"].shape[1]
+
+
+def test_how_full_rows_are_and_what_is_cut_off(tmp_path: pathlib.Path) -> None:
+    """29 tokens fill a row. Of two documents of 40 and 10, 11 tokens of 50 are cut off; rows have 3 more: (29 + 3 + 10 + 3) / 64."""
+    store = tiny.store(tmp_path, [[[5] * 40], [[6] * 10]])
+    expected = "1.00 texts a row, 70.3% of positions used (not counting short examples), 22.0% of tokens cut off"
+    assert make(store).notes == expected
+
+
+class Stub:
+    """A model with given outputs; keeps the arguments of its encoder."""
+
+    def __init__(self, num_types: int, projection: Projection, pair_logits: list[list[float]]) -> None:
+        self.arch, self.projection, self.logits = types.SimpleNamespace(num_types=num_types), projection, pair_logits
+
+    def encoder(self, tokens: Any, segments: Any, **options: Any) -> str:
+        self.given = {"tokens": tokens, "segments": segments, **options}
+        return "states"
+
+    def predict_tokens(self, states: str, positions: Any) -> Projection:
+        assert states == "states" and positions == "places"
+        return self.projection
+
+    def predict_next_sentence(self, states: str) -> jnp.ndarray:
+        assert states == "states"
+        return jnp.array(self.logits)
+
+
+@pytest.mark.parametrize(("pairs", "name"), [("next_sentence", "nsp"), ("sentence_order", "sop"), ("none", "")])
+def test_sums_by_hand(pairs: str, name: str) -> None:
+    """Three rows of one masked token. Tokens 0 and 1 have logits h and 0: with h = ln 3 and ln 7 the targets have 3/4 and 1/8.
+
+    Pairs: probabilities of the labels are 3/4 and 1/4, the second is not the more likely one; a third row has weight 0.
+    """
+    objective = MaskedLanguageModel(tiny.config("bert", objective=dict(sentence_pair=pairs)), tiny.WordTokenizer())
+    hidden = jnp.log(jnp.array([3.0, 7.0, 5.0])).reshape(3, 1, 1)
+    model = Stub(
+        2, Projection(hidden, jnp.array([[1.0], [0.0]]), None), [[0.0, math.log(3)], [0.0, math.log(3)], [9.0, 0.0]]
+    )
+    batch = {
+        "tokens_BL": "tokens", "segments_BL": "segments", "types_BL": "types", "positions_BL": "positions",
+        "mask_positions_BM": "places", "targets_BM": jnp.array([[0], [1], [0]]), "weights_BM": jnp.array([[1.0], [1.0], [0.0]]),
+        "next_sentence_B": jnp.array([1, 0, 1]), "row_weights_B": jnp.array([1.0, 1.0, 0.0]),
+    }  # fmt: skip
+    expected = {"mlm_loss_nats": math.log(4 / 3 * 8), "mlm_accuracy": 1.0}
+    if name:
+        expected |= {f"{name}_loss_nats": math.log(4 / 3 * 4), f"{name}_accuracy": 1.0}
+    assert objective.metric_sums(model, batch, "key") == pytest.approx(expected, rel=1e-6)
+    assert set(objective.metrics) == set(expected) and objective.loss_terms == tuple(
+        term for term in expected if term.endswith("nats")
+    )
+    shared = {"tokens": "tokens", "segments": "segments", "positions_BL": "positions", "dropout_key": "key"}
+    assert model.given == shared | {"types_BL": "types"}
+    model.arch.num_types = 1  # RoBERTa
+    objective.metric_sums(model, batch, "key")
+    assert model.given == shared | {"types_BL": None}
+    assert objective.head(objective.config) == ("pretraining" if name else "masked_lm")
+
+
+def test_packed_rows_of_pairs_are_refused() -> None:
+    arch, packed = tiny.model("bert").arch, dict(packing=True)
+    with pytest.raises(ConfigError, match="data.packing=True puts several texts into a row"):
+        MaskedLanguageModel.check(tiny.config("bert", data=packed), arch)
+    MaskedLanguageModel.check(tiny.config("bert", data=packed, objective=dict(sentence_pair="none")), arch)

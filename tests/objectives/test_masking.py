@@ -206,6 +206,14 @@ def test_rows_of_any_length_predict_a_token(kind: str) -> None:
         assert (batch["mask_positions_BM"][2::2, :2] == [1, 2]).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_ordinary_tokens_predict_nothing(kind: str) -> None:
+    masking = Masking(few.setting("masked_lm", objective=dict(masking=kind)).objective, few.Words(), 8)
+    tokens, none = np.full((2, 8), few.EOS), np.zeros((2, 8), bool)
+    batch = masking(tokens.copy(), none, np.array([2, 0]), example_keys(0, "test", 0, np.arange(2)), 0)
+    assert not batch["weights_BM"].any() and (batch["tokens_BL"] == tokens).all()
+
+
 def test_words_that_do_not_fit_are_skipped() -> None:
     number = np.array([[0, 0, 0, 1, 1, 2, 3]])
     words = Words(number, np.array([[3, 2, 1, 1]]), np.ones((1, 4), int))

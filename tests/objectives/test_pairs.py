@@ -83,4 +83,23 @@ def test_rows_show_the_pair_in_the_order_of_the_label(store: TokenStore) -> None
 def test_lengths_of_chunks(tmp_path: pathlib.Path) -> None:
     """Sentences of 4, 3, 5, 2 and 6 tokens fill 7 twice; the last, on its own, takes the one before it too."""
     store = tiny.store(tmp_path, [[[5] * size for size in (4, 3, 5, 2, 6)]])
-    assert PairReader(store, 7, "none", 0.0).chunk_lengths().tolist() == [4 + 3, 5 + 2, 2 + 6]
+    reader = PairReader(store, 7, "none", 0.0)
+    assert reader.chunk_lengths().tolist() == [4 + 3, 5 + 2, 2 + 6]
+    assert reader.chunks.tolist() == [[0, 0, 2], [0, 2, 4], [0, 3, 5]]
+
+
+def test_long_sentences_are_chunks_of_their_own(tmp_path: pathlib.Path) -> None:
+    """Of 9 tokens where 7 fill a row; only a document's last one takes the sentence before it, if there is one."""
+    texts = [[9, 4, 2, 9, 1, 1], [9], [3, 9, 9]]
+    store = tiny.store(tmp_path, [[[5] * size for size in sizes] for sizes in texts])
+    chunks = [[0, 0, 1], [0, 1, 4], [0, 4, 6], [1, 6, 7], [2, 7, 9], [2, 8, 10]]
+    assert PairReader(store, 7, "none", 0.0).chunks.tolist() == chunks
+
+
+def test_the_other_of_two_documents_is_drawn(tmp_path: pathlib.Path) -> None:
+    store = numbered(tmp_path, [[[1] * 6] * 3, [[1] * 6] * 3])
+    reader = PairReader(store, ROOM, "next_sentence", short_seq_prob=0.0)
+    chunk = np.repeat([0, 1], 50)
+    pairs = reader.read(chunk, example_keys(0, "test", 0, np.arange(100)))
+    assert (reader.chunks[:, 0] == [0, 1]).all() and 30 < pairs.switched.sum() < 70
+    assert ((pairs.start_b >= 18) == (chunk == 1) ^ pairs.switched).all()
