@@ -163,7 +163,7 @@ def _check_not_empty(assignment: SplitAssignment) -> None:
 def _hold_out(parts_D: np.ndarray, fraction: float) -> None:
     """Move documents to VALIDATION in place: those whose draw is below `fraction`, at least one and not all."""
     kept = np.flatnonzero(parts_D == TRAIN)
-    draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, kept), 1)[:, 0]
+    draws = stateless_rng.uniform_draw(stateless_rng.example_keys(0, "validation", 0, kept))
     held = draws < fraction
     held[draws.argmin()] = True
     held[draws.argmax()] = False

@@ -89,6 +89,11 @@ def uniform(keys_B: np.ndarray, count: int, start: int = 0) -> np.ndarray:
     return (bits_BR >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def uniform_draw(keys_B: np.ndarray, number: int = 0) -> np.ndarray:
+    """Compute draw `number` of each example's stream: float64 [B]."""
+    return uniform(keys_B, 1, number)[:, 0]
+
+
 def permute(index_B: np.ndarray, size: int, seed: int, purpose: str, epoch_B: np.ndarray | int) -> np.ndarray:
     """Compute where a random permutation of range(size) moves each index, without building the permutation.
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config
 from lm_research.data.sampler import Examples
-from lm_research.data.stateless_rng import example_keys, uniform
+from lm_research.data.stateless_rng import example_keys, uniform_draw
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, TextObjective
@@ -36,7 +36,7 @@ class PackedRows(Examples):
         self.stream_length = int(self.stream_starts[-1])
         self.wraps = purpose == "train"
         # Training reads the stream as a ring. Validation reads it once; its last token has no successor.
-        self.num_examples = max(1, ceil_div(self.stream_length - (not self.wraps), length))
+        self.num_examples = ceil_div(self.stream_length - (not self.wraps), length)
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         """Make a batch with tokens, targets, positions, segments [B, L] int32 and weights [B, L] float32.
@@ -53,7 +53,7 @@ class PackedRows(Examples):
         shift_B = np.zeros_like(index_B)
         if self.wraps:
             keys_B = example_keys(self.seed, f"{self.purpose}/shift", epoch_B, np.zeros_like(index_B))
-            shift_B = (uniform(keys_B, 1)[:, 0] * self.length).astype(np.int64)
+            shift_B = (uniform_draw(keys_B) * self.length).astype(np.int64)
         stream_pos = (shift_B + index_B * self.length)[:, None] + np.arange(self.length + 1)
         real = np.broadcast_to((index_B >= 0)[:, None], stream_pos.shape)
         if not self.wraps:
@@ -63,12 +63,10 @@ class PackedRows(Examples):
         offset = stream_pos - self.stream_starts[document]
         starts = offset == 0
         # The store has no separators: there the token at `stream_pos` comes document + 1 places earlier.
-        token = np.where(starts, self.separator, self.store.tokens[np.maximum(stream_pos - document - 1, 0)]).astype(
-            np.int32
-        )
+        token = np.where(starts, self.separator, self.store.tokens[stream_pos - document - 1]).astype(np.int32)
         column = np.arange(self.length + 1)
         positions = column - np.maximum.accumulate(np.where(starts, column, 0), axis=1)
-        segments = 1 + np.cumsum(starts[:, 1:-1], axis=1, dtype=np.int32)
+        segments = 1 + np.cumsum(starts[:, 1:-1], axis=1)
         segments = np.concatenate([np.ones((len(stream_pos), 1), np.int32), segments], axis=1)
         inputs = real[:, :-1]
         return {

@@ -26,7 +26,7 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research.config import Config, key
-from lm_research.data.stateless_rng import uniform
+from lm_research.data.stateless_rng import uniform, uniform_draw
 from lm_research.data.store import TokenStore
 from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import RaggedTexts, SourceTargetConfig, SourceTargetExamples, SourceToTarget
@@ -112,7 +112,7 @@ class DenoisedTexts(SourceTargetExamples):
         text, number = ragged(last_P - first_P)
         begin = np.maximum(boundaries[first_P[text] + number], start_P[text])
         end = np.minimum(boundaries[first_P[text] + number + 1], (start_P + length_P)[text])
-        moved = uniform(keys_P, 1, self.PERMUTE)[:, 0] < self.rates.permute_sentence_prob
+        moved = uniform_draw(keys_P, self.PERMUTE) < self.rates.permute_sentence_prob
         draws = ragged_uniform(keys_P, last_P - first_P, self.SENTENCES * self.max_tokens)
         order = np.lexsort((np.where(moved[text], draws, number), text))
         # In a batch's tokens text p begins where its predecessors end; in the store at start_P.

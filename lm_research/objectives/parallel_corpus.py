@@ -110,7 +110,7 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
                 f"{config.data.source} has too few pairs: {len(numbers)} with text on both sides, so none can be held out for validation. "
                 "Add pairs, or set config.data.validation_source."
             )
-        draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, numbers), 1)[:, 0]
+        draws = stateless_rng.uniform_draw(stateless_rng.example_keys(0, "validation", 0, numbers))
         chosen = draws < config.data.validation_fraction
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held[numbers[chosen]] = True

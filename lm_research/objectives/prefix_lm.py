@@ -36,11 +36,11 @@ class PrefixRows(PackedRows):
         """
         batch = super().batch(epoch_B, index_B)
         segments_BL = batch["segments_BL"]
-        keys_B = example_keys(self.seed, f"{self.purpose}/prefix", epoch_B, np.maximum(index_B, 0))
-        highest = int(segments_BL.max(initial=0))
+        keys_B = example_keys(self.seed, f"{self.purpose}/prefix", epoch_B, index_B)
+        highest = int(segments_BL.max())
         flat_BL = segments_BL + (np.arange(len(segments_BL)) * (highest + 1))[:, None]
         lengths_BG = np.bincount(flat_BL.ravel(), minlength=len(segments_BL) * (highest + 1)).reshape(-1, highest + 1)
-        prefix_BG = 1 + (uniform(keys_B, highest + 1) * np.maximum(lengths_BG - 1, 1)).astype(np.int64)
+        prefix_BG = 1 + (uniform(keys_B, highest + 1) * (lengths_BG - 1)).astype(np.int64)
         # Positions start at 0 even if the row begins inside a document.
         inside_BL = batch["positions_BL"] - np.take_along_axis(prefix_BG, segments_BL.astype(np.int64), 1)
         prefix_BL = (inside_BL < 0) & (segments_BL > 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_research.data.stateless_rng import GOLDEN, uniform
+from lm_research.data.stateless_rng import GOLDEN, uniform_draw
 
 
 class Ragged(NamedTuple):
@@ -85,7 +85,7 @@ def ragged_uniform(keys_P: np.ndarray, counts_P: np.ndarray, start: int) -> np.n
     """
     piece_T, offset_T = ragged(counts_P)
     moved_T = keys_P[piece_T] + offset_T.astype(np.uint64) * np.uint64(GOLDEN)
-    return uniform(moved_T, 1, start)[:, 0]
+    return uniform_draw(moved_T, start)
 
 
 def lowest_k_mask(values_BR: np.ndarray, counts_B: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing_extensions import override
 from lm_research.config import Config, key
 from lm_research.data.corpus import Corpus
 from lm_research.data.sampler import Examples
-from lm_research.data.stateless_rng import example_keys, uniform
+from lm_research.data.stateless_rng import example_keys, uniform_draw
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
@@ -133,8 +133,8 @@ class MaskedRows(Examples):
         """Make a batch as MaskedPairs does, without the label of pairs, and with noise [B] int32."""
         batch = self.rows.batch(epoch_B, index_B)
         del batch["next_sentence_B"], batch["row_weights_B"]
-        keys_B = example_keys(self.config.seed, f"{self.purpose}/replaced", epoch_B, np.maximum(index_B, 0))
-        return batch | {"noise_B": (uniform(keys_B, 1)[:, 0] * 2**31).astype(np.int32)}
+        keys_B = example_keys(self.config.seed, f"{self.purpose}/replaced", epoch_B, index_B)
+        return batch | {"noise_B": (uniform_draw(keys_B) * 2**31).astype(np.int32)}
 
 
 def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.Array:

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config, key
-from lm_research.data.stateless_rng import example_keys, uniform
+from lm_research.data.stateless_rng import example_keys, uniform, uniform_draw
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.models.architecture import Architecture
@@ -39,28 +39,28 @@ class SpanCorruptionConfig(SourceTargetConfig):
     mean_span_length: float = key(3.0, "Mean span length in tokens.", low=1.0, high=100.0)
 
 
-def count_spans(length: np.ndarray, rate: float, mean_span_length: float) -> tuple[np.ndarray, np.ndarray]:
+def count_spans(length: np.ndarray | int, rate: float, mean_span_length: float) -> tuple[np.ndarray, np.ndarray]:
     """Compute how many tokens of texts are in spans and how many spans there are; at least one token is kept before each span.
 
     Example: 20 tokens at a rate of 0.15 and a mean of 3 give 3 tokens in 1 span; 40 tokens give 6 in 2.
     """
     length = np.asarray(length, np.int64)
     noise = np.minimum(np.maximum(np.round(length * rate).astype(np.int64), 1), length - 1)
-    spans = np.minimum(np.round(noise / mean_span_length).astype(np.int64), np.minimum(noise, length - noise))
+    spans = np.minimum(np.round(noise / mean_span_length).astype(np.int64), length - noise)
     return noise, np.maximum(spans, 1)
 
 
-def source_target_sizes(length: np.ndarray, rate: float, mean_span_length: float) -> np.ndarray:
-    """Compute the lengths of sources and targets [n, 2] of texts [n]; both have one sentinel per span and an end token."""
+def source_target_sizes(length: np.ndarray | int, rate: float, mean_span_length: float) -> np.ndarray:
+    """Compute the lengths of sources and targets [..., 2] of texts [...]; both have one sentinel per span and an end token."""
     noise, spans = count_spans(length, rate, mean_span_length)
     return np.stack([length - noise + spans + 1, noise + spans + 1], axis=-1)
 
 
 def window_length(source_length: int, rate: float, mean_span_length: float) -> int:
     """Find the longest text whose source has at most `source_length` tokens."""
-    lengths = np.arange(2, int(source_length / (1 - rate)) + 16)
+    lengths = np.arange(int(source_length / (1 - rate)))  # sources have all kept tokens and two more at least
     sources = source_target_sizes(lengths, rate, mean_span_length)[:, 0]
-    return int(lengths[sources <= source_length].max(initial=2))
+    return int(lengths[sources <= source_length].max())
 
 
 def find_sentinels(tokenizer: Tokenizer, count: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def compose(total_P: np.ndarray, parts_P: np.ndarray, draws_PR: np.ndarray) -> n
     ends, real = positions_of(cuts, parts - 1)
     ends = np.where(real, ends + 1, total_P[:, None])
     ends = np.concatenate([np.zeros_like(total_P)[:, None], ends, total_P[:, None]], axis=1)
-    return np.diff(ends, axis=1)
+    return np.diff(ends)
 
 
 class CorruptedSpans(SourceTargetExamples):
@@ -115,10 +115,10 @@ class CorruptedSpans(SourceTargetExamples):
             lengths = np.full(count, self.window)
             if purpose != "train":  # training wraps around, validation reads the text once
                 lengths[-1] = store.num_tokens - (count - 1) * self.window
-        target_length = int(source_target_sizes(np.array([self.window]), *self.rates)[0, 1])
+        target_length = int(source_target_sizes(self.window, *self.rates)[1])
         sizes = source_target_sizes(lengths, *self.rates)
         self.lengths = lengths
-        self.sentinels = find_sentinels(tokenizer, int(count_spans(np.array([self.window]), *self.rates)[1][0]))
+        self.sentinels = find_sentinels(tokenizer, int(count_spans(self.window, *self.rates)[1]))
         super().__init__(store, tokenizer, config, purpose, (config.data.max_length, target_length), sizes)
 
     def _read(self, epoch_P: np.ndarray, item_P: np.ndarray) -> tuple[np.ndarray, DocumentChunks]:
@@ -131,7 +131,7 @@ class CorruptedSpans(SourceTargetExamples):
             first = item_P * self.window
             if self.purpose == "train":  # each epoch cuts at a different place
                 keys = example_keys(self.config.seed, f"{self.purpose}/shift", epoch_P, np.zeros_like(item_P))
-                first = first + (uniform(keys, 1)[:, 0] * self.window).astype(np.int64)
+                first = first + (uniform_draw(keys) * self.window).astype(np.int64)
         position = np.repeat(first - starts, lengths) + np.arange(lengths.sum())
         return self.store.tokens[position % self.store.num_tokens].astype(np.int32), DocumentChunks(starts, lengths)
 
@@ -139,9 +139,9 @@ class CorruptedSpans(SourceTargetExamples):
     def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         tokens, (start_P, length_P) = self._read(epoch_P, item_P)
         noise_P, spans_P = count_spans(length_P, *self.rates)
-        draws = uniform(keys_P, 2 * self.window)
+        draws = uniform(keys_P, self.window + int(noise_P.max(initial=0)))
         kept_PK = compose(length_P - noise_P, spans_P, draws[:, : self.window])
-        noise_PK = compose(noise_P, spans_P, draws[:, self.window : self.window + int(noise_P.max(initial=1))])
+        noise_PK = compose(noise_P, spans_P, draws[:, self.window :])
         return corrupt(tokens, start_P, kept_PK, noise_PK, spans_P, self.sentinels, self.eos)
 
 
@@ -197,7 +197,7 @@ class SpanCorruption(SourceToTarget):
     def check(cls, config: Config, arch: Architecture) -> None:
         objective = SpanCorruptionConfig.of(config.objective)
         rate, mean, source = objective.mask_rate, objective.mean_span_length, config.data.max_length
-        target = int(source_target_sizes(np.array([window_length(source, rate, mean)]), rate, mean)[0, 1])
+        target = int(source_target_sizes(window_length(source, rate, mean), rate, mean)[1])
         if arch.max_length and target > arch.max_length:
             raise ConfigError(
                 f"objective.mask_rate={rate} with sources of data.max_length={source} gives targets of {target} tokens, but "

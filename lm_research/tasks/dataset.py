@@ -336,7 +336,7 @@ def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
         raise DataError(
             f"{records[0].where} is the only record: nothing is left to hold out. Give config.task.validation."
         )
-    draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, np.arange(len(records))), 1)[:, 0]
+    draws = stateless_rng.uniform_draw(stateless_rng.example_keys(0, "validation", 0, np.arange(len(records))))
     held = draws < config.data.validation_fraction
     held[draws.argmin()], held[draws.argmax()] = True, False
     return {

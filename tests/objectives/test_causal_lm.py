@@ -45,7 +45,8 @@ def check_against_stream(batch: dict[str, np.ndarray], places_BL: np.ndarray, st
         row, segment, position = {name: value[b] for name, value in batch.items()}, 1, 0
         for column, place in enumerate(places_BL[b].tolist()):
             if limit is not None and place >= limit:
-                assert row["segments_BL"][column] == row["weights_BL"][column] == row["tokens_BL"][column] == 0
+                names = ("segments_BL", "weights_BL", "tokens_BL", "positions_BL")
+                assert [row[name][column] for name in names] == [0, 0, 0, 0]
                 continue
             token, _, offset = stream[place % len(stream)]
             if column and offset == 0:

@@ -85,6 +85,9 @@ def test_rows_are_a_function_of_seed_epoch_and_index(name: str, packing: bool, t
         not holed["segments_BL"][1].any()
         and not holed["weights_BM" if "weights_BM" in holed else "weights_BL"][1].any()
     )
+    nothing = rows.batch(np.zeros(2, int), np.full(2, -1))
+    for field, value in nothing.items():
+        assert value.shape[1:] == whole[0][field].shape[1:] and (field == "noise_B" or (value == holed[field][1]).all())
     if name != "seq2seq":  # whose pairs never change
         for other in (whole[1], few.epoch(make(seed=1))):
             assert any((other[field] != whole[0][field]).any() for field in other)

@@ -173,6 +173,29 @@ def test_pairs_of_a_packed_row_stay_together(name: str, tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize(
+    ("lengths", "sources", "targets", "texts"),
+    [
+        ((40, 8), [12] * 6, [1] * 6, [3, 3]),  # with their ends 13 of 40, three in a row, and 2 of 8
+        ((40, 8), [1] * 6, [3] * 6, [2, 2, 2]),  # 2 of 40 and 4 of 8
+        ((10, 9), [1] * 6, [1] * 6, [3, 3]),  # 2 of 9 are 2.2 of 10, rounded up
+        ((8, 8), [7, 1, 1], [1, 7, 1], [1, 1, 1]),
+    ],
+)
+def test_pairs_share_a_row_where_both_sides_fit(
+    lengths: tuple[int, int], sources: list[int], targets: list[int], texts: list[int], tmp_path: pathlib.Path
+) -> None:
+    source_length, target_length = lengths
+    store = tiny.store(tmp_path, [[[5] * a, [6] * b] for a, b in zip(sources, targets, strict=True)])
+    data, objective = dict(packing=True, max_length=source_length), dict(target_length=target_length)
+    rows = few.examples(few.setting("seq2seq", data=data, objective=objective), store, few.Words())
+    batch = few.epoch(rows)
+    assert batch["segments_BL"].max(1).tolist() == batch["source_segments_BS"].max(1).tolist() == texts
+    objective = OBJECTIVES["seq2seq"](few.setting("seq2seq"), few.Words())
+    real = sum(sources) + sum(targets) + 2 * len(sources)
+    assert objective.normalizers(batch) == {"tokens": sum(targets) + len(targets), "real": real}
+
+
+@pytest.mark.parametrize(
     ("sizes", "expected"),
     [
         ([5, 4, 4, 3, 2], "1.67 texts a row, 75.0% of positions used"),  # in three rows of 8 (see `pack`): 18 / 24

@@ -155,9 +155,29 @@ def test_every_composition_is_equally_likely() -> None:
     assert compose(np.array([3, 0]), np.array([2, 1]), draws[:2])[1].tolist() == [0, 0]
 
 
-def test_short_texts_keep_a_token() -> None:
-    noise, spans = count_spans(np.array([1, 2, 3, 7]), 0.9, 3.0)
-    assert noise.tolist() == [0, 1, 2, 6] and spans.tolist() == [1, 1, 1, 1]
+def test_compositions_by_hand() -> None:
+    """Cuts at the lowest draws, of which those past `total` - 1 do not count; rows with fewer parts end in zeros."""
+    draws = np.array([[0.7, 0.2, 0.9, 0.4], [0.3, 0.5, 0.2, 0.1], [0.8, 0.7, 0.6, 0.5]])
+    found = compose(np.array([5, 3, 4]), np.array([3, 2, 1]), draws)
+    assert found.tolist() == [[2, 2, 1], [1, 2, 0], [4, 0, 0]]
+    assert compose(np.array([5]), np.array([1]), draws[:1]).tolist() == [[5]]
+
+
+@pytest.mark.parametrize(
+    ("rate", "mean", "expected"),
+    [
+        (
+            0.15,
+            3.0,
+            {1: (0, 1), 2: (1, 1), 3: (1, 1), 20: (3, 1), 40: (6, 2)},
+        ),  # half a token is none, and one at least is
+        (0.9, 3.0, {1: (0, 1), 2: (1, 1), 3: (2, 1), 7: (6, 1), 40: (36, 4)}),  # one token stays before each span
+        (0.5, 1.0, {15: (8, 7), 16: (8, 8)}),
+    ],
+)
+def test_numbers_of_tokens_and_spans(rate: float, mean: float, expected: dict[int, tuple[int, int]]) -> None:
+    noise, spans = count_spans(np.array([*expected]), rate, mean)
+    assert dict(zip(expected, zip(noise.tolist(), spans.tolist(), strict=True), strict=True)) == expected
 
 
 def test_a_tokenizer_without_sentinels_is_refused(store: TokenStore) -> None:
@@ -178,3 +198,6 @@ def test_targets_longer_than_the_model_are_refused() -> None:
     with pytest.raises(ConfigError, match="the model has 16 positions"):
         define(config, few.VOCAB)
     assert OBJECTIVES["span_corruption"].head(config) == "seq2seq_lm"
+    # 15 tokens are the most of which 15 - 8 + 7 + 1 = 15 fit into 16; targets have 8 + 7 + 1 = 16.
+    fitting = dict(mask_rate=0.5, mean_span_length=1.0)
+    define(few.setting("span_corruption", "bart", model=dict(max_length=16), objective=fitting), few.VOCAB)
