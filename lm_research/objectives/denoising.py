@@ -94,12 +94,12 @@ class DenoisedTexts(SourceTargetExamples):
 
     def _framed(self, tokens: np.ndarray, lengths_P: np.ndarray) -> RaggedTexts:
         """Surround each text with <s> and </s>."""
-        ends_P = np.cumsum(lengths_P + 2)
-        out = np.full(ends_P[-1] if len(ends_P) else 0, self.eos, np.int32)
-        first_P = ends_P - lengths_P - 2
-        out[first_P] = self.bos
-        copy_pieces(out[None], np.zeros_like(first_P), first_P + 1, tokens, np.cumsum(lengths_P) - lengths_P, lengths_P)
-        return RaggedTexts(out, lengths_P + 2)
+        sizes_P = lengths_P + 2
+        texts = RaggedTexts(np.full(sizes_P.sum(), self.eos, np.int32), sizes_P)
+        texts.tokens[texts.starts] = self.bos
+        row_P, start_P = np.zeros_like(lengths_P), np.cumsum(lengths_P) - lengths_P
+        copy_pieces(texts.tokens[None], row_P, texts.starts + 1, tokens, start_P, lengths_P)
+        return texts
 
     def _permuted(self, start_P: np.ndarray, length_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
         """Compute which token each place of the permuted texts takes, [T]. Parts of sentences cut by a text's ends count as sentences.
@@ -108,7 +108,7 @@ class DenoisedTexts(SourceTargetExamples):
         """
         boundaries = np.asarray(self.store.sentence_starts)
         first_P = np.searchsorted(boundaries, start_P, side="right") - 1
-        last_P = np.searchsorted(boundaries, start_P + length_P, side="left")
+        last_P = np.searchsorted(boundaries, start_P + length_P)
         text, number = ragged(last_P - first_P)
         begin = np.maximum(boundaries[first_P[text] + number], start_P[text])
         end = np.minimum(boundaries[first_P[text] + number + 1], (start_P + length_P)[text])
@@ -160,16 +160,15 @@ class DenoisedTexts(SourceTargetExamples):
         spare_P = limit_P - stay_P - (span_PK > 0).sum(1)
         used_PK &= ~empty_PK | (np.cumsum(empty_PK, axis=1) <= spare_P[:, None])
         # Move the used spans to the front. The first items of a text's random order become its spans, the others tokens.
-        front_PK = np.argsort(~used_PK, axis=1, kind="stable")
+        front_PK = np.argsort(~used_PK, kind="stable")
         span_PK, spans_P = np.take_along_axis(span_PK, front_PK, 1), used_PK.sum(1)
         items_P = stay_P + spans_P
         item_N = np.arange(int(items_P.max(initial=1)))
         real_PN = item_N < items_P[:, None]
         draws_PN = uniform(keys_P, len(item_N), self.PLACES * self.max_tokens)
-        order_PN = np.argsort(np.where(real_PN, draws_PN, 2.0), axis=1, kind="stable")
-        max_spans = int(spans_P.max(initial=0))
+        order_PN = np.argsort(np.where(real_PN, draws_PN, 2.0))
         is_span_PN, size_PN = np.zeros(real_PN.shape, bool), np.ones(real_PN.shape, np.int64)
-        row, k = np.nonzero(np.arange(max_spans) < spans_P[:, None])
+        row, k = np.nonzero(np.arange(count) < spans_P[:, None])
         is_span_PN[row, order_PN[row, k]] = True
         size_PN[row, order_PN[row, k]] = span_PK[row, k]
         # Each item begins where the sizes of the items before it add up to.
@@ -178,8 +177,8 @@ class DenoisedTexts(SourceTargetExamples):
 
     def _rotation(self, left_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
         """Draw how many tokens move from the front of each text to its end."""
-        draw_P, place_P = uniform(keys_P, 2, self.ROTATE).T
-        return np.where(draw_P < self.rates.document_rotation_prob, (place_P * left_P).astype(np.int64), 0)
+        rotates_P = uniform_draw(keys_P, self.ROTATE) < self.rates.document_rotation_prob
+        return np.where(rotates_P, (uniform_draw(keys_P, self.ROTATION) * left_P).astype(np.int64), 0)
 
 
 @OBJECTIVES.register("denoising", DenoisingConfig)

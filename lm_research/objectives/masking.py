@@ -253,7 +253,7 @@ def choose_words(words: Words, order_BW: np.ndarray, budget_B: np.ndarray) -> np
     """
     if not order_BW.size:
         return np.zeros(words.number_BL.shape, bool)
-    rank_BW = np.argsort(order_BW, axis=1)
+    rank_BW = np.argsort(order_BW)
     rows, remaining_B = np.arange(len(rank_BW)), budget_B.copy()
     chosen_BW = np.zeros(rank_BW.shape, bool)
     for word_B in rank_BW.T:  # the first word of every row, then the second, ...
@@ -289,7 +289,7 @@ def choose_spans(
     offset_K = np.arange(int(span_BW.max()))
     covered_by_BW = np.full((rows, count), np.inf)  # order of the covering span
     owner_BW = np.zeros((rows, count), np.int64)  # its first word
-    for first_B in np.argsort(order_BW, axis=1).T:  # the first word of every row, then the second, ...
+    for first_B in np.argsort(order_BW).T:  # the first word of every row, then the second, ...
         if not (remaining_B > 0).any():
             break
         begins_B = np.isinf(covered_by_BW[row_B, first_B])
@@ -304,7 +304,7 @@ def choose_spans(
         np.subtract.at(remaining_B, row_S, words.length_BW[row_S, word_S])
     # The tokens of all spans, in the order of the spans and within a span in that of the text, up to the budget.
     covered_by_BL = np.where(words.number_BL >= 0, np.take_along_axis(covered_by_BW, words.number_BL, 1), np.inf)
-    order_BL = np.argsort(covered_by_BL, axis=1, kind="stable")
+    order_BL = np.argsort(covered_by_BL, kind="stable")
     chosen_BL = np.zeros(order_BL.shape, bool)
     np.put_along_axis(chosen_BL, order_BL, np.arange(order_BL.shape[1]) < budget_B[:, None], 1)
     return chosen_BL, np.take_along_axis(owner_BW, words.number_BL, 1)

@@ -95,7 +95,7 @@ def lowest_k_mask(values_BR: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
     """
     if not values_BR.size:
         return np.zeros(values_BR.shape, bool)
-    ordered_BR = np.sort(values_BR, axis=1)
+    ordered_BR = np.sort(values_BR)
     limit_B1 = np.take_along_axis(ordered_BR, counts_B[:, None] - 1, axis=1)  # unused where the count is 0
     return (values_BR <= limit_B1) & (counts_B > 0)[:, None]
 

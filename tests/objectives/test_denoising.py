@@ -158,7 +158,22 @@ def test_texts_of_every_length_survive(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(batch["segments_BL"].sum(1), rows.pieces.lengths + 2)
 
 
-def test_the_poisson_distribution() -> None:
-    ends = poisson_ends(3.0)
-    np.testing.assert_allclose(np.diff(ends, prepend=0)[:3], np.exp(-3) * np.array([1, 3, 4.5]))
-    assert ends[-1] == pytest.approx(1, abs=1e-11)
+def test_a_token_is_never_deleted_if_it_is_the_last(tmp_path: pathlib.Path) -> None:
+    """95% of one token are one token, of 20 tokens 19."""
+    texts = [[[5] * count] for count in (1, 2, 20)]
+    config = few.setting("denoising", data=dict(max_length=32), objective=OFF | dict(token_deletion_prob=0.95))
+    batch = few.epoch(few.examples(config, tiny.store(tmp_path, texts), few.Words()))
+    assert batch["source_segments_BS"].sum(1).tolist() == [3, 3, 3] and batch["segments_BL"].sum(1).tolist() == [
+        3,
+        4,
+        22,
+    ]
+
+
+@pytest.mark.parametrize("mean", [1.0, 3.0, 100.0])
+def test_the_poisson_distribution(mean: float) -> None:
+    """e^-m m^n / n!, up to lengths that occur less than once in 10^12 draws."""
+    ends = poisson_ends(mean)
+    terms = [math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(len(ends))]
+    np.testing.assert_allclose(np.diff(ends, prepend=0), terms, rtol=1e-9, atol=1e-15)
+    assert ends[-1] == pytest.approx(1, abs=1e-12)
