@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -138,7 +139,7 @@ def _select(source: str, config: Config, mask: np.ndarray) -> Iterator[Pair]:
 
 def _encode(pairs: Iterator[Pair], tokenizer: Tokenizer) -> Iterator[list[list[int]]]:
     """Encode pairs as documents of two sentences; a side without any token becomes the unknown token."""
-    while batch := [pair for pair, _ in zip(pairs, range(_BATCH_PAIRS), strict=False)]:
+    while batch := list(itertools.islice(pairs, _BATCH_PAIRS)):
         sides = [tokenizer.encode_batch([pair[side] for pair in batch]) for side in (0, 1)]
         for source, target in zip(*sides, strict=True):
             yield [source or [tokenizer.unk_id], target or [tokenizer.unk_id]]
