@@ -43,7 +43,7 @@ def group_sentences(store: TokenStore, max_length: int) -> np.ndarray:
         more = stop < end
         document, start, end, first = document[more], stop[more], end[more], first[more]
     all_chunks = np.concatenate(chunks)
-    return all_chunks[np.lexsort((all_chunks[:, 2], all_chunks[:, 0]))]
+    return all_chunks[np.argsort(all_chunks[:, 2])]
 
 
 class Segments(NamedTuple):

@@ -57,16 +57,33 @@ def test_half_of_the_pairs_change_places_and_nothing_else(store: TokenStore) -> 
 
 
 def test_a_single_sentence_is_cut_inside_and_a_single_token_has_weight_zero(tmp_path: pathlib.Path) -> None:
-    store = numbered(tmp_path, [[[1] * 9], [[1]], [[1] * 4, [1] * 3]])
+    store = numbered(tmp_path, [[[1] * 9], [[1]], [[1] * 4, [1] * 3], [[1] * 9]])
     config = few.setting("masked_lm", "albert", objective=dict(sentence_pair="sentence_order", short_seq_prob=0.0))
     rows = few.examples(config, store, few.Words(len(store.token_counts)))
     for number in range(20):
         batch = few.epoch(rows, number)
-        assert batch["row_weights_B"].tolist() == [1.0, 0.0, 1.0]
-        assert batch["segments_BL"].sum(1).tolist() == [12, 4, 10]  # tokens and three special ones
+        assert batch["row_weights_B"].tolist() == [1.0, 0.0, 1.0, 1.0]
+        assert batch["segments_BL"].sum(1).tolist() == [12, 4, 10, 12]  # tokens and three special ones
         types = batch["types_BL"].sum(1)
         assert 2 <= types[0] <= 9  # B and its end: 1 to 8 of the 9 tokens
         assert types[2] in (4, 5)  # the boundary between the sentences, either way round
+    reader = PairReader(store, ROOM, "sentence_order", short_seq_prob=0.0)
+    pairs = reader.read(np.full(300, 3), example_keys(0, "test", 0, np.arange(300)))
+    assert set(pairs.length_a.tolist()) == set(pairs.length_b.tolist()) == set(range(1, 9))
+
+
+def test_short_rows_have_any_length(tmp_path: pathlib.Path) -> None:
+    """From 2 to the most, 10, of a sentence of 50 tokens."""
+    reader = PairReader(numbered(tmp_path, [[[1] * 50]]), 10, "none", short_seq_prob=1.0)
+    lengths = reader.read(np.zeros(500, int), example_keys(0, "test", 0, np.arange(500))).length_a
+    assert set(lengths.tolist()) == set(range(2, 11))
+
+
+def test_a_row_that_the_first_segment_fills_has_one_sentence_of_the_second(tmp_path: pathlib.Path) -> None:
+    """A of 30 tokens, and of another document B of one: together at most 29."""
+    reader = PairReader(numbered(tmp_path, [[[1] * 30], [[1]] * 40]), ROOM, "next_sentence", short_seq_prob=0.0)
+    pairs = reader.read(np.zeros(50, int), example_keys(0, "test", 0, np.arange(50)))
+    assert pairs.switched.all() and set(pairs.length_a.tolist()) == {28} and set(pairs.length_b.tolist()) == {1}
 
 
 def test_rows_show_the_pair_in_the_order_of_the_label(store: TokenStore) -> None:
