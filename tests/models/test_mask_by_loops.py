@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, write
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, capacity, write
 from lm_research.models.attention.mask import (
     MASKED,
     AttentionMask,
@@ -103,6 +103,72 @@ def test_new_tokens_take_their_slots(slot: int | list[int], flat: bool) -> None:
         np.testing.assert_array_equal(stored.reshape(2, 2, 5, 3), one)
         np.testing.assert_array_equal(read.reshape(2, 2, 4, 3), one[..., :4, :])
     np.testing.assert_array_equal(write(shaped(keys), jnp.asarray(new[0]).swapaxes(1, 2), jnp.asarray(slot)), layer.key)
+
+
+def codes(slots_BL: np.ndarray) -> np.ndarray:
+    """Keys [B, L, 2, 1] that are numbers of their row, head and slot."""
+    row, head = np.arange(len(slots_BL))[:, None, None], np.arange(2)
+    return (1000.0 * row + 100 * head + slots_BL[..., None])[..., None]
+
+
+# Window, slots, prompt, tokens of a step, and whether beams share the prompt.
+RINGS = [
+    (0, 12, 5, 1, False), (3, 12, 5, 1, False), (3, 12, 2, 1, False), (4, 12, 7, 2, False), (1, 12, 5, 1, False), (9, 6, 3, 1, False),
+    (0, 11, 5, 2, True), (3, 13, 5, 2, True), (3, 15, 3, 4, True), (3, 20, 4, 4, True), (3, 11, 2, 3, True), (1, 11, 5, 2, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("window", "slots", "prompt", "step", "beams"), RINGS)
+@pytest.mark.parametrize("kind", ["apart", "flat", "each row"])
+def test_rings_hold_the_latest_slots(
+    kind: str, window: int, slots: int, prompt: int, step: int, beams: bool
+) -> None:
+    """After a prompt and each of three steps: the entries that are said to hold a slot do, and none that a token attends to is missing.
+
+    "flat" merges rows and heads; in "each row" prompts are padded on the right, and each row is at its own slot.
+    """
+    if kind == "each row" and beams:
+        return
+    shared, size = prompt * beams, capacity(window, slots, step, prompt * beams)
+    ends = np.array([prompt, prompt - 1 if kind == "each row" else prompt])
+    shape = (4, size, 1) if kind == "flat" else (2, 2, size, 1)
+    layer = LayerCache(jnp.full(shape, -1.0), jnp.full(shape, -1.0), window=window)
+    tokens = np.broadcast_to(np.arange(prompt), (2, prompt))
+    for number in range(4):
+        first = ends + step * (number - 1) if number else np.zeros(2, int)
+        tokens = first[:, None] + np.arange(step if number else prompt)
+        count, width = tokens.shape[1], slots if number else prompt
+        if number and tokens.max() >= slots:
+            break
+        at = jnp.asarray(first if kind == "each row" and number else first[0])
+        end = jnp.asarray(ends) if kind == "each row" else None
+        ones, zeros = jnp.ones((1, count, width), bool), jnp.zeros((1, count, width), int)
+        layer.slots = CacheSlots(at, jnp.zeros(tokens.shape, int), ones, zeros, shared, end)
+        given = layer.update(jnp.asarray(codes(tokens)), jnp.asarray(-codes(tokens)))
+        holds = layer.slots.slot_of_entry(window, size) if number else None
+        if number == 0 and not layer.slots.in_order(window, size):  # a prompt longer than its ring attends to itself
+            np.testing.assert_array_equal(given[0], codes(tokens).swapaxes(1, 2))
+            np.testing.assert_array_equal(given[1], -codes(tokens).swapaxes(1, 2))
+            continue
+        if holds is None:  # entry s is slot s
+            holds = np.where(np.arange(width) <= tokens[:, -1:], np.arange(width), -1)
+            assert width <= size
+        holds = np.broadcast_to(holds, (2, holds.shape[1]))
+        expected = codes(holds).swapaxes(1, 2)
+        for stored, read, wanted in zip((layer.key, layer.value), given, (expected, -expected), strict=True):
+            stored = np.asarray(stored).reshape(2, 2, size, 1)[:, :, : holds.shape[1]]
+            np.testing.assert_array_equal(read, stored.reshape(read.shape))
+            np.testing.assert_array_equal(np.where(holds[:, None, :, None] < 0, 0, stored - wanted), 0)
+        for row in range(2):
+            kept = set(holds[row].tolist()) - {-1}
+            assert len(kept) == (holds[row] >= 0).sum() and max(kept) == tokens[row, -1]
+            latest = [*range(prompt)][-(window - 1) or prompt :] if window else [*range(prompt)]
+            written = [*range(ends[row], tokens[row, -1] + 1)] if number else []
+            if beams:  # all tokens of a step have one position
+                assert kept >= {*latest, *written[-window * step :]}
+            else:
+                seen = [*range(tokens[row, -1] + 1)]
+                assert kept >= set(seen[-(window + count - 1) if number and window else 0 :])
 
 
 def test_segments_of_a_cache() -> None:
