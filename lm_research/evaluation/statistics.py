@@ -99,7 +99,7 @@ def mcnemar(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> tuple[float, in
     only_b = int((~correct_a_N.astype(bool) & correct_b_N.astype(bool)).sum())
     if only_a + only_b == 0:
         return 1.0, 0, 0
-    return float(stats.binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue), only_a, only_b
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue), only_a, only_b
 
 
 def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples: int) -> float:
@@ -142,7 +142,7 @@ def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples
 
 def holm(values: Sequence[float]) -> list[float]:
     """Adjust p-values of several tests so that the probability of any false positive is that of one test (Holm 1979)."""
-    order, adjusted, highest = np.argsort(values, kind="stable"), [0.0] * len(values), 0.0
+    order, adjusted, highest = np.argsort(values), [0.0] * len(values), 0.0
     for rank, index in enumerate(order):
         highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = highest

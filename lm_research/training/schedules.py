@@ -120,7 +120,7 @@ def polynomial(settings: PolynomialConfig, at: Point) -> jax.Array:
 @SCHEDULES.register("inverse_sqrt")
 def inverse_sqrt(settings: ScheduleConfig, at: Point) -> jax.Array:
     """sqrt(warm-up / steps so far), as in Vaswani et al. 2017."""
-    return jnp.sqrt(larger(1, at.warmup) / jnp.maximum(at.step + 1.0, larger(1, at.warmup)))
+    return jnp.sqrt(larger(1, at.warmup) / (at.step + 1.0))
 
 
 @SCHEDULES.register("wsd", WSDConfig)

@@ -43,6 +43,9 @@ def test_mcnemar_by_hand() -> None:
     a, b = np.array([1] * 6 + [0] * 9 + [1]), np.array([1] * 6 + [1] * 9 + [0])
     assert statistics.mcnemar(a, b) == (pytest.approx(22 / 1024), 1, 9)
     assert statistics.mcnemar(a, a) == (1.0, 0, 0)
+    # One example is A's or B's with certainty; of two, one each is the most likely outcome.
+    assert statistics.mcnemar(np.array([1, 1]), np.array([1, 0])) == (1.0, 1, 0)
+    assert statistics.mcnemar(np.array([1, 0]), np.array([0, 1])) == (1.0, 1, 1)
 
 
 def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], metric: str) -> float:
@@ -82,6 +85,7 @@ def test_holm_by_hand() -> None:
     """Sorted 0.01, 0.02, 0.04: times 3, 2 and 1, and never decreasing."""
     assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([0.02, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])  # equal ones stay equal
 
 
 def test_equal_samples_for_all_models() -> None:

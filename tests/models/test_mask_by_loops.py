@@ -120,9 +120,7 @@ RINGS = [
 
 @pytest.mark.parametrize(("window", "slots", "prompt", "step", "beams"), RINGS)
 @pytest.mark.parametrize("kind", ["apart", "flat", "each row"])
-def test_rings_hold_the_latest_slots(
-    kind: str, window: int, slots: int, prompt: int, step: int, beams: bool
-) -> None:
+def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt: int, step: int, beams: bool) -> None:
     """After a prompt and each of three steps: the entries that are said to hold a slot do, and none that a token attends to is missing.
 
     "flat" merges rows and heads; in "each row" prompts are padded on the right, and each row is at its own slot.

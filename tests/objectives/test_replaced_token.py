@@ -18,7 +18,8 @@ from lm_research.models.definition import ModelDefinition
 from lm_research.models.heads import Projection
 from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
-from lm_research.objectives.replaced_token import generator_architecture, sample_tokens
+from lm_research.objectives.cross_entropy import SLICE_ROWS
+from lm_research.objectives.replaced_token import ReplacedTokenDetection, generator_architecture, sample_tokens
 from lm_research.training.step import loss_and_gradient
 
 
@@ -147,3 +148,51 @@ def test_a_generator_that_cannot_be_divided_is_refused() -> None:
     config = few.setting("replaced_token", model=dict(hidden_size=18), objective=dict(generator_size=0.85))
     with pytest.raises(ConfigError, match="width 15 with 2 heads"):
         define(config, few.VOCAB)
+
+
+@pytest.mark.parametrize("size", [0.25, 1.0])
+def test_the_generators_architecture(size: float) -> None:
+    """Without an embedding width of its own the model's is kept; a projection leads to another width; keys have as many heads as queries."""
+    arch = tiny.model("bert", hidden_size=32, num_heads=4).arch.replace(num_kv_heads=2)
+    generator = generator_architecture(arch, size)
+    assert (generator.hidden_size, generator.num_heads, generator.embedding_width) == (32 * size, 4 * size, 32)
+    assert (generator.num_kv_heads, generator.intermediate_size) == (0, 32 * size)
+    assert generator.embedding_projection == (size < 1)
+    assert generator_architecture(arch.replace(embedding_projection=True), size).embedding_projection
+
+
+def test_narrow_generators_have_one_head_and_heads_of_a_given_width_need_not_divide_it() -> None:
+    arch = tiny.model("bert", hidden_size=18).arch
+    assert generator_architecture(arch, 0.2).num_heads == 1  # a fifth of 2
+    assert generator_architecture(arch.replace(head_size=9), 0.85).hidden_size == 15
+
+
+def test_the_generator_starts_from_a_seed_that_no_run_has(run: Run) -> None:
+    """That of the run and 2**31; the embeddings are the model's."""
+    found = run.definition.init(5)["generator"]
+    expected = run.definition.generator.init(np.uint32(2**31 + 5))
+    expected["encoder"]["embeddings"] = {"projection": expected["encoder"]["embeddings"]["projection"]}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_totals_by_hand(run: Run) -> None:
+    batch = {"weights_BM": np.array([[1, 1, 0]]), "segments_BL": np.array([[1, 1, 0], [1, 2, 0]])}
+    assert run.objective.normalizers(batch) == {"tokens": 2, "real": 4}
+
+
+def test_a_run_cannot_start_from_one_model_or_with_an_impossible_generator() -> None:
+    arch = tiny.model("bert", hidden_size=18).arch
+    for keys, words in (
+        (dict(train=dict(init_from="folder")), "train.init_from provides one model"),
+        (dict(objective=dict(generator_size=0.85)), "width 15 with 2 heads"),
+        (dict(objective=dict(keep_rate=0.9, random_rate=0.2)), "add up to more than 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            ReplacedTokenDetection.check(few.setting("replaced_token", **keys), arch)
+
+
+def test_long_rows_are_sampled_one_by_one() -> None:
+    """More masked positions than rows of logits that are computed together; the bias decides, and those past `size` do not count."""
+    hidden = np.zeros((2, SLICE_ROWS + 1, 1), np.float32)
+    projection = Projection(hidden, np.zeros((5, 1), np.float32), np.array([0, 0, 99, 0, 1e9], np.float32))
+    assert (np.asarray(sample_tokens(projection, np.arange(2, dtype=np.int32), 4)) == 2).all()

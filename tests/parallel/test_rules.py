@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
@@ -11,16 +14,22 @@ from helpers import tiny
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError
 from lm_research.parallel.mesh import AXES
+from lm_research.parallel import rules
 from lm_research.parallel.rules import (
     RULES,
+    as_batch_shard,
     batch_sharding,
     batch_shards,
     constrain,
+    context_size,
+    first_head,
+    first_row,
     flatten_rows,
     length_parts,
     over_data,
     param_sharding,
     partition_spec,
+    per_device,
     resolve_rules,
     tree_shardings,
 )
@@ -136,6 +145,78 @@ def test_rules_that_cannot_be_read_are_refused(text: str, words: str) -> None:
 def test_two_axes_on_the_same_devices_are_refused() -> None:
     with pytest.raises(MeshError, match="'vocab' and 'embed' would both be divided over 'fsdp'"):
         param_sharding(mesh(fsdp=4), "tokens", (64, 12), ("vocab", "embed"), resolve_rules({"vocab": ("fsdp",)}))
+
+
+def test_dimensions_that_several_axes_divide_are_named_with_all_of_them() -> None:
+    rules = resolve_rules({"vocab": ("fsdp", "tensor"), "embed": ("none",)})
+    with pytest.raises(
+        MeshError, match=r"has 12 'vocab' entries, which 8 devices of axis 'fsdp x tensor' cannot .*12 = 1 x 8 \+ 4"
+    ):
+        param_sharding(mesh(fsdp=4, tensor=2), "tokens", (3, 12, 5), (None, "vocab", "embed"), rules)
+    with pytest.raises(MeshError, match="of which 'vocab' and 'mlp' would both be divided over 'tensor'"):
+        param_sharding(mesh(tensor=2), "w", (3, 2, 2, 2), (None, "vocab", "mlp", "embed"))
+
+
+@pytest.mark.parametrize(("context", "length", "parts"), [(2, 6, "context"), (2, 5, None), (1, 6, None)])
+def test_activations_are_divided_where_their_length_allows_it(context: int, length: int, parts: str | None) -> None:
+    """The only operation is the constraint; an axis of another name is divided whatever its size."""
+    with jax.sharding.use_abstract_mesh(mesh(data=2, context=context, tensor=2)):
+        jaxpr = jax.make_jaxpr(lambda x: constrain(x, "batch", "length", None, "act_heads"))(
+            jnp.zeros((4, length, 3, 1))
+        )
+    (constraint,) = jaxpr.eqns
+    assert constraint.params["sharding"].spec == PartitionSpec(("data", "fsdp"), parts, None, "tensor")
+    with jax.sharding.use_abstract_mesh(mesh()):  # of one device
+        assert not jax.make_jaxpr(lambda x: constrain(x, "batch", None))(jnp.zeros((4, 3))).eqns
+
+
+def test_devices_run_on_their_rows_and_heads() -> None:
+    """On 2 x 2 devices for rows and 2 for heads; inside, the array is the device's own part, and nothing is divided further."""
+
+    def run(heads: list, rows: list, whole: jax.Array) -> jax.Array:
+        seen.append([heads[0].shape, rows[0].shape, rows[1], whole.shape, context_size(), constrain(heads[0], "batch")])
+        return 2 * heads[0]
+
+    def call(heads: jax.Array, rows: jax.Array, whole: jax.Array) -> jax.Array:
+        return per_device(run, [heads], [rows, None], whole)
+
+    arrays, divided = [jnp.zeros((8, 6, 4, 3)), jnp.zeros((8, 6)), jnp.zeros((5, 7))], [(2, 6, 2, 3), (2, 6)]
+    for grid, shapes in ((mesh(2, 2, 2, 2), divided), (mesh(), [(8, 6, 4, 3), (8, 6)])):
+        seen: list = []
+        with jax.sharding.use_abstract_mesh(grid):
+            assert jax.eval_shape(call, *arrays).shape == (8, 6, 4, 3)
+        assert [one[:-1] for one in seen] == [[*shapes, None, (5, 7), 1]] and seen[0][-1].shape == shapes[0]
+
+
+def test_first_rows_and_heads_of_devices() -> None:
+    """Devices are numbered along data, then fsdp; heads along tensor. As a part of the batch, a device has all heads."""
+
+    def on_devices(work: Callable[[], jax.Array], **sizes: int) -> list:
+        def function(_: jax.Array) -> jax.Array:
+            return work()
+
+        for name in reversed(sizes):
+            function = jax.vmap(function, axis_name=name)
+        return function(jnp.zeros(tuple(sizes.values()))).tolist()
+
+    assert on_devices(lambda: first_row(4), data=2, fsdp=3) == [[0, 4, 8], [12, 16, 20]]
+    assert on_devices(lambda: first_head(5), tensor=3) == [0, 5, 10]
+    with as_batch_shard(jnp.int32(3)):
+        assert int(first_row(4)) == 12
+        with as_batch_shard(jnp.int32(5)):
+            assert (int(first_row(4)), int(first_head(5))) == (20, 0)
+        assert int(first_row(4)) == 12
+    assert on_devices(lambda: first_row(4), data=1, fsdp=2) == [[0, 4]]
+
+
+def test_flattened_rows_are_the_parts_of_the_devices_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, given = np.arange(2 * 6 * 3 * 2).reshape(2, 6, 3, 2), []
+    assert flatten_rows(x).tolist() == x.reshape(12, 3, 2).tolist()
+    monkeypatch.setattr(rules, "length_parts", lambda length: {6: 2}[length])
+    monkeypatch.setattr(rules, "constrain", lambda x, *axes: (given.append(axes), x)[1])
+    expected = np.concatenate([x[:, :3].reshape(6, 3, 2), x[:, 3:].reshape(6, 3, 2)])
+    assert flatten_rows(jnp.asarray(x)).tolist() == expected.tolist()
+    assert given == [("length", "batch", None, None, None)]
 
 
 def test_a_batch_is_divided_over_data_and_fsdp() -> None:

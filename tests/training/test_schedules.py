@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def rates(steps: range, position: list[float] | None = None, peak: float | None 
     config = resolve({"train": {"num_steps": 10}, "optimizer": {"learning_rate": 8.0}, "schedule": schedule})
     given = {"peak": None if peak is None else jnp.float32(peak)}
     at = None if position is None else jnp.asarray(position, jnp.float32)
-    return np.asarray(make_schedule(config)(jnp.arange(steps.start, steps.stop), at, **given)).tolist()
+    return np.asarray(jax.jit(make_schedule(config))(jnp.arange(steps.start, steps.stop), at, **given)).tolist()
 
 
 # Fraction of the peak where a fraction `done` of the eight steps after two of warm-up is done, at `step`.
@@ -50,6 +51,8 @@ def test_without_warm_up_and_with_nothing_else() -> None:
     assert rates(range(3), name="linear") == pytest.approx([8.0, 7.2, 6.4])
     assert rates(range(3), name="inverse_sqrt") == pytest.approx([8.0, 8 / math.sqrt(2), 8 / math.sqrt(3)])
     assert rates(range(8, 12), name="linear", warmup_steps=10) == pytest.approx([7.2, 8.0, 8.0, 0.0])
+    assert rates(range(8, 12), name="linear", warmup_steps=9) == pytest.approx([8.0, 8.0, 0.0, 0.0])
+    assert rates(range(2), name="linear", warmup_steps=1) == pytest.approx([8.0, 8.0])
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.0, 3), (0.24, 2), (0.26, 3), (1.0, 10)])
@@ -68,3 +71,6 @@ def test_a_place_on_a_schedule_of_another_length() -> None:
     # 13% of 20 steps are 2.6, to the nearest 3.
     assert rates(range(2), [0, 0, 1, 20], name="linear", warmup_ratio=0.13) == pytest.approx([8 / 3, 8 * 2 / 3])
     assert rates(range(2), [0, 0, 1, 20], name="linear", warmup_steps=2) == pytest.approx([8 / 2, 8.0])
+    assert rates(range(1), [0, 1.5, 1, 20], name="linear", warmup_steps=2) == [
+        8.0
+    ]  # between the last step of warm-up and its end
