@@ -13,8 +13,8 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from helpers import tiny
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError
-from lm_research.parallel.mesh import AXES
 from lm_research.parallel import rules
+from lm_research.parallel.mesh import AXES
 from lm_research.parallel.rules import (
     RULES,
     as_batch_shard,
