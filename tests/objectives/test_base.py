@@ -82,6 +82,12 @@ def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
     assert float(objective.loss(sums, objective.normalizers(empty))) == 0.0
 
 
+def test_a_single_token_or_none_divides_by_one() -> None:
+    objective = OBJECTIVES["causal_lm"](few.setting("causal_lm"), few.Words())
+    for tokens, loss in ((0.0, 3.0), (1.0, 3.0), (2.0, 1.5)):
+        assert float(objective.loss({"lm_loss_nats": jnp.float32(3)}, {"tokens": jnp.float32(tokens)})) == loss
+
+
 @pytest.mark.parametrize(
     ("objective", "family", "words"),
     [
@@ -94,6 +100,8 @@ def test_an_objective_that_does_not_fit_the_model_is_refused(objective: str, fam
     with pytest.raises(ConfigError, match=words) as refused:
         build_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
     assert f"--config.objective.name={tiny.OBJECTIVE[family]}" in str(refused.value)
+    fitting = str(refused.value).rsplit("fitting: ", 1)[1].removesuffix(").").split(", ")
+    assert "bart" not in fitting and ("gpt2" in fitting, "bert" in fitting) == (family == "bert", family == "gpt2")
 
 
 # Embeddings; of each of two blocks the attention's probabilities and two branches, in decoders with an encoder two more; T5 drops the final

@@ -87,6 +87,50 @@ def test_a_vocabulary_padded_for_a_gpu_changes_nothing(sliced: None, monkeypatch
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize(("devices", "length"), [(1, 7), (2, 8), (3, 9), (7, 7)])
+def test_positions_are_padded_to_a_multiple_of_the_devices_that_divide_them(
+    devices: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, lengths = problem(), []
+
+    def flatten(x: jax.Array) -> jax.Array:
+        lengths.append(x.shape[1])
+        return x.reshape(-1, *x.shape[2:])
+
+    monkeypatch.setattr(cross_entropy, "context_size", lambda: devices)
+    monkeypatch.setattr(cross_entropy, "flatten_rows", flatten)
+    got, expected = fused(arrays), reference(*arrays)
+    assert lengths == [length] * 3  # states, targets and weights
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "platform", "shape"),
+    [
+        (5, "cpu", (1, 5)),
+        (21, "cpu", (5, 5)),
+        (22, "cpu", (6, 4)),
+        (63, "tpu", (2, 32)),
+        (21, "gpu", (1, 21)),
+        (0, "cpu", (1, 0)),
+    ],
+)
+def test_slices_have_about_the_number_of_rows_that_a_device_computes(
+    rows: int, platform: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 on a CPU, 32 on accelerators: 21 / 4 = 5.25 and 22 / 4 = 5.5 slices, to the nearest even number; zeros fill the last."""
+    monkeypatch.setattr(cross_entropy, "SLICE_ROWS", 4)
+    monkeypatch.setattr(cross_entropy, "platform", lambda: platform)
+    table, weights = cross_entropy._slices(jnp.ones((rows, 3, 2)), jnp.ones(rows))
+    assert (table.shape, weights.shape) == ((*shape, 3, 2), shape)
+    assert weights.reshape(-1).tolist() == [1] * rows + [0] * (weights.size - rows) and table.sum() == 6 * rows
+    axes = ("data", "fsdp", "context", "tensor")
+    types = (jax.sharding.AxisType.Auto,) * 4
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((2, 1, 1, 1), axes, axis_types=types)):
+        assert jax.eval_shape(cross_entropy._slices, jnp.ones(rows))[0].shape == (1, rows)
+
+
 def test_value_and_gradient_equal_optax() -> None:
     hidden, table, _, targets, weights = problem(1)
 

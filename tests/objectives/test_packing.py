@@ -60,7 +60,7 @@ def test_rows_of_a_batch_in_any_order() -> None:
     rows = pieces_of(packs)
     row, item = unpack(packs, np.array([len(rows) - 1, -1, 0]))
     assert row.tolist() == [0] * len(rows[-1]) + [2] * len(rows[0]) and item.tolist() == rows[-1] + rows[0]
-    assert unpack(one_per_row(4), np.array([3, -1, 1]))[1].tolist() == [3, 1]
+    assert len(one_per_row(4)) == 4 and unpack(one_per_row(4), np.array([3, -1, 1]))[1].tolist() == [3, 1]
 
 
 def test_documents_are_split_without_losing_a_token(tmp_path: pathlib.Path) -> None:
