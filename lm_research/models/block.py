@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,11 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.mask import AttentionMask
+<<<<<<< HEAD
 from lm_research.models.attention.module import Attention, Distances, Memory
+=======
+from lm_research.models.attention.module import Attention, GlobalTokens, Memory
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Norm, activation, dropout, make_param, norm, split_key, zeros_param
@@ -29,21 +34,31 @@ Branch = Callable[[jax.Array], jax.Array]
 class BlockInputs(NamedTuple):
     """Inputs that all blocks of a stack share.
 
+<<<<<<< HEAD
     Attributes:
       masks: mask of each kind of layer.
       positions_BL: rotary positions; None counts from 0.
       memory_BSD, memory_mask: the encoder's states, and their mask.
       distances: of each kind of layer with "disentangled" positions.
       input_BLD, segments_BL: the stack's input and its segments, for convolutions.
+=======
+    Masks and, for layers with their own table of relative positions in a cache, buckets of distances [B, L, S], each by kind of layer;
+    positions; the encoder's states; and the positions with global attention.
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     """
 
     masks: Mapping[LayerSpec, jax.Array | AttentionMask]
     positions_BL: jax.Array | None
     memory_BSD: jax.Array | None = None
     memory_mask: jax.Array | AttentionMask | None = None
+<<<<<<< HEAD
     distances: Mapping[LayerSpec, Distances] | None = None
     input_BLD: jax.Array | None = None
     segments_BL: jax.Array | None = None
+=======
+    buckets: Mapping[LayerSpec, jax.Array] = MappingProxyType({})
+    global_tokens: GlobalTokens | None = None
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 
 
 @dataclasses.dataclass
@@ -140,6 +155,7 @@ class Block(nnx.Module):
 
         def self_attention(x_BLD: jax.Array) -> jax.Array:
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
+            options |= dict(buckets_BLS=inputs.buckets.get(spec), global_tokens=inputs.global_tokens)
             probs = None if capture is None else capture.attention
             if self.arch.merged_attention:
                 assert isinstance(inputs.memory_mask, jax.Array)

@@ -96,6 +96,8 @@ _NAME_WORDS = {
     "head_size": "head_size",
     "intermediate_size": "width",
     "query_key_norm": "query_key_norm",
+    "own_relative_table": "relative_table",
+    "global_tokens": "global_tokens",
     "shared_norm": "shared_norm",
     "query_bias": "query_bias",
     "key_bias": "key_bias",

@@ -19,10 +19,17 @@ class LayerSpec:
         sequence (Llama 4); or "none", a layer without attention.
       window: size of the window or chunk. A causal window is the latest `window` positions, the query's included; a bidirectional one
         is window // 2 positions on each side and the query's.
+      global_tokens: whether a bidirectional window has further queries, keys and values for chosen positions, which attend to all
+        positions and which all attend to (Beltagy et al. 2020).
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
+<<<<<<< HEAD
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), "disentangled", products with embeddings of the distance
         from one table per stack (He et al. 2020), or "none".
+=======
+        stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
+      own_relative_table: whether the layer has its own table of "relative" positions (UMT5).
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
       scaled_alibi: whether "alibi" is added before scores are scaled, as slope x position of the key in bfloat16 (Falcon).
       rotary_theta: base of the rotary wavelengths.
       rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
@@ -63,7 +70,13 @@ class LayerSpec:
     attention: Literal["full", "window", "chunked", "none"] = "full"
     window: int = 0
     window_ahead: int = -1
+<<<<<<< HEAD
     positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
+=======
+    global_tokens: bool = False
+    positions: Literal["rotary", "relative", "alibi", "none"] = "none"
+    own_relative_table: bool = False
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     scaled_alibi: bool = False
     rotary_theta: float = 10000.0
     rotary_scaling: tuple[tuple[str, float | str], ...] = ()
@@ -113,10 +126,15 @@ class LayerSpec:
         return self.attention_scale or (self.head_size * (1 + len(self.position_terms))) ** -0.5
 
     @property
+    def uses_relative_table(self) -> bool:
+        """Whether scores depend on the stack's table of relative positions."""
+        return self.positions == "relative" and not self.own_relative_table
+
+    @property
     def mask_traits(self) -> tuple[Any, ...]:
         """All that the layer's mask and its bias on scores depend on; sizes must be filled in."""
         alibi = (self.num_heads, self.scaled_alibi and self.score_scale) if self.positions == "alibi" else ()
-        return (self.attention, self.window, self.window_ahead, self.positions, *alibi)
+        return (self.attention, self.window, self.window_ahead, self.positions, self.own_relative_table, *alibi)
 
     @property
     def rotary_width(self) -> int:
@@ -136,8 +154,14 @@ class LayerSpec:
             attention="full",
             window=0,
             window_ahead=-1,
+<<<<<<< HEAD
             positions="none",
             position_terms=(),
+=======
+            global_tokens=False,
+            positions="none",
+            own_relative_table=False,
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
             query_key_norm="none",
         )
 

@@ -120,8 +120,13 @@ def num_parameters(arch: Architecture) -> int:
     if arch.positions == "learned":
         tables += (arch.max_length + arch.position_offset) * arch.position_width
     tables += (arch.embedding_projection + arch.output_projection) * arch.embedding_width * width
+<<<<<<< HEAD
     relative = arch.relative_buckets * arch.num_heads if _has(arch, "relative") else 0
     relative += arch.relative_buckets * width if _has(arch, "disentangled") else 0
+=======
+    shared = any(spec.uses_relative_table for spec in arch.layers)
+    relative = arch.relative_buckets * arch.num_heads if shared else 0
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
     blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
     return encoder + tables + relative + blocks
@@ -131,6 +136,10 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     width = arch.hidden_size
     one = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads)
     attention = one * ((spec.attention != "none") + arch.has_cross_attention)
+    if spec.global_tokens:
+        attention += width * spec.head_size * (spec.num_heads + 2 * spec.num_kv_heads)
+    if spec.own_relative_table:
+        attention += arch.relative_buckets * spec.num_heads
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
     distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
     convolution = width * width // spec.conv_groups * spec.conv_width
@@ -195,7 +204,11 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return f"a layer has attention={spec.attention}, but window=0"
     if spec.attention == "chunked" and not arch.causal:
         return "a layer has attention=chunked, which requires a causal stack"
-    if spec.positions == "relative" and spec.num_heads != arch.num_heads:
+    if spec.own_relative_table and spec.positions != "relative":
+        return f"a layer has own_relative_table=True and positions={spec.positions}, which has no such table"
+    if spec.global_tokens and (arch.causal or spec.attention != "window" or spec.query_key_norm != "none"):
+        return "a layer has global_tokens=True, which requires a bidirectional window and query_key_norm=none"
+    if spec.uses_relative_table and spec.num_heads != arch.num_heads:
         return "a layer with relative positions has its own num_heads, but all layers share one table of the stack"
     if reason := _incompatible_distances(arch, spec, show):
         return reason

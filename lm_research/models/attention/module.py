@@ -20,8 +20,13 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
+<<<<<<< HEAD
 from lm_research.models.layers import Dense, Norm, capped, dropout, norm, split_key
 from lm_research.models.positions import embedded_distances, rotary_frequencies, rotate, shifted_rows
+=======
+from lm_research.models.layers import Dense, Norm, capped, dropout, make_param, norm
+from lm_research.models.positions import by_distance, distance_table, rotary_frequencies, rotate
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
@@ -47,6 +52,8 @@ def use_fused_kernel(
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
     if spec.by_distance or spec.window_ahead >= 0 or arch.merged_attention:
+        return False
+    if spec.global_tokens and has_prefix:
         return False
     device, shortest = device or platform(), min(lengths)
     if device == "tpu":
@@ -153,6 +160,7 @@ class Memory(NamedTuple):
         return self.bias_BHLS.shape[-1]
 
 
+<<<<<<< HEAD
 class Distances(NamedTuple):
     """The distances that "disentangled" scores depend on.
 
@@ -165,6 +173,13 @@ class Distances(NamedTuple):
     table_RD: jax.Array
     rows_BLS: jax.Array | None
     max_distance: int
+=======
+class GlobalTokens(NamedTuple):
+    """Positions with global attention: above 0 in `chosen_BL`, and the mask of their attention to all positions."""
+
+    chosen_BL: jax.Array
+    mask: jax.Array | AttentionMask
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 
 
 class Attention(nnx.Module):
@@ -180,10 +195,19 @@ class Attention(nnx.Module):
         self.key = Dense(memory, kv_heads, arch, rngs, bias=spec.key_bias)
         self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
         self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
+<<<<<<< HEAD
         if spec.position_projections and "query" in spec.position_terms:
             self.position_key = Dense(width, heads, arch, rngs, bias=spec.key_bias)
         if spec.position_projections and "key" in spec.position_terms:
             self.position_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
+=======
+        if spec.global_tokens:
+            self.global_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
+            self.global_key = Dense(width, kv_heads, arch, rngs, bias=spec.key_bias)
+            self.global_value = Dense(width, kv_heads, arch, rngs, bias=spec.value_bias)
+        if spec.own_relative_table:
+            self.relative_bias = make_param(rngs, (arch.relative_buckets, spec.num_heads), (None, "heads"), arch)
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
         if spec.query_key_norm != "none":
             all_heads = spec.query_key_norm == "projection"
             self.query_norm = norm(arch, spec.head_size * (spec.num_heads if all_heads else 1))
@@ -202,7 +226,12 @@ class Attention(nnx.Module):
         dropout_key: jax.Array | None = None,
         probs: list[jax.Array] | None = None,
         merged: Memory | None = None,
+<<<<<<< HEAD
         distances: Distances | None = None,
+=======
+        buckets_BLS: jax.Array | None = None,
+        global_tokens: GlobalTokens | None = None,
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -216,7 +245,12 @@ class Attention(nnx.Module):
           dropout_key: PRNG key for dropout; None disables it.
           probs: list that collects the probabilities [B, H, L, S].
           merged: further keys and values, which follow the others in the same softmax.
+<<<<<<< HEAD
           distances: for "disentangled" positions.
+=======
+          buckets_BLS: rows of the layer's own table of relative positions; None for those of whole sequences.
+          global_tokens: the positions with global attention, for layers that have them.
+>>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -231,13 +265,14 @@ class Attention(nnx.Module):
         if spec.position_terms:
             dropout_key, table_key = split_key(dropout_key, 2)
         dropout_args = (self.arch.attention_dropout_rate, dropout_key)
+        if spec.own_relative_table:
+            mask = self._with_distances(mask, x_BLD.shape[1], buckets_BLS)
         if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
-            if isinstance(mask, AttentionMask):
-                copies = spec.num_heads // spec.num_kv_heads
-                if copies > 1:
-                    key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
-                mixed = blockwise_attention(query_BLHK, key, value, mask, scale, *dropout_args, spec.score_cap)
+            if cache is None and merged is None:
+                mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
+                if global_tokens is not None and spec.global_tokens:
+                    mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
                 return self.output(mixed)
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:
@@ -250,6 +285,64 @@ class Attention(nnx.Module):
             mask = mask + scale * self._distance_scores(query_BLHK, key, distances, table_key)
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
         return self.output(mixed)
+
+    def _attend(
+        self,
+        query_BLHK: jax.Array,
+        key_BSGK: jax.Array,
+        value_BSGK: jax.Array,
+        mask: jax.Array | AttentionMask,
+        scale: float | jax.Array,
+        dropout_rate: float,
+        dropout_key: jax.Array | None,
+        probs: list[jax.Array] | None,
+    ) -> jax.Array:
+        """Attend as the type of the mask defines, [B, L, H, K]."""
+        spec, dropout_args = self.spec, (dropout_rate, dropout_key)
+        if not isinstance(mask, AttentionMask):
+            key, value = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)
+            return dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
+        copies = spec.num_heads // spec.num_kv_heads
+        if copies > 1:
+            key_BSGK, value_BSGK = jnp.repeat(key_BSGK, copies, axis=2), jnp.repeat(value_BSGK, copies, axis=2)
+        return blockwise_attention(query_BLHK, key_BSGK, value_BSGK, mask, scale, *dropout_args, spec.score_cap)
+
+    def _with_global(
+        self,
+        x_BLD: jax.Array,
+        mixed_BLHK: jax.Array,
+        global_tokens: GlobalTokens,
+        positions_BL: jax.Array | None,
+        scale: float | jax.Array,
+        dropout_rate: float,
+        dropout_key: jax.Array | None,
+        probs: list[jax.Array] | None,
+    ) -> jax.Array:
+        """Replace the results of the positions with global attention by those of their own projections."""
+        query, key = (
+            self._rotated(self._project(one, x_BLD), positions_BL) for one in (self.global_query, self.global_key)
+        )
+        pair, chosen_BL = (key, self._project(self.global_value, x_BLD)), global_tokens.chosen_BL > 0
+        inner_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
+        globally = self._attend(query, *pair, global_tokens.mask, scale, dropout_rate, inner_key, probs)
+        if probs is not None:
+            own, others = probs.pop(), probs.pop()
+            probs.append(jnp.where(chosen_BL[:, None, :, None], own, others))
+        return jnp.where(chosen_BL[..., None, None], globally, mixed_BLHK)
+
+    def _with_distances(
+        self, mask: jax.Array | AttentionMask, length: int, buckets_BLS: jax.Array | None
+    ) -> jax.Array | AttentionMask:
+        """Add the layer's own bias by distance to a mask."""
+        if buckets_BLS is not None:
+            assert not isinstance(mask, AttentionMask)
+            bias_BLSH = self.relative_bias[...].astype(jnp.float32)[buckets_BLS]
+            return mask + jnp.moveaxis(bias_BLSH, -1, 1)
+        arch = self.arch
+        table_HX = distance_table(self.relative_bias[...], length, arch.relative_max_distance, not arch.causal)
+        if isinstance(mask, AttentionMask):
+            return mask._replace(distances_HX=table_HX)
+        return mask + by_distance(table_HX, length)[None]
 
     def _with_memory(
         self, key_BGSK: jax.Array, value_BGSK: jax.Array, bias_BHLS: jax.Array, memory: Memory

@@ -82,7 +82,7 @@ class T5(Family):
         "Model": "none",
     }
     encoder_classes = ("EncoderModel", "ForTokenClassification")
-    config_fields = (
+    config_fields: tuple[ConfigField, ...] = (
         ConfigField("vocab_size", "vocab_size", 32128),
         ConfigField("hidden_size", "d_model", 512),
         ConfigField("head_size", "d_kv", 64),

@@ -35,6 +35,7 @@ def _stack(name: str, gated: bool) -> tuple[ParamMapping, ...]:
     first = f"@{name}.block.0.layer.0.SelfAttention"
     return (
         *tensor(f"{name}/relative_bias", f"{first}.relative_attention_bias.weight"),
+        *tensor(f"{ours}/attention/relative_bias", f"{theirs}.0.SelfAttention.relative_attention_bias.weight"),
         *attention(f"{ours}/attention", f"{theirs}.0.SelfAttention", "q", "k", "v", "o"),
         *tensor(f"{ours}/attention_norm/scale", f"{theirs}.0.layer_norm.weight"),
         *attention(f"{ours}/cross_attention", f"{theirs}.1.EncDecAttention", "q", "k", "v", "o"),

@@ -1,13 +1,14 @@
 """Encoder-decoders with BART's names, and T5's youngest sibling."""
 
 from case import Case, merged
-from make_goldens import BART
+from make_goldens import BART, T5
 
 OTHERS = merged(BART, encoder_layers=3, max_position_embeddings=19)
 PEGASUS = merged(OTHERS, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, forced_eos_token_id=1)
 BLENDERBOT = merged(PEGASUS, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=2)
 M2M = merged(OTHERS, d_model=21, decoder_attention_heads=7, activation_function="relu", dropout=0.0)
 PLBART = merged(OTHERS, scale_embedding=True)
+UMT5 = merged(T5, num_layers=3, feed_forward_proj="gated-gelu")
 POSITIONS = r"embed_positions\.weight$"  # sinusoidal ones
 
 
@@ -25,10 +26,27 @@ CASES = [
     *both("blenderbot_small", "BlenderbotSmallForConditionalGeneration", BLENDERBOT),
     *both("m2m_100", "M2M100ForConditionalGeneration", M2M, {"tie_word_embeddings": False, "d_model": 42}),
     *both("plbart", "PLBartForConditionalGeneration", PLBART),
+    *both("umt5", "UMT5ForConditionalGeneration", UMT5, length=14, target=13),
     *both("mvp", "MvpForConditionalGeneration", OTHERS, {"tie_word_embeddings": False}),
 ]
 
 SLOW = [
+    Case("umt5_unscaled", "UMT5ForConditionalGeneration", merged(UMT5, tie_word_embeddings=False), decoder="masked"),
+    Case(
+        "umt5_relu",
+        "UMT5ForConditionalGeneration",
+        merged(UMT5, feed_forward_proj="relu", num_decoder_layers=5),
+        "target",
+        deep=True,
+        length=5,
+        target=4,
+    ),
+    Case("umt5_encoder", "UMT5EncoderModel", UMT5, length=14),
+    Case("umt5_model", "UMT5Model", UMT5, decoder="masked"),
+    Case("umt5_sequence", "UMT5ForSequenceClassification", merged(UMT5, num_labels=3), "sequence"),
+    Case("umt5_token", "UMT5ForTokenClassification", merged(UMT5, num_labels=4), "classes"),
+    Case("umt5_question", "UMT5ForQuestionAnswering", UMT5, "span"),
+    Case("umt5_losses", "UMT5ForConditionalGeneration", merged(UMT5, dropout_rate=0.0), "target", steps=1e-2),
     Case(
         "pegasus_untied",
         "PegasusForConditionalGeneration",
