@@ -126,6 +126,7 @@ class LanguageModel:
 
             - `input_ids`: [B, L] token ids; [B, choices, L] for multiple choice. The only required input.
             - `attention_mask`: [B, L], 1 for real tokens; all 1 if omitted.
+            - `global_attention_mask`: [B, L], 1 for tokens with global attention, in encoders that have it (LED).
             - `token_type_ids`, `task_type_ids`, `position_ids`: [B, L].
             - `decoder_input_ids`, `decoder_attention_mask`: [B, T], encoder-decoders only. If omitted, they are made by
               shifting `labels` one to the right, or `input_ids` for classification and spans.
@@ -187,8 +188,11 @@ class LanguageModel:
         for name, stack in pairs:
             if name in arrays:
                 self._check_ids(name, arrays[name], stack, arrays)
+        if "global_attention_mask" in arrays and not (arch.encoder or arch).has_global_tokens:
+            raise UserError("This model has no global attention: leave out global_attention_mask.")
         same = {
             "attention_mask": "input_ids",
+            "global_attention_mask": "input_ids",
             "token_type_ids": "input_ids",
             "task_type_ids": "input_ids",
             "decoder_attention_mask": "decoder_input_ids",

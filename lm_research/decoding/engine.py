@@ -189,8 +189,11 @@ def encode_prompts(
     """
     memory = None
     if prompts.source_BM is not None:
-        ones = jnp.ones_like(prompts.source_BM)
-        _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
+        mask_BM, options = prompts.source_mask_BM, {"query_segments_BL": jnp.ones_like(prompts.source_BM)}
+        assert mask_BM is not None
+        if bound.model.arch.source.has_global_tokens:
+            mask_BM, options["prefix_BL"] = jnp.minimum(mask_BM, 1), jnp.maximum(mask_BM - 1, 0)
+        _, memory = bound.model.encode(prompts.source_BM, mask_BM, **options)
     rows, width = prompts.tokens_BP.shape
     cache = decode.empty(bound, rows, slots, memory, step, shared)._replace(first_B=prompts.first_B)
     place = causal_slots(prompts.start_B, jnp.int32(0), width, width)._replace(shared=shared, end_B=prompts.end_B)

@@ -55,6 +55,7 @@ def generate(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     assistant_model: Any = None,
+    global_attention_mask: Any = None,
     **arguments: Any,
 ) -> Any:
     """Continue prompts (decoders) or answer texts (encoder-decoders); see LanguageModel.generate.
@@ -68,6 +69,7 @@ def generate(
       decoder_input_ids: token ids [B, T] that an encoder-decoder's output begins with.
       decoder_attention_mask: [B, T], 1 for real tokens of decoder_input_ids.
       assistant_model: a smaller model with the same vocabulary that drafts tokens (speculative decoding).
+      global_attention_mask: [B, L], 1 for tokens of input_ids with global attention, in encoders that have it (LED).
       **arguments: fields of GenerationConfig; defaults come from generation_config.json, or else config.json.
 
     Returns:
@@ -81,6 +83,7 @@ def generate(
         attention_mask=attention_mask,
         decoder_input_ids=decoder_input_ids,
         decoder_attention_mask=decoder_attention_mask,
+        global_attention_mask=global_attention_mask,
     )
     request = Request(lm, arguments, inputs, prompts)
     if assistant_model is not None:
@@ -291,7 +294,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
     Raises:
       UserError: as `generate`; more than one sequence; beam search, whose text is not final before the end; no tokenizer.
     """
-    names = ("attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    names = ("attention_mask", "decoder_input_ids", "decoder_attention_mask", "global_attention_mask")
     inputs = {"input_ids": input_ids} | {name: arguments.pop(name, None) for name in names}
     request = Request(lm, arguments, inputs, prompts)
     options = request.options

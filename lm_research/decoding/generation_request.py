@@ -221,13 +221,15 @@ def resolve_options(lm: Any, given: Mapping[str, Any], texts: bool) -> Generatio
 
 def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> list[list[int]]:
     """Token ids of each prompt (the encoder's input, for encoder-decoders)."""
-    ids = inputs.get("input_ids")
+    ids, encoder = inputs.get("input_ids"), lm.definition.arch.encoder
+    if inputs.get("global_attention_mask") is not None and not (encoder and encoder.has_global_tokens):
+        raise UserError("This model has no global attention: leave out global_attention_mask.")
     if texts is not None and ids is not None:
         raise UserError("generate takes prompts (texts) or input_ids (token ids), not both.")
     if ids is not None:
-        mask = inputs.get("attention_mask")
+        mask, chosen = inputs.get("attention_mask"), inputs.get("global_attention_mask")
         if lm.definition.arch.encoder is not None:  # as in transformers 5, encoders read padding if there is no mask
-            return as_rows("input_ids", ids) if mask is None else source_rows(ids, mask)
+            return as_rows("input_ids", ids) if mask is None and chosen is None else source_rows(ids, mask, chosen)
         rows = as_rows("input_ids", ids, mask)
         if mask is not None:
             return rows

@@ -21,6 +21,8 @@ from lm_research.tokenizers.base import Tokenizer
 # Added to a masked token in an encoder's rows. The token is kept, because it shifts the positions of later tokens, and because
 # encoders that count positions from their padding skip padding tokens only.
 HIDDEN = -(2**40)
+# Added to a token with global attention (LayerSpec.global_tokens).
+GLOBAL = 2**40
 
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
@@ -33,7 +35,7 @@ class Prompts(NamedTuple, Generic[Array]):
       tokens_BP: token ids, padded on the left; the decoder's for encoder-decoders.
       start_B: first slot of each row's prompt.
       digest_B2: identity of each row for sampling: a digest of its tokens, and the number of equal rows before it.
-      source_BM, source_mask_BM: the encoder's tokens, padded on the right, and 1 for real ones; None for decoders.
+      source_BM, source_mask_BM: the encoder's tokens, padded on the right, and 1 for real ones, 2 with global attention; None for decoders.
       real_B: which rows are prompts; they come first, the others pad the batch.
       first_B: position of each row's first token; None if all are 0.
       end_B: slot after each row's last token, if rows are padded on the right.
@@ -76,24 +78,35 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
     return rows
 
 
-def source_rows(ids: Any, mask: Any) -> list[list[int]]:
-    """Make token lists for an encoder: masked tokens get HIDDEN added, those at the end are dropped. Raises as `as_rows`."""
-    as_rows("input_ids", ids, mask)  # checks the mask
+def source_rows(ids: Any, mask: Any, chosen: Any = None) -> list[list[int]]:
+    """Make token lists for an encoder: masked tokens get HIDDEN added, those at the end are dropped. Raises as `as_rows`.
+
+    Args:
+      ids: token ids.
+      mask: of the same shape, positive for real tokens; None if all are real.
+      chosen: of the same shape, positive for tokens with global attention, which get GLOBAL added; None if there are none.
+    """
+    rows = as_rows("input_ids", ids)
+    masks = [[np.ones(len(row)) for row in rows] if mask is None else mask]
+    masks.append([np.zeros(len(row)) for row in rows] if chosen is None else chosen)
+    for one in masks:
+        as_rows("input_ids", ids, one if one is masks[0] else [np.asarray(row) + 1 for row in one])  # checks the shapes
     found = []
-    for row, keep in zip(as_rows("input_ids", ids), mask, strict=True):
+    for row, keep, picked in zip(rows, *masks, strict=True):
         end = int(np.flatnonzero(np.asarray(keep) > 0)[-1]) + 1
-        found.append([token if kept > 0 else HIDDEN + token for token, kept in zip(row[:end], keep[:end], strict=True)])
+        parts = zip(row[:end], keep[:end], picked[:end], strict=True)
+        found.append([token + (HIDDEN if kept <= 0 else GLOBAL if pick > 0 else 0) for token, kept, pick in parts])
     return found
 
 
 def unhidden(row: Sequence[int]) -> list[int]:
-    """Undo HIDDEN: the tokens of a row of `source_rows`, masked ones included."""
-    return [token if token > HIDDEN // 2 else token - HIDDEN for token in row]
+    """Undo HIDDEN and GLOBAL: the tokens of a row of `source_rows`, masked ones included."""
+    return [(token + GLOBAL // 2) % GLOBAL - GLOBAL // 2 for token in row]
 
 
 def visible(row: Sequence[int]) -> list[int]:
     """Drop the masked tokens of a row of `source_rows`."""
-    return [token for token in row if token > HIDDEN // 2]
+    return unhidden([token for token in row if token > HIDDEN // 2])
 
 
 def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
@@ -179,9 +192,8 @@ def make_prompts(
         mask_BM[:, 0] = 1
         for number, row in enumerate(sources):
             row_L = np.array(row, np.int64)
-            visible_L = row_L > HIDDEN // 2
-            source_BM[number, : len(row)] = np.where(visible_L, row_L, row_L - HIDDEN)
-            mask_BM[number, : len(row)] = visible_L
+            source_BM[number, : len(row)] = unhidden(row)
+            mask_BM[number, : len(row)] = (row_L > HIDDEN // 2).astype(np.int32) + (row_L > GLOBAL // 2)
     contents = [
         (*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)
     ]

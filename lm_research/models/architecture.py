@@ -261,6 +261,11 @@ class Architecture:
         )
 
     @property
+    def has_global_tokens(self) -> bool:
+        """Whether positions may be chosen that have global attention."""
+        return any(spec.global_tokens for spec in self.layers)
+
+    @property
     def kinds(self) -> tuple[LayerSpec, ...]:
         """The distinct layer specs, in order of their first layer."""
         return tuple(dict.fromkeys(self.layer_specs))

@@ -23,6 +23,7 @@ from lm_research.models.transformer import StackOutputs
 INPUTS = (
     "input_ids",
     "attention_mask",
+    "global_attention_mask",
     "token_type_ids",
     "task_type_ids",
     "position_ids",
@@ -66,7 +67,11 @@ def forward(
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
     captured: list[StackOutputs] | None = [] if capture else None
     options: dict[str, Any] = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
-    source: dict[str, Any] = dict(positions_BL=_positions(model.reader.arch, inputs), **_types(inputs))
+    source: dict[str, Any] = dict(
+        positions_BL=_positions(model.reader.arch, inputs),
+        prefix_BL=inputs.get("global_attention_mask"),
+        **_types(inputs),
+    )
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":

@@ -215,7 +215,7 @@ class Transformer(nnx.Module):
             return BlockInputs(masks, positions_BL, distances=distances)
 =======
         chosen = None
-        if prefix_BL is not None and any(spec.global_tokens for spec in arch.layers):
+        if prefix_BL is not None and arch.has_global_tokens:
             whole = AttentionMask(queries_BL, segments_BL)
             chosen = GlobalTokens(prefix_BL, whole if ring else whole.bias(0, 0))
         if memory is None:

@@ -18,6 +18,7 @@ class Case:
     masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
     types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
     decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
+    chosen: bool = False  # global_attention_mask, with 2, 1 and 0 positions in the rows
     deep: bool = False  # hidden states and attentions
     text: dict | None = None  # literal text of config.json, where it differs from what save_pretrained writes
     extra: tuple[

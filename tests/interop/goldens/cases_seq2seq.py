@@ -9,6 +9,12 @@ BLENDERBOT = merged(PEGASUS, bos_token_id=1, eos_token_id=2, decoder_start_token
 M2M = merged(OTHERS, d_model=21, decoder_attention_heads=7, activation_function="relu", dropout=0.0)
 PLBART = merged(OTHERS, scale_embedding=True)
 UMT5 = merged(T5, num_layers=3, feed_forward_proj="gated-gelu")
+LED = {name: value for name, value in OTHERS.items() if name != "max_position_embeddings"} | {
+    "max_encoder_position_embeddings": 24,
+    "max_decoder_position_embeddings": 13,
+    "attention_window": [4, 8, 4],
+}
+LONG = {"length": 19, "chosen": True}  # longer than two windows; padded to a multiple of the largest by transformers
 POSITIONS = r"embed_positions\.weight$"  # sinusoidal ones
 
 
@@ -27,10 +33,24 @@ CASES = [
     *both("m2m_100", "M2M100ForConditionalGeneration", M2M, {"tie_word_embeddings": False, "d_model": 42}),
     *both("plbart", "PLBartForConditionalGeneration", PLBART),
     *both("umt5", "UMT5ForConditionalGeneration", UMT5, length=14, target=13),
+    *both("led", "LEDForConditionalGeneration", LED, {"tie_word_embeddings": False}, **LONG),
     *both("mvp", "MvpForConditionalGeneration", OTHERS, {"tie_word_embeddings": False}),
 ]
 
 SLOW = [
+    Case("led_one_window", "LEDForConditionalGeneration", merged(LED, attention_window=4), decoder="masked", length=19),
+    Case(
+        "led_untied",
+        "LEDForConditionalGeneration",
+        merged(LED, tie_word_embeddings=False, activation_function="relu"),
+        decoder="masked",
+        **LONG,
+    ),
+    Case(
+        "led_model", "LEDModel", merged(LED, encoder_layers=4, attention_window=[8, 4, 8, 4]), decoder="given", **LONG
+    ),
+    Case("led_question", "LEDForQuestionAnswering", merged(LED, max_decoder_position_embeddings=19), "span", **LONG),
+    Case("led_losses", "LEDForConditionalGeneration", merged(LED, dropout=0.0), "target", steps=4e-3, **LONG),
     Case("umt5_unscaled", "UMT5ForConditionalGeneration", merged(UMT5, tie_word_embeddings=False), decoder="masked"),
     Case(
         "umt5_relu",

@@ -91,6 +91,10 @@ def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray
         mask[row, :cut] &= side != "left"
     tokens = np.where(mask == 1, rng.choice(usual, (rows, length)), pad)
     inputs = {"input_ids": tokens, "attention_mask": mask}
+    if case.chosen:
+        inputs["global_attention_mask"] = np.zeros_like(mask)
+        for row, count in enumerate((2, 1, 0)):
+            inputs["global_attention_mask"][row, rng.choice(np.flatnonzero(mask[row]), count, replace=False)] = 1
     if not case.masks:
         del inputs["attention_mask"]
     if case.types and getattr(reader, "type_vocab_size", 0) > 1:
