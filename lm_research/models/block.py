@@ -18,11 +18,7 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.mask import AttentionMask
-<<<<<<< HEAD
-from lm_research.models.attention.module import Attention, Distances, Memory
-=======
-from lm_research.models.attention.module import Attention, GlobalTokens, Memory
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+from lm_research.models.attention.module import Attention, Distances, GlobalTokens, Memory
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Norm, activation, dropout, make_param, norm, split_key, zeros_param
@@ -34,31 +30,25 @@ Branch = Callable[[jax.Array], jax.Array]
 class BlockInputs(NamedTuple):
     """Inputs that all blocks of a stack share.
 
-<<<<<<< HEAD
     Attributes:
       masks: mask of each kind of layer.
       positions_BL: rotary positions; None counts from 0.
       memory_BSD, memory_mask: the encoder's states, and their mask.
       distances: of each kind of layer with "disentangled" positions.
       input_BLD, segments_BL: the stack's input and its segments, for convolutions.
-=======
-    Masks and, for layers with their own table of relative positions in a cache, buckets of distances [B, L, S], each by kind of layer;
-    positions; the encoder's states; and the positions with global attention.
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+      buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
+      global_tokens: the positions with global attention.
     """
 
     masks: Mapping[LayerSpec, jax.Array | AttentionMask]
     positions_BL: jax.Array | None
     memory_BSD: jax.Array | None = None
     memory_mask: jax.Array | AttentionMask | None = None
-<<<<<<< HEAD
     distances: Mapping[LayerSpec, Distances] | None = None
     input_BLD: jax.Array | None = None
     segments_BL: jax.Array | None = None
-=======
     buckets: Mapping[LayerSpec, jax.Array] = MappingProxyType({})
     global_tokens: GlobalTokens | None = None
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 
 
 @dataclasses.dataclass

@@ -75,27 +75,19 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
     """Make the inputs that all blocks share, with biases [B, 1 or H, L, S] for the slots that each new token attends to."""
     distinct: dict[tuple[Any, ...], jax.Array] = {}
     masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
-<<<<<<< HEAD
     distances: dict[LayerSpec, Distances] = {}
+    buckets: dict[LayerSpec, jax.Array] = {}
     sizes = _sizes(bound, cache)
-=======
-    sizes, buckets = _sizes(bound, cache), {}
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     for spec in bound.model.arch.kinds:
         if spec.mask_traits not in distinct:
             distinct[spec.mask_traits] = _bias(bound, spec, slots, sizes[spec])
         masks[spec] = distinct[spec.mask_traits]
-<<<<<<< HEAD
         if spec.position_terms:
             distances[spec] = _distances(bound, spec, slots, sizes[spec])
-    memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
-    return BlockInputs(masks, positions_BL, None, memory_mask, distances)
-=======
         if spec.own_relative_table:
             buckets[spec] = _buckets(bound.model.arch, _entries(spec, slots, sizes[spec])[0])
     memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
-    return BlockInputs(masks, positions_BL, None, memory_mask, buckets)
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+    return BlockInputs(masks, positions_BL, None, memory_mask, distances, buckets=buckets)
 
 
 def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
@@ -109,7 +101,6 @@ def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
     return {spec: key.shape[-2] for spec, key in pairs}
 
 
-<<<<<<< HEAD
 def _entries(spec: LayerSpec, slots: CacheSlots, size: int) -> tuple[jax.Array, jax.Array]:
     """The distance of each new token from each of a layer's `size` cache entries, and whether it is visible, both [B, L, S]."""
     distance_BLS, visible_BLS = slots.distance_BLS, slots.visible_BLS
@@ -130,12 +121,7 @@ def _distances(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int)
 
 def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
     """The bias added to the scores of a layer with `size` cache entries."""
-    arch, (distance_BLS, visible_BLS) = bound.model.arch, _entries(spec, slots, size)
-=======
-def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
-    """The bias added to the scores of a layer with `size` cache entries."""
     distance_BLS, visible_BLS = _entries(spec, slots, size)
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     if spec.attention == "window":
         visible_BLS = visible_BLS & in_window(distance_BLS, spec.window, causal=True)
     elif spec.attention == "chunked":
@@ -150,17 +136,6 @@ def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> j
     elif spec.positions == "alibi":
         bias -= alibi_slopes(spec.num_heads)[:, None, None] * distance_BLS[:, None]
     return bias
-
-
-def _entries(spec: LayerSpec, slots: CacheSlots, size: int) -> tuple[jax.Array, jax.Array]:
-    """Distance to each entry of a layer's cache, and whether the new tokens attend to it, [B, L, S] each."""
-    distance_BLS, visible_BLS = slots.distance_BLS, slots.visible_BLS
-    slot_BC = slots.slot_of_entry(spec.reach, size)
-    if slot_BC is None:
-        return distance_BLS, visible_BLS
-    index_B1C = jnp.maximum(slot_BC, 0)[:, None]  # put slots into the order of the layer's entries
-    visible_BLS = jnp.take_along_axis(visible_BLS, index_B1C, axis=2) & (slot_BC >= 0)[:, None]
-    return jnp.take_along_axis(distance_BLS, index_B1C, axis=2), visible_BLS
 
 
 def _buckets(arch: Architecture, distance_BLS: jax.Array) -> jax.Array:

@@ -23,13 +23,9 @@ class LayerSpec:
         positions and which all attend to (Beltagy et al. 2020).
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
-<<<<<<< HEAD
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), "disentangled", products with embeddings of the distance
         from one table per stack (He et al. 2020), or "none".
-=======
-        stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
       own_relative_table: whether the layer has its own table of "relative" positions (UMT5).
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
       scaled_alibi: whether "alibi" is added before scores are scaled, as slope x position of the key in bfloat16 (Falcon).
       rotary_theta: base of the rotary wavelengths.
       rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
@@ -70,13 +66,9 @@ class LayerSpec:
     attention: Literal["full", "window", "chunked", "none"] = "full"
     window: int = 0
     window_ahead: int = -1
-<<<<<<< HEAD
-    positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
-=======
     global_tokens: bool = False
-    positions: Literal["rotary", "relative", "alibi", "none"] = "none"
+    positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
     own_relative_table: bool = False
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     scaled_alibi: bool = False
     rotary_theta: float = 10000.0
     rotary_scaling: tuple[tuple[str, float | str], ...] = ()
@@ -154,14 +146,10 @@ class LayerSpec:
             attention="full",
             window=0,
             window_ahead=-1,
-<<<<<<< HEAD
-            positions="none",
-            position_terms=(),
-=======
             global_tokens=False,
             positions="none",
             own_relative_table=False,
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+            position_terms=(),
             query_key_norm="none",
         )
 

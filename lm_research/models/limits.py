@@ -120,13 +120,9 @@ def num_parameters(arch: Architecture) -> int:
     if arch.positions == "learned":
         tables += (arch.max_length + arch.position_offset) * arch.position_width
     tables += (arch.embedding_projection + arch.output_projection) * arch.embedding_width * width
-<<<<<<< HEAD
-    relative = arch.relative_buckets * arch.num_heads if _has(arch, "relative") else 0
-    relative += arch.relative_buckets * width if _has(arch, "disentangled") else 0
-=======
     shared = any(spec.uses_relative_table for spec in arch.layers)
     relative = arch.relative_buckets * arch.num_heads if shared else 0
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+    relative += arch.relative_buckets * width if _has(arch, "disentangled") else 0
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
     blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
     return encoder + tables + relative + blocks

@@ -23,11 +23,7 @@ from lm_research.models.attention.mask import (
     document_positions,
     positions_from_segments,
 )
-<<<<<<< HEAD
-from lm_research.models.attention.module import Distances, use_fused_kernel
-=======
-from lm_research.models.attention.module import GlobalTokens, use_fused_kernel
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
@@ -131,13 +127,9 @@ class Transformer(nnx.Module):
           query_segments_BL: the segment whose keys each position attends to, where it is not its own; all 1 lets padding attend to the
             real positions, as with an attention mask in transformers.
           captured: list that collects the activations of the stack.
-<<<<<<< HEAD
-          prefix_BL: above 0 for positions of a decoder that their whole segment attends to, as in an encoder.
-          task_types_BL: task types (ERNIE 2.0); None is all 0.
-=======
           prefix_BL: above 0 for positions that their whole segment attends to: of a decoder as in an encoder, of a bidirectional window
             in addition to the near ones. In layers with `global_tokens` these also attend to their whole segment.
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+          task_types_BL: task types (ERNIE 2.0); None is all 0.
         """
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
@@ -209,18 +201,13 @@ class Transformer(nnx.Module):
                     mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
                 distinct[traits] = self._add_distances(spec, mask, fused or (ring and not spec.position_terms))
             masks[spec] = distinct[traits]
-<<<<<<< HEAD
         distances = {spec: self.distances() for spec in masks if spec.position_terms}
-        if memory is None:
-            return BlockInputs(masks, positions_BL, distances=distances)
-=======
         chosen = None
         if prefix_BL is not None and arch.has_global_tokens:
             whole = AttentionMask(queries_BL, segments_BL)
             chosen = GlobalTokens(prefix_BL, whole if ring else whole.bias(0, 0))
         if memory is None:
-            return BlockInputs(masks, positions_BL, global_tokens=chosen)
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+            return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen)
         pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
         cross_spec = arch.layer_specs[0].across
         fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), has_dropout, False)

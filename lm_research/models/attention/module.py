@@ -20,13 +20,15 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
-<<<<<<< HEAD
-from lm_research.models.layers import Dense, Norm, capped, dropout, norm, split_key
-from lm_research.models.positions import embedded_distances, rotary_frequencies, rotate, shifted_rows
-=======
-from lm_research.models.layers import Dense, Norm, capped, dropout, make_param, norm
-from lm_research.models.positions import by_distance, distance_table, rotary_frequencies, rotate
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
+from lm_research.models.layers import Dense, Norm, capped, dropout, make_param, norm, split_key
+from lm_research.models.positions import (
+    by_distance,
+    distance_table,
+    embedded_distances,
+    rotary_frequencies,
+    rotate,
+    shifted_rows,
+)
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
@@ -160,7 +162,6 @@ class Memory(NamedTuple):
         return self.bias_BHLS.shape[-1]
 
 
-<<<<<<< HEAD
 class Distances(NamedTuple):
     """The distances that "disentangled" scores depend on.
 
@@ -173,13 +174,13 @@ class Distances(NamedTuple):
     table_RD: jax.Array
     rows_BLS: jax.Array | None
     max_distance: int
-=======
+
+
 class GlobalTokens(NamedTuple):
     """Positions with global attention: above 0 in `chosen_BL`, and the mask of their attention to all positions."""
 
     chosen_BL: jax.Array
     mask: jax.Array | AttentionMask
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
 
 
 class Attention(nnx.Module):
@@ -195,19 +196,16 @@ class Attention(nnx.Module):
         self.key = Dense(memory, kv_heads, arch, rngs, bias=spec.key_bias)
         self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
         self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
-<<<<<<< HEAD
         if spec.position_projections and "query" in spec.position_terms:
             self.position_key = Dense(width, heads, arch, rngs, bias=spec.key_bias)
         if spec.position_projections and "key" in spec.position_terms:
             self.position_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
-=======
         if spec.global_tokens:
             self.global_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
             self.global_key = Dense(width, kv_heads, arch, rngs, bias=spec.key_bias)
             self.global_value = Dense(width, kv_heads, arch, rngs, bias=spec.value_bias)
         if spec.own_relative_table:
             self.relative_bias = make_param(rngs, (arch.relative_buckets, spec.num_heads), (None, "heads"), arch)
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
         if spec.query_key_norm != "none":
             all_heads = spec.query_key_norm == "projection"
             self.query_norm = norm(arch, spec.head_size * (spec.num_heads if all_heads else 1))
@@ -226,12 +224,9 @@ class Attention(nnx.Module):
         dropout_key: jax.Array | None = None,
         probs: list[jax.Array] | None = None,
         merged: Memory | None = None,
-<<<<<<< HEAD
         distances: Distances | None = None,
-=======
         buckets_BLS: jax.Array | None = None,
         global_tokens: GlobalTokens | None = None,
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -245,12 +240,9 @@ class Attention(nnx.Module):
           dropout_key: PRNG key for dropout; None disables it.
           probs: list that collects the probabilities [B, H, L, S].
           merged: further keys and values, which follow the others in the same softmax.
-<<<<<<< HEAD
           distances: for "disentangled" positions.
-=======
           buckets_BLS: rows of the layer's own table of relative positions; None for those of whole sequences.
           global_tokens: the positions with global attention, for layers that have them.
->>>>>>> f5a4796 (UMT5: layers may have their own tables of relative positions; bidirectional windows may have chosen positions with global attention)
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -269,7 +261,7 @@ class Attention(nnx.Module):
             mask = self._with_distances(mask, x_BLD.shape[1], buckets_BLS)
         if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
-            if cache is None and merged is None:
+            if cache is None and merged is None and not spec.position_terms:
                 mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
                 if global_tokens is not None and spec.global_tokens:
                     mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
