@@ -98,6 +98,8 @@ def inspect(
         head = head or source.head
     if head == "causal_lm":
         config = {**config, **(family.decoder_config or {})}
+    elif head == "masked_lm":
+        config = {**config, **(family.encoder_config or {})}
     arch = _architecture(directory, family, config, source)
     encoder_only = False
     if head is None:

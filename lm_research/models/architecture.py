@@ -34,6 +34,8 @@ class Architecture:
       memory_projection: whether a dense layer maps the encoder's states to D before the decoder attends to them.
       merged_attention: whether the decoder's self-attention also attends to the encoder's states, with the same projections and one
         softmax over both, in place of cross-attention (T5Gemma 2).
+      depth_weights: whether, after each branch is added, the state is replaced by a learned weighted sum of itself, all earlier ones and
+        the embeddings (DenseFormer, Pagliardini et al. 2024).
       share_layers: whether a few blocks' parameters serve all N layers (ALBERT, Lan et al. 2019).
       layer_groups, group_size: with shared layers, the number of groups the depth is divided into, and of blocks in each group.
 
@@ -74,7 +76,7 @@ class Architecture:
       head_size: K, width of a head; 0 is D / H.
       relative_buckets, relative_max_distance: sizes of the table of "relative" or "disentangled" positions; with a maximum of 0 each
         distance of the latter has its own row.
-      relative_norm: whether the table of "disentangled" positions is normalized.
+      relative_norm: whether the table of "disentangled" positions is normalized; this norm has a scale and a bias.
 
       activation: activation of the feed-forward layers, a key of layers.ACTIVATIONS.
 
@@ -94,6 +96,7 @@ class Architecture:
       train_head_bias: whether that bias is trained (GPT-J).
       head_transform: whether a decoder predicts tokens through the masked-token head, as BERT does.
       masked_transform: whether the masked-token head has a dense layer, an activation and a norm before the vocabulary projection.
+      masked_shift: whether a masked token is predicted from the state before it, as the next one is (GPT-BERT).
       masked_bias: whether the masked-token head's vocabulary projection has a bias.
       logit_scale: factor on hidden states before the vocabulary projection.
       logit_cap: soft cap c of token logits, c tanh(logit / c) (Gemma 2); 0 for none.
@@ -124,6 +127,7 @@ class Architecture:
     shared_tokens: bool = True
     memory_projection: bool = False
     merged_attention: bool = False
+    depth_weights: bool = False
     share_layers: bool = False
     layer_groups: int = 1
     group_size: int = 1
@@ -180,6 +184,7 @@ class Architecture:
     head_bias: bool = False
     train_head_bias: bool = False
     head_transform: bool = False
+    masked_shift: bool = False
     masked_transform: bool = True
     masked_bias: bool = True
     logit_scale: float = 1.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -97,6 +97,25 @@ class Convolution(nnx.Module):
         return jnp.where(real_BL1, result_BLD, 0)
 
 
+class DepthAverage:
+    """The weighted sums of a stack's states up to each branch, for `arch.depth_weights`.
+
+    Attributes:
+      states: the embeddings, and the state after each branch before it was averaged.
+      rows: weights of the states for each of the next branches.
+    """
+
+    def __init__(self, states: Sequence[jax.Array], rows: Sequence[jax.Array]) -> None:
+        self.states, self.rows = list(states), iter(rows)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Add a state, and return the sum."""
+        self.states.append(x_BLD)
+        weights = next(self.rows).astype(x_BLD.dtype)
+        first, *others = (weights[number] * state for number, state in enumerate(self.states))
+        return sum(others, first)
+
+
 class Block(nnx.Module):
     """One layer of a stack, as described by a LayerSpec whose sizes are filled in."""
 
@@ -127,6 +146,7 @@ class Block(nnx.Module):
         capture: BlockCapture | None = None,
         cache: LayerCache | None = None,
         cross_cache: LayerCache | None = None,
+        average: DepthAverage | None = None,
     ) -> jax.Array:
         """Run the layer, [B, L, D].
 
@@ -138,6 +158,7 @@ class Block(nnx.Module):
           capture: collects the probabilities of attentions and router.
           cache: the layer's keys and values of earlier positions.
           cross_cache: the layer's keys and values of the encoder's states.
+          average: replaces the state after each branch, for `arch.depth_weights`.
         """
         spec, has_cross_attention = self.spec, self.arch.has_cross_attention
         has_inner_dropout = self.arch.activation_dropout_rate > 0
@@ -173,10 +194,12 @@ class Block(nnx.Module):
             return self._parallel(x_BLD, self_attention, feed_forward, keys)
         if spec.attention != "none":
             x_BLD = self._residual(x_BLD, self_attention, self.attention_norm, self.attention_output_norm, keys)
+            x_BLD = x_BLD if average is None else average(x_BLD)
         if has_cross_attention:
             norms = self.cross_attention_norm, self.cross_attention_output_norm
             x_BLD = self._residual(x_BLD, cross_attention, *norms, keys)
         x_BLD = self._residual(x_BLD, feed_forward, self.feed_forward_norm, self.feed_forward_output_norm, keys)
+        x_BLD = x_BLD if average is None else average(x_BLD)
         if not spec.conv_width:
             return x_BLD
         assert inputs.input_BLD is not None and inputs.segments_BL is not None

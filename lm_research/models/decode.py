@@ -15,7 +15,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, capacity, write
 from lm_research.models.attention.mask import AttentionMask, in_window, mask_to_bias
 from lm_research.models.attention.module import Distances
-from lm_research.models.block import Block, BlockInputs
+from lm_research.models.block import Block, BlockInputs, DepthAverage
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
 from lm_research.models.layer_spec import LayerSpec
@@ -171,18 +171,24 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
         assert extended is not None
         cache = extended
     else:
-        x_BLD, cache = _run_unstacked(bound.blocks, x_BLD, inputs, cache, slots)
+        average = decoder.depth_average([x_BLD]) if arch.depth_weights else None
+        x_BLD, cache = _run_unstacked(bound.blocks, x_BLD, inputs, cache, slots, average)
     return decoder.finish(x_BLD), cache
 
 
 def _run_unstacked(
-    blocks: tuple[Block, ...], x_BLD: jax.Array, inputs: BlockInputs, cache: Cache, slots: CacheSlots
+    blocks: tuple[Block, ...],
+    x_BLD: jax.Array,
+    inputs: BlockInputs,
+    cache: Cache,
+    slots: CacheSlots,
+    average: DepthAverage | None,
 ) -> tuple[jax.Array, Cache]:
     """Run unstacked layers one after the other."""
     caches = []
     for layer, block in enumerate(blocks):
         caches.append(LayerCache(cache.keys[layer], cache.values[layer], slots, block.spec.reach))
         cross_cache = LayerCache(cache.cross_keys[layer], cache.cross_values[layer]) if cache.cross_keys else None
-        x_BLD = block(x_BLD, inputs, layer=layer, cache=caches[-1], cross_cache=cross_cache)
+        x_BLD = block(x_BLD, inputs, layer=layer, cache=caches[-1], cross_cache=cross_cache, average=average)
     keys, values = tuple(one.key for one in caches), tuple(one.value for one in caches)
     return x_BLD, cache._replace(keys=keys, values=values)

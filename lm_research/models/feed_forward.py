@@ -13,7 +13,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, make_param
+from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, make_param, norm
 from lm_research.parallel.rules import constrain
 
 
@@ -27,13 +27,16 @@ class FeedForward(nnx.Module):
             self.gate = Dense(width, inner, arch, rngs, bias=spec.mlp_bias)
         bias = spec.mlp_bias if spec.mlp_output_bias is None else spec.mlp_output_bias
         self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=bias)
+        if spec.inner_norm:
+            self.inner_norm = norm(arch, spec.intermediate_size)
         self.arch, self.spec = arch, spec
 
     def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Apply the layer, [B, L, D]; a dropout_key of None disables dropout."""
         x_RD = x_BLD.reshape(-1, x_BLD.shape[-1])
-        if not (self.up.outputs_first and is_few(x_RD)):
+        if self.spec.inner_norm or not (self.up.outputs_first and is_few(x_RD)):
             inner_BLF = self._activated(Dense.__call__, x_BLD)
+            inner_BLF = self.inner_norm(inner_BLF) if self.spec.inner_norm else inner_BLF
             inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
             return self.down(dropout(inner_BLF, self.arch.activation_dropout_rate, dropout_key))
         # Few rows are columns in all products, and transposed only once before and once after.

@@ -252,7 +252,9 @@ class Model(nnx.Module):
         return x_BSD, EncoderOutput(memory_BSD, segments_BS, self.encoder.embeddings.tokens[...])
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
-        """Projection of the states at the given positions, or at all for None."""
+        """Projection for the tokens at the given positions (of a decoder, after them), or at all for None."""
+        if self.masked_lm is not None and self.arch.masked_shift:  # the first token has no state before it
+            x_BLD = jnp.concatenate([x_BLD[:, :1], x_BLD[:, :-1]], axis=1)
         if positions_BM is not None:
             # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
             one_hot_BML = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)

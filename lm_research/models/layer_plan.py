@@ -35,6 +35,8 @@ def segments(arch: Architecture) -> tuple[Segment, ...]:
 
     Example: the kinds a b a b a b c make Segment(0, 2, 3) and Segment(6, 1, 1).
     """
+    if arch.depth_weights:  # each layer reads the states of all earlier ones, whose number grows
+        return tuple(Segment(number, 1, 1) for number in range(arch.num_layers))
     numbers = {spec: number for number, spec in enumerate(arch.kinds)}
     kinds, result, first = [numbers[spec] for spec in arch.layer_specs], [], 0
     while first < len(kinds):
@@ -104,6 +106,9 @@ _NAME_WORDS = {
     "value_bias": "value_bias",
     "output_bias": "output_bias",
     "mlp_bias": "mlp_bias",
+    "mix_norm": "mix_norm",
+    "attention_gate": "attention_gate",
+    "inner_norm": "inner_norm",
     "mlp_output_bias": "mlp_output_bias",
     "conv_width": "conv",
     "position_projections": "position_projections",

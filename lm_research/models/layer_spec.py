@@ -42,6 +42,8 @@ class LayerSpec:
       score_cap: soft cap c of the scores, c tanh(score / c) (Gemma 2); 0 for none.
       attention_scale: factor on scores; 0 is 1 / sqrt(T K), where T is 1 plus the number of `position_terms`.
       scale_by_layer: whether scores of layer n (from 1) are also divided by n.
+      mix_norm: whether a norm precedes the attention's output projection.
+      attention_gate: activation of a gate, computed from the attention's input, that multiplies its mixed values; empty for none.
       query_bias, key_bias, value_bias, output_bias: whether the attention's projections have biases.
       num_heads, num_kv_heads, head_size, intermediate_size: sizes where they differ from the architecture's; 0 is the same.
 
@@ -56,6 +58,7 @@ class LayerSpec:
       conv_groups, conv_activation: number of groups of its channels, and its activation.
 
       gated: whether a second projection is multiplied with the activated one (Shazeer 2020).
+      inner_norm: whether a norm precedes the feed-forward layer's last matrix.
       mlp_bias: whether the feed-forward layer has biases.
       mlp_output_bias: whether its output has a bias; None is `mlp_bias`.
       num_experts: number of expert feed-forward layers; 0 for one layer without a router.
@@ -83,6 +86,8 @@ class LayerSpec:
     score_cap: float = 0.0
     attention_scale: float = 0.0
     scale_by_layer: bool = False
+    mix_norm: bool = False
+    attention_gate: str = ""
     query_bias: bool = True
     key_bias: bool = True
     value_bias: bool = True
@@ -101,6 +106,7 @@ class LayerSpec:
     conv_activation: str = "tanh"
 
     gated: bool = False
+    inner_norm: bool = False
     mlp_bias: bool = True
     mlp_output_bias: bool | None = None
     num_experts: int = 0
@@ -151,6 +157,8 @@ class LayerSpec:
             own_relative_table=False,
             position_terms=(),
             query_key_norm="none",
+            mix_norm=False,
+            attention_gate="",
         )
 
 

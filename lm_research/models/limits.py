@@ -72,6 +72,7 @@ LAYER_RANGES: dict[str, Any] = {
     "rotary_fraction": Annotated[float, Meta(gt=0, le=1)],
     "projection_clip": Scale,
     "score_cap": Scale,
+    "attention_gate": Literal["", *ACTIVATIONS],
     "attention_scale": Scale,
     "num_heads": Count,
     "num_kv_heads": Count,
@@ -139,7 +140,8 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
     distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
     convolution = width * width // spec.conv_groups * spec.conv_width
-    return attention + feed_forward + width * spec.num_experts + distances + convolution
+    gate = width * spec.num_heads * spec.head_size if spec.attention_gate else 0
+    return attention + gate + feed_forward + width * spec.num_experts + distances + convolution
 
 
 def _has(arch: Architecture, positions: str) -> bool:
@@ -184,6 +186,10 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
         return f"{show('pad_id', 'vocab_size')} are incompatible: there is no such token"
     if arch.project_tokens and (arch.embedding_norm or arch.num_types or not arch.embedding_projection):
         return "project_tokens=True requires embedding_projection=True and supports neither token types nor a norm"
+    if arch.depth_weights and not all(spec.residual != "parallel" and spec.attention != "none" for spec in arch.kinds):
+        return "depth_weights=True requires layers with attention and a feed-forward layer, one after the other"
+    if arch.depth_weights and arch.encoder is not None:
+        return "depth_weights=True does not support attention to an encoder"
     if arch.share_layers and len(arch.kinds) > 1:
         return "layers that share parameters must all be of one kind, but its pattern has several"
     return ""
@@ -210,6 +216,8 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return reason
     if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
+    if spec.num_experts and spec.inner_norm:
+        return f"a layer has num_experts={spec.num_experts} and inner_norm=True, but experts have no norms"
     if spec.num_experts and spec.mlp_bias:
         return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
     if arch.merged_attention and (arch.encoder is None or arch.memory_width != arch.hidden_size):

@@ -6,7 +6,7 @@ Legend: lm_research/models/__init__.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from lm_research.models.attention.mask import (
     positions_from_segments,
 )
 from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
-from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
+from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
@@ -57,6 +57,8 @@ class StackOutputs(NamedTuple):
     routing: tuple[jax.Array, ...] = ()
 
 
+State = tuple[jax.Array, tuple[jax.Array, ...]]  # of a stack, and those that DepthAverage sums
+
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -81,6 +83,14 @@ def stacked_blocks(arch: Architecture, rngs: nnx.Rngs) -> Block | Stacks:
     return blocks[""] if "" in blocks else Stacks(blocks)
 
 
+class DepthWeights(nnx.Module):
+    """The weights of `arch.depth_weights` after each branch: row n has n + 2, of which the last, the state's own, starts at 1."""
+
+    def __init__(self, branches: int) -> None:
+        for row in range(branches):
+            setattr(self, f"row_{row}", nnx.Param(jnp.zeros(row + 2).at[-1].set(1.0), axes=(None,)))
+
+
 class Transformer(nnx.Module):
     """Embeddings and N blocks."""
 
@@ -98,7 +108,9 @@ class Transformer(nnx.Module):
             shape = (arch.relative_buckets, arch.hidden_size)
             self.relative_embeddings = make_param(rngs, shape, (None, "embed"), arch)
             if arch.relative_norm:
-                self.relative_norm = norm(arch)
+                self.relative_norm = norm(arch.replace(norm_scale=True, norm_bias=True))
+        if arch.depth_weights:
+            self.depth_weights = DepthWeights(2 * arch.num_layers)
         self.arch = arch
 
     def __call__(
@@ -263,9 +275,12 @@ class Transformer(nnx.Module):
           the new keys and values.
         """
         keys_N, layers, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
+        past: tuple[jax.Array, ...] = (x_BLD,) if self.arch.depth_weights else ()
         for index, segment in enumerate(segments(self.arch)):
             store = None if cache is None else cache.segment(index)
-            x_BLD, captured, store = self._run_segment(segment, x_BLD, inputs, keys_N, capture, store, slots)
+            (x_BLD, past), captured, store = self._run_segment(
+                segment, (x_BLD, past), inputs, keys_N, capture, store, slots
+            )
             layers += captured
             stores.append(store)
         return x_BLD, layers, None if cache is None else cache.with_segments(stores)
@@ -273,17 +288,17 @@ class Transformer(nnx.Module):
     def _run_segment(
         self,
         segment: Segment,
-        x_BLD: jax.Array,
+        state: State,
         inputs: BlockInputs,
         keys_N: jax.Array | None,
         capture: bool,
         store: Any,
         slots: CacheSlots | None,
-    ) -> tuple[jax.Array, list[tuple[Any, ...]], Any]:
+    ) -> tuple[State, list[tuple[Any, ...]], Any]:
         """Run the layers of one segment: a loop over its repetitions, whose body is one period. Returns as `run_layers`."""
         arch, (first, period, count) = self.arch, segment
         # A segment without repetitions needs no loop; a stack of one layer keeps it, as without it XLA would fuse and round differently.
-        inlined = count == 1 and arch.num_layers > 1
+        inlined = count == 1 and (arch.num_layers > 1 or arch.depth_weights)
         looped = not inlined and arch.scan_layers
         specs = arch.layer_specs[first : first + period]
         params, select = self._parameters(segment)
@@ -292,23 +307,26 @@ class Transformer(nnx.Module):
             store, cross_store = store
 
         def run(
-            spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, layer: Any, pair: Any, cross_pair: Any
-        ) -> tuple[jax.Array, tuple[Any, ...], Any]:
+            spec: LayerSpec, params: Any, state: State, key: Any, layer: Any, pair: Any, cross_pair: Any
+        ) -> tuple[State, tuple[Any, ...], Any]:
+            x_BLD, past = state
             block, probs = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if capture else None
             layer_cache = None
             if pair is not None:
                 assert slots is not None
                 layer_cache = LayerCache(pair[0], pair[1], slots, spec.reach)
             cross_cache = None if cross_pair is None else LayerCache(cross_pair[0], cross_pair[1])
-            y_BLD = block(x_BLD, inputs, key, layer, probs, layer_cache, cross_cache)
+            average = self.depth_average(past, first) if past else None
+            y_BLD = block(x_BLD, inputs, key, layer, probs, layer_cache, cross_cache, average)
             captured = () if probs is None else (x_BLD, probs.attention, probs.cross_attention, probs.routing)
-            return y_BLD, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
+            state = y_BLD, () if average is None else tuple(average.states)
+            return state, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
 
         if arch.remat != "none" and store is None:
             run = jax.checkpoint(run, policy=REMAT_POLICIES[arch.remat], prevent_cse=not looped, static_argnums=0)
 
-        def body(carry: tuple[jax.Array, Any], repetition: tuple[Any, ...]) -> tuple[tuple[jax.Array, Any], list[Any]]:
-            (x_BLD, store), (params, keys, number, cross_store) = carry, repetition
+        def body(carry: tuple[State, Any], repetition: tuple[Any, ...]) -> tuple[tuple[State, Any], list[Any]]:
+            (state, store), (params, keys, number, cross_store) = carry, repetition
             captured, stored = [], []
 
             def read(x: jax.Array) -> jax.Array:
@@ -323,25 +341,30 @@ class Transformer(nnx.Module):
                 pairs = None if store is None else store[offset]
                 cross_pair = None if cross_store is None else cross_store[offset]
                 pair = jax.tree.map(read, pairs)
-                x_BLD, activations, pair = run(spec, select(params, offset), x_BLD, key, layer, pair, cross_pair)
+                state, activations, pair = run(spec, select(params, offset), state, key, layer, pair, cross_pair)
                 stored.append(None if pair is None else jax.tree.map(write, pairs, pair))
                 captured.append(activations)
-            return (x_BLD, None if store is None else tuple(stored)), captured
+            return (state, None if store is None else tuple(stored)), captured
 
         if keys_N is not None:
             keys_N = keys_N[first : first + count * period]
             keys_N = keys_N if period == 1 else keys_N.reshape(count, period)
         if inlined:
             params, keys_N, cross_first = jax.tree.map(lambda x: x[0], (params, keys_N, cross_store))
-            (x_BLD, store), layers = body((x_BLD, store), (params, keys_N, 0, cross_first))
+            (state, store), layers = body((state, store), (params, keys_N, 0, cross_first))
         else:
             repetitions = (params, keys_N, jnp.arange(count), cross_store)
             unroll = 1 if arch.scan_layers else count
-            (x_BLD, store), stacked = jax.lax.scan(body, (x_BLD, store), repetitions, unroll=unroll)
+            (state, store), stacked = jax.lax.scan(body, (state, store), repetitions, unroll=unroll)
             layers = (
                 [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in stacked] if capture else []
             )
-        return x_BLD, layers if capture else [], None if store is None else (store, cross_store)
+        return state, layers if capture else [], None if store is None else (store, cross_store)
+
+    def depth_average(self, states: Sequence[jax.Array], layer: int = 0) -> DepthAverage:
+        """The weighted sums after each branch from this layer on, given the states before."""
+        rows = [getattr(self.depth_weights, f"row_{row}") for row in range(2 * layer, 2 * self.arch.num_layers)]
+        return DepthAverage(states, [row[...] for row in rows])
 
     def map_blocks(self, function: Callable[[Block], tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
         """Apply `function` to each block; each of its outputs is a tuple over segments of a tuple over a period's layers of [count, ...]."""

@@ -88,6 +88,7 @@ DECODER = (dict(WINDOW, positions="rotary", query_key_norm="head"), dict(EXPERTS
 STACKS = {
     "decoder": said(*DECODER, num_layers=5, causal=True, positions="none"),
     "encoder": said(FIRST, *(WINDOW, WHOLE) * 3, num_layers=6),
+    "depth": said(dict(mix_norm=True, attention_gate="gelu", inner_norm=True), num_layers=3, depth_weights=True),
     "parallel": said(dict(residual="parallel"), dict(attention="none", residual_scale=0.5), num_layers=4, causal=True),
 }
 TOKENS = np.random.default_rng(0).integers(5, tiny.VOCAB, (2, 12))
@@ -104,7 +105,7 @@ def value_and_gradient(arch: Architecture, params: Any) -> tuple[jax.Array, Any]
     return tiny.jit(jax.value_and_grad(value))(params)
 
 
-@pytest.mark.parametrize("name", ["decoder", "encoder", pytest.param("parallel", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["decoder", "encoder", "depth", pytest.param("parallel", marks=pytest.mark.slow)])
 def test_loops_and_recomputation_change_nothing(name: str) -> None:
     """Loops over periods, with everything recomputed in the backward pass, against layers one after the other; with dropout."""
     arch = STACKS[name].replace(dropout_rate=0.1, attention_dropout_rate=0.1)

@@ -20,7 +20,7 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, Norm, capped, dropout, make_param, norm, split_key
+from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
 from lm_research.models.positions import (
     by_distance,
     distance_table,
@@ -206,6 +206,10 @@ class Attention(nnx.Module):
             self.global_value = Dense(width, kv_heads, arch, rngs, bias=spec.value_bias)
         if spec.own_relative_table:
             self.relative_bias = make_param(rngs, (arch.relative_buckets, spec.num_heads), (None, "heads"), arch)
+        if spec.mix_norm:
+            self.mix_norm = norm(arch, spec.num_heads * spec.head_size)
+        if spec.attention_gate:
+            self.gate = Dense(width, heads, arch, rngs, bias=spec.value_bias)
         if spec.query_key_norm != "none":
             all_heads = spec.query_key_norm == "projection"
             self.query_norm = norm(arch, spec.head_size * (spec.num_heads if all_heads else 1))
@@ -265,7 +269,7 @@ class Attention(nnx.Module):
                 mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
                 if global_tokens is not None and spec.global_tokens:
                     mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
-                return self.output(mixed)
+                return self._projected(mixed, x_BLD)
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:
             key, value = cache.key, cache.value
@@ -276,7 +280,17 @@ class Attention(nnx.Module):
             assert distances is not None
             mask = mask + scale * self._distance_scores(query_BLHK, key, distances, table_key)
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
-        return self.output(mixed)
+        return self._projected(mixed, x_BLD)
+
+    def _projected(self, mixed_BLHK: jax.Array, x_BLD: jax.Array) -> jax.Array:
+        """The output [B, L, D] of mixed values, after the norm and the gate that the layer's spec defines."""
+        spec = self.spec
+        if spec.mix_norm:
+            mixed_BLHK = self.mix_norm(mixed_BLHK.reshape(*mixed_BLHK.shape[:2], -1)).reshape(mixed_BLHK.shape)
+        if spec.attention_gate:
+            gate_BLHK = activation(spec.attention_gate, self.gate(x_BLD))
+            mixed_BLHK = mixed_BLHK * constrain(gate_BLHK, "batch", "length", "act_heads", None)
+        return self.output(mixed_BLHK)
 
     def _attend(
         self,

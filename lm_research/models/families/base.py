@@ -44,6 +44,7 @@ class Family:
       config_fields: keys that map to fields of an Architecture, read and written.
       other_keys: further keys that are read -> their types (documents.check_fields).
       required: key -> the only supported value, or a tuple of them.
+      encoder_config: keys that turn a decoder into an encoder with the same weights; None if it is no decoder.
       decoder_config: keys that turn it into a decoder, which may attend to an encoder of another family; None if it cannot be one.
 
     Attributes of weight files:
@@ -70,6 +71,7 @@ class Family:
     config_fields: tuple[ConfigField, ...] = ()
     other_keys: Mapping[str, Any] = {}
     required: Mapping[str, Any] = {}
+    encoder_config: Mapping[str, Any] | None = None
     decoder_config: Mapping[str, Any] | None = None
 
     base_prefix: str = ""

@@ -260,4 +260,29 @@ NEO_CASES = [
     Case("neobert_sequence", "NeoBERTForSequenceClassification", merged(NEO, num_labels=3), "sequence", slow=True),
 ]
 
-CASES = [*NEO_CASES, *EURO_CASES, *POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]
+GPT_BERT = dict(
+    vocab_size=61,
+    hidden_size=20,
+    intermediate_size=14,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    max_position_embeddings=30,
+    position_bucket_size=4,
+    attention_gate=True,
+    depth_weights=True,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    use_cache=False,
+)
+PLAIN = merged(GPT_BERT, attention_gate=False, depth_weights=False)
+GPT_BERT_CASES = [
+    Case("gpt_bert_masked", "GPTBERTForMaskedLM", GPT_BERT, "tokens", length=11),
+    Case("gpt_bert_masked_plain", "GPTBERTForMaskedLM", PLAIN, "tokens", length=11, slow=True),
+    Case("gpt_bert_causal", "GPTBERTForCausalLM", GPT_BERT, "causal", slow=True),
+    Case("gpt_bert_texts", "GPTBERTForCausalLM", GPT_BERT, masks="left left", new_tokens=9),
+    Case("gpt_bert_texts_plain", "GPTBERTForCausalLM", PLAIN, masks="left left", new_tokens=9, slow=True),
+    Case("gpt_bert_losses", "GPTBERTForMaskedLM", GPT_BERT, "tokens", masks="right right", steps=4e-3, slow=True),
+]
+
+CASES = [*GPT_BERT_CASES, *NEO_CASES, *EURO_CASES, *POST_NORM_CASES, *MODERN_CASES, *DECODER_CASES]

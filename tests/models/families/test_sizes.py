@@ -152,6 +152,8 @@ COUNTS = {
     ),
     # Le Breton et al. 2025, table 1; exact: tests/interop/goldens/references.py with the vocabulary of BERT
     "neobert": (30522, "masked_lm", {"base": (245_136_954, 250)}),
+    # Charpentier and Samuel 2024, section 4: 30M and 119M; exact: tests/interop/goldens/references.py
+    "gpt_bert": (8192, "masked_lm", {"small": (29_892_164, 30)}),
     # Nussbaum et al. 2024, section 1
     "nomic_bert": (30528, "masked_lm", {"base": (137_354_304, 137)}),
     # Zhang et al. 2024, table 1
@@ -274,7 +276,7 @@ def test_every_named_size_is_counted() -> None:
     elsewhere = {"bert": set(FAMILIES["bert"].sizes), "transformer": {"base", "big"}, "gpt3": {"13b"}}
     elsewhere |= {"llama": {"llama3_8b"}, "qwen2": {"7b"}}
     elsewhere["electra"] = {name for name in FAMILIES["electra"].sizes if name.endswith("generator")}
-    elsewhere["modernbert"] = {"mmbert_small", "mmbert_base"}
+    elsewhere |= {"modernbert": {"mmbert_small", "mmbert_base"}, "gpt_bert": {"base"}}
     for family in COUNTS.keys() | elsewhere.keys():
         counted = set(COUNTS[family][2]) if family in COUNTS else set()
         assert set(FAMILIES[family].sizes) == counted | elsewhere.get(family, set()), family
@@ -288,6 +290,7 @@ def test_every_named_size_is_counted() -> None:
         ("electra", "large_generator", 30522, "masked_lm", 51_295_290),
         # The released model's index file: total_size 15,231,233,024 bytes in bfloat16.
         ("qwen2", "7b", 152064, "causal_lm", 15_231_233_024 // 2),
+        ("gpt_bert", "base", 16384, "masked_lm", 119_454_532),
         # mmBERT with Gemma 2's vocabulary.
         ("modernbert", "mmbert_small", 256000, "masked_lm", 140_897_536),
         ("modernbert", "mmbert_base", 256000, "masked_lm", 307_786_240),
