@@ -54,6 +54,9 @@ class ModelConfig(Section):
         "family's default.",
         choices=("post", "pre"),
     )
+    tie_word_embeddings: bool | None = key(
+        None, "Whether token predictions use the table of embeddings; None uses the family's default."
+    )
     init_std: float = key(0.02, "Standard deviation of the initial weights.", low=0.0, high=1.0)
     mup_base_width: int | None = key(
         None,

@@ -127,11 +127,19 @@ def search_until(
     """Continue until texts have `until` new tokens or the search is over."""
     width = state.groups[0].tokens_BKS.shape[2] - plan.steps
 
-    def body(state: SearchState) -> SearchState:
+    def extended(state: SearchState) -> tuple[jax.Array, SearchState]:
         tokens_BK = jnp.concatenate([beams.tokens_BKS[:, :, width + state.new - 1] for beams in state.groups], axis=1)
         x_BKD, cache = decode.extend(bound, tokens_BK, state.cache, _place(plan, state, width))
-        logits_BKV = decode.predict(bound, x_BKD)
-        return step(plan, state._replace(cache=cache), logits_BKV, settings)
+        return x_BKD, state._replace(cache=cache)
+
+    def body(state: SearchState) -> SearchState:
+        if after := bound.model.arch.renewed_after:
+            crosses = (width + state.new - 1 - state.start_B).max() == after
+            renew = functools.partial(_renewed, bound, plan, width)
+            x_BKD, state = jax.lax.cond(crosses, renew, extended, state)
+        else:
+            x_BKD, state = extended(state)
+        return step(plan, state, decode.predict(bound, x_BKD), settings)
 
     return jax.lax.while_loop(lambda state: state.going & (state.new < until), body, state)
 
@@ -164,6 +172,26 @@ def _place(plan: BeamPlan, state: SearchState, width: int) -> CacheSlots:
     positions_BK = jnp.repeat((own - state.start_B)[:, None], beams, axis=1)
     distance = jnp.broadcast_to(own - place_S, (1, beams, len(slot_S)))
     return CacheSlots(width + step * beams, positions_BK, visible_BKS, distance, width)
+
+
+def _renewed(bound: BoundModel, plan: BeamPlan, width: int, state: SearchState) -> tuple[jax.Array, SearchState]:
+    """Compute the whole cache again: states of the latest tokens [B, K, D], and the state in which a beam's ancestors are its own slots."""
+    tokens_BKS = jnp.concatenate([beams.tokens_BKS for beams in state.groups], axis=1)
+    rows, count = len(tokens_BKS), width + plan.steps * plan.beams
+    generated_BX = tokens_BKS[:, :, width:].swapaxes(1, 2).reshape(rows, -1)
+    tokens_BS = jnp.concatenate([tokens_BKS[:, 0, :width], generated_BX], axis=1)
+    slot_S = jnp.arange(count)
+    beam_S = jnp.where(slot_S < width, -1, (slot_S - width) % plan.beams)
+    place_S = jnp.where(slot_S < width, slot_S, width + (slot_S - width) // plan.beams)
+    visible_SS = (place_S <= place_S[:, None]) & ((beam_S < 0) | (beam_S == beam_S[:, None]))
+    visible_BSS = visible_SS & (slot_S >= state.start_B[:, None, None])
+    positions_BS = jnp.maximum(place_S - state.start_B[:, None], 0)
+    end_B = jnp.full_like(state.start_B, width + state.new * plan.beams)
+    place = CacheSlots(jnp.int32(0), positions_BS, visible_BSS, (place_S[:, None] - place_S)[None], width, end_B)
+    x_BSD, cache = decode.extend(bound, tokens_BS, state.cache, place)
+    x_BKD = jax.lax.dynamic_slice_in_dim(x_BSD, width + (state.new - 1) * plan.beams, plan.beams, axis=1)
+    own_BKT = jnp.broadcast_to(jnp.arange(plan.beams)[:, None], state.ancestor_BKT.shape)
+    return x_BKD, state._replace(cache=cache, ancestor_BKT=own_BKT)
 
 
 def step(plan: BeamPlan, state: SearchState, logits_BKV: jax.Array, settings: Settings) -> SearchState:

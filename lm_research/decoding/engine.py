@@ -281,9 +281,22 @@ def decode_until(
 
     def body(state: DecodeState) -> DecodeState:
         slot = state.length - 1
-        token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
-        place = causal_slots(state.start_R, slot, 1, plan.slots)
-        x_R1D, cache = decode.extend(bound, token_R1, state.cache, place)
+
+        def extended(cache: Cache) -> tuple[jax.Array, Cache]:
+            token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
+            return decode.extend(bound, token_R1, cache, causal_slots(state.start_R, slot, 1, plan.slots))
+
+        def renewed(cache: Cache) -> tuple[jax.Array, Cache]:
+            place = causal_slots(state.start_R, jnp.int32(0), plan.slots, plan.slots)
+            place = place._replace(end_B=jnp.full_like(state.start_R, state.length))
+            x_RSD, cache = decode.extend(bound, state.tokens_RS, cache, place)
+            return jax.lax.dynamic_slice_in_dim(x_RSD, slot, 1, axis=1), cache
+
+        if after := bound.model.arch.renewed_after:
+            crosses = (slot - state.start_R).max() == after
+            x_R1D, cache = jax.lax.cond(crosses, renewed, extended, state.cache)
+        else:
+            x_R1D, cache = extended(state.cache)
         return sample_next(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
 
     def unfinished(state: DecodeState) -> jax.Array:

@@ -276,6 +276,11 @@ class Architecture:
         return tuple(dict.fromkeys(self.layer_specs))
 
     @property
+    def renewed_after(self) -> int:
+        """Number of positions after which all earlier states change, so that a cache must be computed again; 0 is never."""
+        return min((spec.renewed_after for spec in self.layers if spec.renewed_after), default=0)
+
+    @property
     def final_norm(self) -> bool:
         """Whether a norm follows the last layer; post-norm layers need none."""
         return self.norm_output and self.layer_specs[-1].residual != "post"

@@ -38,6 +38,7 @@ class BlockInputs(NamedTuple):
       input_BLD, segments_BL: the stack's input and its segments, for convolutions.
       buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
       global_tokens: the positions with global attention.
+      length: number of positions in use, for kinds of layers whose rotations depend on it.
     """
 
     masks: Mapping[LayerSpec, jax.Array | AttentionMask]
@@ -49,6 +50,7 @@ class BlockInputs(NamedTuple):
     segments_BL: jax.Array | None = None
     buckets: Mapping[LayerSpec, jax.Array] = MappingProxyType({})
     global_tokens: GlobalTokens | None = None
+    length: jax.Array | None = None
 
 
 @dataclasses.dataclass
@@ -167,6 +169,7 @@ class Block(nnx.Module):
         def self_attention(x_BLD: jax.Array) -> jax.Array:
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
             options |= dict(buckets_BLS=inputs.buckets.get(spec), global_tokens=inputs.global_tokens)
+            options["length"] = inputs.length
             probs = None if capture is None else capture.attention
             if self.arch.merged_attention:
                 assert isinstance(inputs.memory_mask, jax.Array)

@@ -87,7 +87,11 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
         if spec.own_relative_table:
             buckets[spec] = _buckets(bound.model.arch, _entries(spec, slots, sizes[spec])[0])
     memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
-    return BlockInputs(masks, positions_BL, None, memory_mask, distances, buckets=buckets)
+    length = None
+    if any(spec.rotary_by_length for spec in masks):
+        real_BL = slots.end_B is None or jnp.arange(positions_BL.shape[1]) < slots.end_B[:, None]
+        length = jnp.max((positions_BL + 1) * real_BL)
+    return BlockInputs(masks, positions_BL, None, memory_mask, distances, buckets=buckets, length=length)
 
 
 def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:

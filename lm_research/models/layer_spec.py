@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lm_research.models.rotary import BY_LENGTH, TRAINED
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
@@ -28,7 +30,7 @@ class LayerSpec:
       own_relative_table: whether the layer has its own table of "relative" positions (UMT5).
       scaled_alibi: whether "alibi" is added before scores are scaled, as slope x position of the key in bfloat16 (Falcon).
       rotary_theta: base of the rotary wavelengths.
-      rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
+      rotary_scaling: how wavelengths are scaled, as pairs (name, value) that rotary.py describes; empty for no scaling.
       rotary_fraction: fraction of a head's width that is rotated, from its start.
       rotary_interleaved: whether the elements of a rotated pair are adjacent (GPT-J) instead of half the rotated width apart.
       rotary_values: whether values are rotated too (RoFormer).
@@ -74,7 +76,7 @@ class LayerSpec:
     own_relative_table: bool = False
     scaled_alibi: bool = False
     rotary_theta: float = 10000.0
-    rotary_scaling: tuple[tuple[str, float | str], ...] = ()
+    rotary_scaling: tuple[tuple[str, float | str | tuple[float, ...]], ...] = ()
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
     rotary_values: bool = False
@@ -115,8 +117,9 @@ class LayerSpec:
 
     @property
     def reach(self) -> int:
-        """Number of latest positions that a causal layer can attend to, its own included; 0 is all."""
-        return self.window if self.attention in ("window", "chunked") else 0
+        """Number of latest positions whose keys and values a causal layer's cache stores, its own included; 0 is all."""
+        local = self.attention in ("window", "chunked") and not self.renewed_after
+        return self.window if local else 0
 
     @property
     def score_scale(self) -> float:
@@ -143,6 +146,18 @@ class LayerSpec:
     def by_distance(self) -> bool:
         """Whether a number that depends on the distance is added to each score, which kernels do not support."""
         return self.positions in ("relative", "alibi", "disentangled")
+
+    @property
+    def rotary_by_length(self) -> bool:
+        """Whether rotations depend on the number of positions in use."""
+        return self.positions == "rotary" and dict(self.rotary_scaling).get("type") in BY_LENGTH
+
+    @property
+    def renewed_after(self) -> int:
+        """Number of positions after which all earlier states change, so that a cache must be computed again; 0 is never."""
+        scaling: dict[str, Any] = dict(self.rotary_scaling)
+        long = self.positions == "rotary" and scaling.get("type") == "longrope"
+        return int(scaling[TRAINED]) if long else 0
 
     @property
     def across(self) -> LayerSpec:

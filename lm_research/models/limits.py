@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from lm_research.common.documents import Count, Rate, Size, is_finite
+from lm_research.models import rotary
 from lm_research.models.architecture import Architecture
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
@@ -84,11 +85,6 @@ LAYER_RANGES: dict[str, Any] = {
     "conv_activation": Literal[tuple(ACTIVATIONS)],
     "num_experts": Count,
     "experts_per_token": Count,
-}
-# Type of rotary scaling -> the parameters it needs.
-ROTARY_SCALINGS = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
 
@@ -234,7 +230,7 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return f"a layer has residual={spec.residual}, which requires attention_norm=True"
     if spec.shared_norm and spec.residual != "parallel":
         return f"a layer has shared_norm=True and residual={spec.residual}, but only parallel branches share a norm"
-    return _invalid_scaling(dict(spec.rotary_scaling))
+    return _invalid_scaling(spec, dict(spec.rotary_scaling))
 
 
 def _incompatible_distances(arch: Architecture, spec: LayerSpec, show: Callable[..., str]) -> str:
@@ -253,20 +249,30 @@ def _incompatible_distances(arch: Architecture, spec: LayerSpec, show: Callable[
     return ""
 
 
-def _invalid_scaling(scaling: Mapping[str, Any]) -> str:
+def _invalid_scaling(spec: LayerSpec, scaling: Mapping[str, Any]) -> str:
     if not scaling:
         return ""
-    kind = scaling.get("type")
-    if kind not in ROTARY_SCALINGS:
-        return f"rotary scaling of type {kind!r:.60} is not supported (supported: {', '.join(ROTARY_SCALINGS)})"
-    for name in ROTARY_SCALINGS[kind]:
-        if name not in scaling:
+    kind, pairs = scaling.get("type"), spec.rotary_width // 2
+    if kind not in rotary.REQUIRED:
+        return f"rotary scaling of type {kind!r:.60} is not supported (supported: {', '.join(rotary.REQUIRED)})"
+    for name in (*rotary.REQUIRED[kind], *rotary.OPTIONAL.get(kind, ())):
+        if name not in scaling and name in rotary.REQUIRED[kind]:
             return f"rotary scaling of type {kind} requires {name}"
-        if not (is_finite(scaling[name]) and 1e-3 <= scaling[name] <= 1e30):
-            return f"{name} of the rotary scaling is {scaling[name]!r:.60}: expected a number from 0.001 to 1e30"
+        value = scaling.get(name, 1.0)
+        values, lowest = value if isinstance(value, tuple) else (value,), 1e-3 if name in rotary.REQUIRED[kind] else 0
+        if not all(is_finite(one) and lowest <= one <= 1e30 for one in values):
+            return f"{name} of the rotary scaling is {value!r:.60}: expected a number from {lowest} to 1e30"
+        if len(values) != (pairs if name in ("short_factor", "long_factor") else 1):
+            return f"{name} of the rotary scaling has {len(values)} numbers, but {pairs} pairs of elements are rotated"
     if kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]:
         return "high_freq_factor of the rotary scaling must be above low_freq_factor"
-    return ""
+    if kind in ("yarn", "longrope") and min(scaling[rotary.TRAINED], spec.rotary_theta) <= 1:
+        return f"rotary scaling of type {kind} requires {rotary.TRAINED} and rope_theta above 1"
+    return (
+        "rotary scaling of type dynamic requires more than one pair of elements"
+        if kind == "dynamic" and pairs < 2
+        else ""
+    )
 
 
 def _too_large(arch: Architecture, names: Mapping[str, str]) -> str:

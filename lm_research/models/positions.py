@@ -1,4 +1,4 @@
-"""Position encodings: sinusoidal embeddings, rotations of queries and keys, and biases by distance.
+"""Position encodings: sinusoidal embeddings, and biases by distance (rotations are in rotary.py).
 
 Legend: lm_research/models/__init__.py; here R is buckets.
 """
@@ -6,7 +6,6 @@ Legend: lm_research/models/__init__.py; here R is buckets.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -28,50 +27,6 @@ def sinusoidal(positions_BL: jax.Array, width: int, last_wavelength: bool = Fals
     frequency_D = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
     angle_BLD = positions_BL[..., None].astype(jnp.float32) * frequency_D.astype(np.float32)
     return jnp.concatenate([jnp.sin(angle_BLD[..., 0::2]), jnp.cos(angle_BLD[..., 1::2])], axis=-1)
-
-
-def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | str]) -> np.ndarray:
-    """Angles in radians by which a position rotates each of `width` / 2 pairs: theta^(-2 i / width) (Su et al. 2021), scaled.
-
-    Args:
-      width: number of elements that are rotated, even.
-      theta: base of the wavelengths.
-      scaling: empty for none; or "type" "linear" with "factor" (Chen et al. 2023); or "llama3" with "factor", "low_freq_factor",
-        "high_freq_factor" and "original_max_position_embeddings" (Llama 3.1: long wavelengths are multiplied by the factor, short ones
-        kept, those between interpolated).
-    """
-    frequency = 1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
-    kind = scaling.get("type", "none")
-    numbers = {name: float(value) for name, value in scaling.items() if name != "type"}
-    if kind == "linear":
-        frequency = frequency / numbers["factor"]
-    elif kind == "llama3":
-        low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
-        turns = numbers["original_max_position_embeddings"] * frequency / (2 * math.pi)
-        blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        frequency = frequency * (blend + (1 - blend) / numbers["factor"])
-    else:
-        assert kind == "none", kind
-    return frequency.astype(np.float32)
-
-
-def rotate(
-    x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K2: np.ndarray, interleaved: bool = False
-) -> jax.Array:
-    """Rotate pairs of elements of each head by position x frequency i, in float32.
-
-    Pair i is the elements i and i + (number of frequencies), or 2 i and 2 i + 1 if `interleaved`. Elements after the last pair are not
-    rotated.
-    """
-    width = 2 * len(frequency_K2)
-    angle_BL1K2 = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_K2
-    cos, sin = jnp.cos(angle_BL1K2), jnp.sin(angle_BL1K2)
-    x32, rest = x_BLHK[..., :width].astype(jnp.float32), x_BLHK[..., width:]
-    first, second = (x32[..., ::2], x32[..., 1::2]) if interleaved else jnp.split(x32, 2, axis=-1)
-    pair = (first * cos - second * sin, second * cos + first * sin)
-    rotated = jnp.stack(pair, axis=-1).reshape(x32.shape) if interleaved else jnp.concatenate(pair, axis=-1)
-    rotated = rotated.astype(x_BLHK.dtype)
-    return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

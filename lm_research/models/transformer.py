@@ -218,14 +218,18 @@ class Transformer(nnx.Module):
         if prefix_BL is not None and arch.has_global_tokens:
             whole = AttentionMask(queries_BL, segments_BL)
             chosen = GlobalTokens(prefix_BL, whole if ring else whole.bias(0, 0))
+        length_in_use = None
+        if any(spec.rotary_by_length for spec in arch.kinds):
+            places_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
+            length_in_use = jnp.max((segments_BL > 0) * places_BL) + 1
         if memory is None:
-            return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen)
+            return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen, length=length_in_use)
         pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
         cross_spec = arch.layer_specs[0].across
         fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), has_dropout, False)
         blockwise = length_parts(sources) > 1 if ring else fused
         memory_mask = AttentionMask(*pair) if blockwise else attention_bias(*pair)
-        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances)
+        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances, length=length_in_use)
 
     def distances(self, rows_BLS: jax.Array | None = None) -> Distances:
         """Make the inputs of layers with "disentangled" positions; `rows_BLS` is that of Distances."""

@@ -8,47 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.positions import (
-    alibi_table,
-    distance_buckets,
-    rotary_frequencies,
-    rotate,
-    scaled_alibi,
-    sinusoidal,
-)
-
-LLAMA3 = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192.0,
-}
-
-
-def test_llama3_stretches_long_waves() -> None:
-    """As Meta's code for Llama 3.1: waves longer than 8192 / 1 by the factor, those under 8192 / 4 not, those between in part."""
-    expected, kinds = [], set()
-    for frequency in (500_000.0 ** (-2 * i / 128) for i in range(64)):
-        wave = 2 * math.pi / frequency
-        if wave < 8192 / 4:
-            kinds.add("short")
-        elif wave > 8192:
-            kinds.add("long")
-            frequency /= 8
-        else:
-            kinds.add("between")
-            smooth = (8192 / wave - 1) / (4 - 1)
-            frequency = (1 - smooth) * frequency / 8 + smooth * frequency
-        expected.append(frequency)
-    assert len(kinds) == 3
-    np.testing.assert_allclose(rotary_frequencies(128, 500_000.0, {"type": "llama3", **LLAMA3}), expected, rtol=1e-6)
-
-
-def test_linear_scaling_divides_positions() -> None:
-    plain = [10_000.0 ** (-2 * i / 8) for i in range(4)]
-    np.testing.assert_allclose(rotary_frequencies(8, 10_000.0, {}), plain, rtol=1e-6)
-    found = rotary_frequencies(8, 10_000.0, {"type": "linear", "factor": 4.0})
-    np.testing.assert_allclose(found, np.array(plain) / 4, rtol=1e-6)
+from lm_research.models.positions import alibi_table, distance_buckets, scaled_alibi, sinusoidal
 
 
 def test_sinusoidal_wavelengths_may_end_with_the_last() -> None:
@@ -77,28 +37,6 @@ def test_waves(width: int) -> None:
         for p in places
     ]
     np.testing.assert_allclose(sinusoidal(jnp.array([places]), width)[0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_rotations(interleaved: bool) -> None:
-    """The pair (a, b) becomes (a cos t - b sin t, b cos t + a sin t) with t = position x frequency; a fifth element is kept."""
-    x = np.random.default_rng(0).normal(size=(1, 2, 3, 5))
-    places, frequencies, expected = [[2, 700]], np.array([1.0, 0.01]), x.copy()
-    for row, place in enumerate(places[0]):
-        for head in range(3):
-            for pair, frequency in enumerate(frequencies):
-                i, j = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + 2)
-                a, b, t = x[0, row, head, i], x[0, row, head, j], place * frequency
-                expected[0, row, head, i] = a * math.cos(t) - b * math.sin(t)
-                expected[0, row, head, j] = b * math.cos(t) + a * math.sin(t)
-    frequencies = frequencies.astype(np.float32)
-    found = rotate(jnp.asarray(x, jnp.float32), jnp.array(places), frequencies, interleaved)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    whole = rotate(jnp.asarray(x[..., :4], jnp.float32), jnp.array(places), frequencies, interleaved)
-    np.testing.assert_allclose(whole, expected[..., :4], atol=1e-4)
-    low = rotate(jnp.asarray(x, jnp.bfloat16), jnp.array(places), frequencies, interleaved)
-    assert low.dtype == jnp.bfloat16
-    np.testing.assert_allclose(low.astype(jnp.float32), expected, atol=0.03)  # the angles are not rounded
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -21,14 +21,8 @@ from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
-from lm_research.models.positions import (
-    by_distance,
-    distance_table,
-    embedded_distances,
-    rotary_frequencies,
-    rotate,
-    shifted_rows,
-)
+from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
+from lm_research.models.rotary import rotary_frequencies, rotary_scale, rotate
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
@@ -231,6 +225,7 @@ class Attention(nnx.Module):
         distances: Distances | None = None,
         buckets_BLS: jax.Array | None = None,
         global_tokens: GlobalTokens | None = None,
+        length: jax.Array | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -247,6 +242,7 @@ class Attention(nnx.Module):
           distances: for "disentangled" positions.
           buckets_BLS: rows of the layer's own table of relative positions; None for those of whole sequences.
           global_tokens: the positions with global attention, for layers that have them.
+          length: number of positions in use, for `rotary_by_length`.
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -254,7 +250,7 @@ class Attention(nnx.Module):
         query_BLHK = self._project(self.query, x_BLD)
         if spec.query_key_norm != "none":
             query_BLHK = self._normalized(self.query_norm, query_BLHK)
-        query_BLHK = self._rotated(query_BLHK, positions_BL)
+        query_BLHK = self._rotated(query_BLHK, positions_BL, length)
         scale: float | jax.Array = spec.score_scale
         if spec.scale_by_layer:
             scale = scale / (layer + 1)
@@ -264,7 +260,7 @@ class Attention(nnx.Module):
         if spec.own_relative_table:
             mask = self._with_distances(mask, x_BLD.shape[1], buckets_BLS)
         if cache is None or cache.slots is not None:
-            key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
+            key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL, length)
             if cache is None and merged is None and not spec.position_terms:
                 mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
                 if global_tokens is not None and spec.global_tokens:
@@ -368,13 +364,16 @@ class Attention(nnx.Module):
         biases = (jnp.broadcast_to(bias, (*axes, bias.shape[-1])) for bias in (bias_BHLS, memory.bias_BHLS))
         return keys, values, jnp.concatenate([*biases], -1)
 
-    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def keys_and_values(
+        self, x_BSD: jax.Array, positions_BS: jax.Array | None = None, length: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Keys and values [B, S, G, K], normalized and rotated as the layer's spec defines; without positions they are not rotated."""
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
         if self.spec.query_key_norm != "none":
             key_BSGK = self._normalized(self.key_norm, key_BSGK)
-        value_BSGK = self._rotated(value_BSGK, positions_BS) if self.spec.rotary_values else value_BSGK
-        return self._rotated(key_BSGK, positions_BS), value_BSGK
+        if self.spec.rotary_values:
+            value_BSGK = self._rotated(value_BSGK, positions_BS, length)
+        return self._rotated(key_BSGK, positions_BS, length), value_BSGK
 
     def _distance_scores(
         self, query_BLHK: jax.Array, key: jax.Array, distances: Distances, dropout_key: jax.Array | None
@@ -421,9 +420,12 @@ class Attention(nnx.Module):
             return norm(x_BLHK)
         return norm(x_BLHK.reshape(*x_BLHK.shape[:2], -1)).reshape(x_BLHK.shape)
 
-    def _rotated(self, x_BLHK: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
+    def _rotated(self, x_BLHK: jax.Array, positions_BL: jax.Array | None, length: jax.Array | None = None) -> jax.Array:
         spec = self.spec
         if spec.positions != "rotary" or positions_BL is None:
             return x_BLHK
-        frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling))
-        return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved)
+        scaling = dict(spec.rotary_scaling)
+        if length is None and spec.rotary_by_length:
+            length = positions_BL.max() + 1
+        frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, scaling, length)
+        return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved, rotary_scale(scaling))

@@ -66,11 +66,16 @@ class LlamaLike(Family):
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = self.read(hf)
+        return from_flat(self._pattern(hf, fields), **fields | self.traits)
+
+    @override
+    def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super().read(hf)
         fields["num_kv_heads"] = self._get(hf, "num_key_value_heads") or fields["num_heads"]
         fields["head_size"] = self._get(hf, "head_dim") or 0
         fields["qkv_bias"] = fields["output_bias"] = bool(self._get(hf, "attention_bias"))
         fields["mlp_bias"] = bool(self._get(hf, "mlp_bias"))
-        return from_flat(self._pattern(hf, fields), **fields | self.traits)
+        return fields if hf.get("pad_token_id", 0) is not None else {**fields, "pad_id": -1}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -83,8 +88,9 @@ class LlamaLike(Family):
             "mlp_bias": last.mlp_bias,
             **layer_kinds.write_kinds(arch),
         }
-        absent = {name for name in ("attention_bias", "mlp_bias") if name not in self.other_keys}
-        absent |= {"pad_token_id"} if arch.pad_id < 0 else set()
+        if arch.pad_id < 0:
+            hf["pad_token_id"] = None
+        absent = {"attention_bias", "mlp_bias"} - self.other_keys.keys()
         return {name: value for name, value in hf.items() if name not in absent}
 
     @override
@@ -112,4 +118,6 @@ class LlamaLike(Family):
         window = self._window(hf)
         kinds, by_kind = self._kinds(hf, fields["num_layers"], window), "layer_types" in self.other_keys
         kinds = layer_kinds.read_kinds(hf, kinds) if by_kind else kinds
-        return layer_kinds.read_pattern(hf, kinds, window, by_kind, max_length=fields["max_length"])
+        theta, fraction = (self._defaults.get(*pair) for pair in (("rope_theta", 1e4), ("partial_rotary_factor", 1.0)))
+        rope = dict(max_length=fields["max_length"], theta=theta, fraction=fraction)
+        return layer_kinds.read_pattern(hf, kinds, window, by_kind, **rope)

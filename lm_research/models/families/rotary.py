@@ -9,12 +9,28 @@ from lm_research.common.documents import Object, short
 from lm_research.errors import PretrainedError
 from lm_research.models.families.common import check_others, given
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.limits import ROTARY_SCALINGS, Wavelength
+from lm_research.models.limits import Wavelength
+from lm_research.models.rotary import OPTIONAL, REQUIRED, TRAINED
 
-_NUMBERS = {name: Wavelength for names in ROTARY_SCALINGS.values() for name in names}
-_TYPES = {"rope_theta": Wavelength, "rope_type": str, "type": str, "partial_rotary_factor": float, **_NUMBERS}
+_LISTS = ("short_factor", "long_factor")
+_TYPES: dict[str, Any] = {
+    "rope_theta": Wavelength,
+    "rope_type": str,
+    "type": str,
+    "partial_rotary_factor": float,
+    **{name: Wavelength for names in REQUIRED.values() for name in names},
+    **{name: float for names in OPTIONAL.values() for name in names},
+    **dict.fromkeys(_LISTS, list[float]),
+    "truncate": bool,
+}
 # Keys of config.json -> their types.
-KEYS: dict[str, Any] = {"rope_theta": Wavelength, "rope_parameters": Object, "rope_scaling": Object}
+KEYS: dict[str, Any] = {
+    "rope_theta": Wavelength,
+    "rope_parameters": Object,
+    "rope_scaling": Object,
+    "partial_rotary_factor": float,
+    TRAINED: Wavelength,
+}
 
 
 def read_rotary(
@@ -37,14 +53,15 @@ def read_rotary(
     """
     name = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
     rope = hf.get(name) or {}
-    if isinstance(rope.get(kind), Mapping):
+    by_kind = isinstance(rope.get(kind), Mapping)
+    if by_kind:
         name, rope = f"{name}: {kind}", rope[kind]
     rope = {key: value for key, value in rope.items() if value is not None}
     check_others(rope, _TYPES, f"config.json: {name}")
     scaling = rope.get("rope_type", rope.get("type", "default"))
-    if any(isinstance(value, Mapping) for value in rope.values()) or scaling not in ("default", *ROTARY_SCALINGS):
+    if any(isinstance(value, Mapping) for value in rope.values()) or scaling not in ("default", *REQUIRED):
         raise PretrainedError(
-            f"config.json: {name} is {short(rope)}, which is not supported (supported: rope_type default, {', '.join(ROTARY_SCALINGS)}, "
+            f"config.json: {name} is {short(rope)}, which is not supported (supported: rope_type default, {', '.join(REQUIRED)}, "
             "for all layers or by the kinds in layer_types)."
         )
     fields = {
@@ -53,13 +70,30 @@ def read_rotary(
     }
     if scaling == "default":
         return {**fields, "rotary_scaling": ()}
-    rope = {"original_max_position_embeddings": max_length, **rope}
-    numbers = sorted((key, float(rope[key])) for key in ROTARY_SCALINGS[scaling] if key in rope)
-    return {**fields, "rotary_scaling": (("type", scaling), *numbers)}
+    if scaling == "dynamic":  # counts from the maximum length, whatever else the file has
+        rope[TRAINED] = max_length
+    elif not by_kind and hf.get(TRAINED) is not None:
+        rope[TRAINED] = hf[TRAINED]
+    rope.setdefault(TRAINED, max_length)
+    if scaling in ("yarn", "longrope"):
+        rope.setdefault("factor", max_length / rope[TRAINED])
+    if by_kind:  # transformers reads this key of flat parameters only
+        rope.pop("truncate", None)
+    names = (*REQUIRED[scaling], *OPTIONAL.get(scaling, ()))
+    pairs = sorted((key, _number(rope[key])) for key in names if key in rope)
+    return {**fields, "rotary_scaling": (("type", scaling), *pairs)}
+
+
+def _number(value: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
 
 def write_rotary(spec: LayerSpec) -> dict[str, Any]:
     """`rope_parameters` of a layer's spec, the inverse of `read_rotary`."""
-    scaling = dict(spec.rotary_scaling)
+    scaling = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.rotary_scaling}
+    if "truncate" in scaling:
+        scaling["truncate"] = bool(scaling["truncate"])
+    if scaling.get("type") == "dynamic":
+        del scaling[TRAINED]
     hf = {"rope_type": scaling.pop("type", "default"), "rope_theta": spec.rotary_theta, **scaling}
     return hf | ({"partial_rotary_factor": spec.rotary_fraction} if spec.rotary_fraction != 1 else {})

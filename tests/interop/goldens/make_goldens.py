@@ -245,7 +245,9 @@ def generate(model, inputs: dict[str, np.ndarray], new_tokens: int) -> dict[str,
     """Prompts or sources with the tokens that follow, chosen greedily and by 3 beams; padding is on the left of prompts."""
     outputs = {}
     for name, beams in (("greedy", 1), ("beams", 3)):
-        tokens = model.generate(
+        tokens = copy.deepcopy(
+            model
+        ).generate(  # a copy: frequencies of the type dynamic keep those of the longest text
             **tensors_of(inputs),
             max_new_tokens=new_tokens,
             num_beams=beams,
