@@ -203,7 +203,7 @@ def free_space(path: pathlib.Path | str) -> str:
 def format_size(number: float) -> str:
     """Format a number of bytes, for example as "1.2 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
+        if number < 999.5:  # what rounds to 1,000 has the next unit
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.4g} TB"

@@ -6,16 +6,20 @@ import errno
 import os
 import pathlib
 import re
+import resource
 import shutil
 import sqlite3
+import types
 
 import numpy as np
 import pytest
 
 from lm_research import cli, plan
 from lm_research.common import disk
+from lm_research.data.store import write_store
 from lm_research.errors import UserError
 from lm_research.interop import tensor_types
+from lm_research.interop.tensor_writer import write_tensors
 
 FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
 
@@ -167,7 +171,17 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(999, "999 bytes"), (1_234_567, "1.23 MB"), (5.4e9, "5.4 GB"), (2e15, "2,000 TB")]
+    ("number", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (1_234_567, "1.23 MB"),
+        (5.4e9, "5.4 GB"),
+        (2e15, "2,000 TB"),
+    ],
 )
 def test_sizes(number: float, words: str) -> None:
     assert disk.format_size(number) == words
@@ -194,3 +208,82 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: pathlib.Path) -> None
             (temporary / "file").write_text(content)
     assert [path.name for path in target.parent.iterdir()] == ["folder"] and (target / "file").read_text() == "first"
     assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The name of each file that is synced, and its bytes at that time."""
+    found: list[tuple[str, int]] = []
+
+    def record(number: int) -> None:
+        found.append((pathlib.Path(os.readlink(f"/proc/self/fd/{number}")).name, os.fstat(number).st_size))
+
+    monkeypatch.setattr(os, "fsync", record)
+    return found
+
+
+def test_what_must_survive_a_power_failure_is_synced_before_it_is_renamed(
+    synced: list[tuple[str, int]], tmp_path: pathlib.Path
+) -> None:
+    with disk.atomic_file(tmp_path / "a") as file:
+        file.write(b"12345")
+    with disk.atomic_file(tmp_path / "b", keep=False) as file:
+        file.write(b"12345")
+    disk.write_atomically(tmp_path / "c", "12345")
+    ((name, size),) = synced
+    assert name.startswith(".a.") and name.endswith(".tmp") and size == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_each_file_of_weights_is_synced_whole(synced: list[tuple[str, int]], tmp_path: pathlib.Path) -> None:
+    tensors = [(name, (2,), np.dtype("f4"), lambda: np.zeros(2, "f4")) for name in "ab"]
+    paths = write_tensors(tmp_path, tensors, max_shard_bytes=8)
+    assert len(paths) == 3 and synced == [(f".{path.name}.tmp", path.stat().st_size) for path in paths]
+
+
+def test_each_file_of_a_store_is_synced_whole(synced: list[tuple[str, int]], tmp_path: pathlib.Path) -> None:
+    write_store(tmp_path / "store", [[[1, 2]]], "abc", 100)
+    files = {path.name: path.stat().st_size for path in (tmp_path / "store").iterdir()}
+    assert dict(synced) == files and len(synced) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("inodes", "left", "words"),
+    [(10, 3, "400 kB of 1 MB are free"), (10, 0, "no free inodes, though 400 kB are free"), (0, 0, "400 kB of 1 MB")],
+)
+def test_a_file_system_without_inodes_is_full(
+    inodes: int, left: int, words: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that counts no inodes, such as Btrfs, has 0 of them."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(1_000_000, 600_000, 400_000))
+    monkeypatch.setattr(os, "statvfs", lambda place: types.SimpleNamespace(f_files=inodes, f_favail=left))
+    assert words in disk.free_space(tmp_path / "a" / "b")
+    monkeypatch.setattr(os, "statvfs", lambda place: os.stat("/no/such/place"))
+    assert disk.free_space(tmp_path) == "the free space is unknown"
+
+
+@pytest.mark.parametrize(
+    ("number", "limits", "words"),
+    [
+        (errno.EFBIG, (5_000_000, -1), "File too large (the limit of this process is 5 MB, `ulimit -f`)"),
+        (errno.EMFILE, (256, -1), "Too many open files (the limit of this process is 256 at once, `ulimit -n`)"),
+        (errno.EMFILE, (resource.RLIM_INFINITY, -1), "Too many open files"),
+        (errno.EIO, (256, -1), "Input/output error"),
+    ],
+)
+def test_limits_of_a_process_are_named(
+    number: int, limits: tuple[int, int], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    assert disk.describe_os_error(OSError(number, os.strerror(number)), "/a") == words
+
+
+def test_the_cause_of_an_error_decides_but_not_a_missing_file_that_was_being_handled() -> None:
+    full, missing = OSError(errno.ENOSPC, "full"), OSError(errno.ENOENT, "missing")
+    outer = ValueError("no number")
+    outer.__context__ = missing
+    assert disk.errno_of(missing) == errno.ENOENT and disk.errno_of(outer) is None
+    outer.__cause__ = full
+    assert disk.errno_of(outer) == errno.ENOSPC
+    full.__context__ = outer  # a circle ends
+    assert disk.errno_of(outer) == errno.ENOSPC and disk.errno_of(None) is None

@@ -17,6 +17,7 @@ from lm_research.data import corpus as corpus_module
 from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.store import DamagedStore
+from lm_research.data.workers import WorkerDied
 from lm_research.errors import DataError, TokenizerError
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -141,6 +142,24 @@ def test_failed_build_leaves_nothing(folder: pathlib.Path, tmp_path: pathlib.Pat
     with pytest.raises(TokenizerError, match="too small for config.tokenizer.vocab_size=9000"):
         open_corpus(make_config(folder, dict(vocab_size=9000)), tmp_path / "run", print)
     assert list((tmp_path / "run/data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(WorkerDied("One was killed."), True), (DataError("Line 3 is damaged."), False)]
+)
+def test_what_is_left_of_a_build_that_fails(
+    error: DataError, kept: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished shards of a killed build are kept; damaged text must be read again."""
+
+    def fail(work: pathlib.Path, *_: Any) -> None:
+        (work / "000000.npz").touch()
+        raise error
+
+    monkeypatch.setattr(corpus_module, "_build_in", fail)
+    with pytest.raises(type(error), match=str(error)):
+        corpus_module._build(Config(), tmp_path / "corpus", print, None, None)
+    assert (tmp_path / ".corpus.work" / "000000.npz").exists() == kept
 
 
 def test_repeated_and_empty_documents_are_left_out(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import types
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lm_research.config import Config, resolve
+from lm_research.data import ingest
 from lm_research.data.cleaning import REASONS, scrub
 from lm_research.data.ingest import DocumentSpool, DocumentStats, write_shard
 from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, assign_splits
@@ -144,3 +146,19 @@ def written(folder: pathlib.Path, *shards: list[str]) -> DocumentSpool:
     for path, texts in zip(paths, shards, strict=True):
         write_shard(path, texts, [REASONS.index("kept" if text.strip() else "empty") for text in texts])
     return DocumentSpool("one", paths, "", 0)
+
+
+def test_shards_end_once_they_hold_more_characters_than_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each document of four characters counts five, with the one that separates it: two make 10, three 15."""
+    monkeypatch.setattr(ingest, "SHARD_CHARACTERS", 10)
+    assert list(ingest._shards(["abcd"] * 7)) == [["abcd"] * 3, ["abcd"] * 3, ["abcd"]]
+    assert list(ingest._shards(["a" * 9, "b", "c"])) == [["a" * 9, "b"], ["c"]] and list(ingest._shards([])) == []
+
+
+def test_what_a_shard_holds(tmp_path: pathlib.Path) -> None:
+    write_shard(tmp_path / "a.npz", ["aé", "b"], [REASONS.index("kept"), 1])
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["reasons_D"].dtype == np.uint8 and arrays["characters_D"].tolist() == [2, 1]
+        assert arrays["text"].tobytes().decode() == "aéb" and arrays["ends"].tolist() == [2, 3]
+        assert arrays["digests_D"][1].tobytes() == hashlib.blake2b(b"b", digest_size=16).digest()
+        assert arrays["shard_sizes"].tolist() == [2] and arrays["signatures_DK"].shape == (2, 0)

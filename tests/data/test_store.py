@@ -34,6 +34,8 @@ def test_round_trip(tmp_path: pathlib.Path) -> None:
     assert store.manifest["part"] == "train" and store.manifest["text_bytes"] == 42
     assert store.manifest["tokenizer_digest"] == "abc"
     assert store.digest == written.digest
+    text = (tmp_path / "store/manifest.json").read_text()
+    assert text == json.dumps(store.manifest, indent=2) + "\n"  # people read it
     assert isinstance(store.tokens, np.memmap) and not store.tokens.flags.writeable
 
 

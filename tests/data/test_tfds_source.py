@@ -148,6 +148,23 @@ def test_failed_preparation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         read(NAME, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("a\n  b"), "a b"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 500), "x" * 500),
+        (ValueError("x" * 501), "x" * 500 + " ..."),
+        (
+            ModuleNotFoundError("No module named 'mwxml'", name="mwxml"),
+            "its builder needs the Python package mwxml, which lm_research does not install.",
+        ),
+    ],
+)
+def test_words_of_an_error(error: Exception, words: str) -> None:
+    assert tfds_source._first_words(error) == words
+
+
 def test_what_is_not_a_file_is_named(tmp_path: pathlib.Path) -> None:
     """Opening a pipe in place of a shard, or of its metadata, would block."""
     tfds.builder(NAME[5:], data_dir=str(tmp_path), file_format="array_record").download_and_prepare()

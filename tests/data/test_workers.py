@@ -98,5 +98,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: pathlib.Path) -> None
     assert not any(map(alive, pids))
 
 
-def test_available() -> None:
+def test_available(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    for count, expected in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert available_cpus() == expected

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lm_research.data.cleaning import scrub as scrub_module
 from lm_research.data.cleaning.scrub import KINDS, parse, scrub
 from lm_research.errors import ConfigError
 
@@ -50,6 +51,29 @@ def test_what_is_removed(text: str, expected: str) -> None:
 )
 def test_what_stays(text: str) -> None:
     assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("192.0.2.1", True),
+        ("::1:2:3", True),
+        ("1::2:3", False),  # six characters
+        ("1:2::", False),
+        ("2001:db8", False),  # no address
+        ("2001:db8::", True),
+        ("abcd::1", False),  # two colons, as in times and in names of C++
+        ("2001:db8::1", True),
+        ("abc:dead:beef::", False),  # without a digit it may be words
+    ],
+)
+def test_addresses_of_ipv6_are_long(text: str, found: bool) -> None:
+    assert scrub_module._is_ip(text) == found
+
+
+@pytest.mark.parametrize(("digits", "found"), [(7, False), (8, True), (15, True), (16, False)])
+def test_telephone_numbers_have_8_to_15_digits(digits: int, found: bool) -> None:
+    assert scrub_module._is_phone("(" + "1" * digits + ") ") == found
 
 
 def test_counts_by_kind() -> None:
