@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 import subprocess
@@ -110,6 +111,16 @@ def test_what_changes_the_corpus_and_what_does_not(folder: pathlib.Path, tmp_pat
     assert {corpus_module._key(config_module.replace(base, **change)) for change in same} == {key}
     os.utime(folder / "000.txt", ns=(0, 10**18))
     assert corpus_module._key(base) != key
+
+
+def test_the_folder_of_an_earlier_version_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a corpus is the SHA-256 of these facts in JSON: another one would build every stored corpus again."""
+    monkeypatch.setattr(sources, "fingerprint", lambda source, data: "f")
+    clean = '{"unicode": "none", "near_duplicates": 0.0, "min_characters": 0, "max_characters": 0, "scripts": "", '
+    clean += '"min_script_ratio": 0.8, "scrub": ""}'
+    facts = f'[3, [["", "f"]], 0.05, "blank_line", "error", {clean}, ["unigram", 8192, false, 0], false]'
+    name = hashlib.sha256(facts.encode()).hexdigest()[:20]
+    assert corpus_module.corpus_folder(Config(), pathlib.Path("run")).name == name
 
 
 def test_same_text_elsewhere_has_the_same_digest(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

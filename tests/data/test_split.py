@@ -161,4 +161,5 @@ def test_what_a_shard_holds(tmp_path: pathlib.Path) -> None:
         assert arrays["reasons_D"].dtype == np.uint8 and arrays["characters_D"].tolist() == [2, 1]
         assert arrays["text"].tobytes().decode() == "aéb" and arrays["ends"].tolist() == [2, 3]
         assert arrays["digests_D"][1].tobytes() == hashlib.blake2b(b"b", digest_size=16).digest()
-        assert arrays["shard_sizes"].tolist() == [2] and arrays["signatures_DK"].shape == (2, 0)
+        assert arrays["scrubbed"].tolist() == [[0] * len(scrub.KINDS)] and arrays["shard_sizes"].tolist() == [2]
+        assert arrays["signatures_DK"].shape == (2, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import signal
@@ -96,6 +97,25 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: pathlib.Path) -> None
     while any(map(alive, pids)) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+def test_tasks_that_are_not_needed_are_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results of the first task are enough; the pool is given up without the others, but with the running ones."""
+    ended: list[dict[str, bool]] = []
+
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self, workers: int, *_: object, **__: object) -> None:
+            super().__init__(workers)
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            ended.append({"wait": wait, "cancel_futures": cancel_futures})
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    results = map_in_order(abs, [-1, -2, -3], workers=2)
+    assert next(results) == 1
+    results.close()
+    assert ended == [{"wait": True, "cancel_futures": True}]
 
 
 def test_available(monkeypatch: pytest.MonkeyPatch) -> None:
