@@ -178,7 +178,7 @@ class Sweep:
         elif (kind := _number(key)) not in (int, float) or (kind is int) != values.integer:
             expected = {int: "integers: add integer=True", float: "real numbers: remove integer=True"}
             raise ConfigError(f"The sweep's {key} has {values}, but the key takes {expected.get(kind, 'Choice(...)')}.")
-        elif not all(is_finite(end) and abs(end) <= 1e30 for end in (values.low, values.high)):
+        elif not all(is_finite(end) for end in (values.low, values.high)):
             raise ConfigError(f"The sweep's {key} has {values}: low and high must be finite numbers.")
         elif values.log and values.integer and values.low < 1:
             raise ConfigError(f"The sweep's {key} has {values}: with integer=True and log=True, low must be 1 or more.")
@@ -195,7 +195,7 @@ class Sweep:
     def planned(self, number: int) -> dict[str, Any]:
         """Return the values of a trial of a grid, a list or a random sweep, which depend only on its number and the seed."""
         if self.method == "list":
-            return dict(self.points[number % len(self.points)])
+            return dict(self.points[number])
         if self.method == "grid":
             found: dict[str, Any] = {}
             for key, choice in reversed(self._choices().items()):  # the last key fastest

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import pathlib
 
+import numpy as np
 import pytest
 
 from lm_research.errors import ConfigError
 from lm_research.sweeping import Choice, Sweep, Uniform
+from lm_research.sweeping import sweep as sweep_module
 from lm_research.sweeping.sweep import config_digest, load
 
 RATE, LAYERS = "optimizer.learning_rate", "model.num_layers"
@@ -37,6 +39,55 @@ def test_random_values_follow_from_seed_and_number_and_cover_their_range() -> No
     for decade in (-5, -4, -3, -2):  # 100 expected in each; at most four deviations of a binomial (8.7) away
         assert 65 <= decades.count(decade) <= 135
     assert {values["model.num_layers"] for values in drawn} == {1, 2, 3, 4}
+
+
+def test_random_values_are_those_of_earlier_versions() -> None:
+    """A resumed study draws the same: from the generator of (seed, number), key by key; four digits, or whole numbers."""
+    space = {RATE: Uniform(1e-5, 1e-1, log=True), "optimizer.weight_decay": Uniform(0.2, 0.6)}
+    space |= {LAYERS: Uniform(2, 9, integer=True), "model.family": Choice("bert", "gpt2", "t5")}
+    sweep = Sweep("configs/quickstart.py", space, method="random", num_trials=40, seed=7)
+    for number in range(40):
+        draw = np.random.default_rng([7, number])
+        rate = float(f"{1e-5 * 1e4 ** draw.uniform():.4g}")
+        decay = float(f"{0.2 + 0.4 * draw.uniform():.4g}")
+        layers = round(2 + 7 * draw.uniform())
+        family = ("bert", "gpt2", "t5")[draw.integers(3)]
+        assert list(sweep.planned(number).values()) == [pytest.approx(rate), pytest.approx(decay), layers, family]
+
+
+def test_sizes_up_to_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = tuple({RATE: rate} for rate in (0.1, 0.2, 0.3))
+    monkeypatch.setattr(sweep_module, "MOST", 2)
+    for given in ({"method": "list", "points": points}, {"space": {RATE: Choice(1, 2, 3)}}):
+        with pytest.raises(ConfigError, match="3 (points|trials); the limit is 2"):
+            Sweep("x", **given)
+    assert Sweep("x", method="list", points=points[:2]).num_trials == 2
+    assert Sweep("x", {RATE: Choice(1, 2)}).num_trials == 2
+    Sweep("x", {"data.source": Choice("x" * 4096)})
+    with pytest.raises(ConfigError, match="at most 4096 characters"):
+        Sweep("x", {"data.source": Choice("x" * 4097)})
+    Sweep("x", {LAYERS: Uniform(1, 4, log=True, integer=True)}, method="random", num_trials=1)
+
+
+def test_a_text_and_a_value_of_its_look_are_two_values() -> None:
+    points = tuple({"model.scan_layers": value} for value in (True, "True", True))
+    assert Sweep("x", method="list", points=points).space == {"model.scan_layers": Choice(True, "True")}
+
+
+@pytest.mark.parametrize("lengths", ["config.train.budget = '9s'", "config.train.num_epochs = 2.0"])
+def test_rungs_require_a_config_of_steps(lengths: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.py").write_text(
+        f"from lm_research.config import default_config\ndef get_config():\n    config = default_config()\n    {lengths}\n    return config\n"
+    )
+    sweep = f"Sweep({str(tmp_path / 'config.py')!r}, {{'seed': Choice(1, 2)}}"
+    for rungs, refused in ((", rungs=(1, 2))", True), (")", False)):
+        text = f"from lm_research.sweeping import Choice, Sweep\ndef get_sweep():\n    return {sweep}{rungs}\n"
+        (tmp_path / "sweep.py").write_text(text)
+        if refused:
+            with pytest.raises(ConfigError, match="has rungs, which are steps"):
+                load(str(tmp_path / "sweep.py"))
+        else:
+            assert load(str(tmp_path / "sweep.py")).num_trials == 2
 
 
 def test_a_list_has_its_points_and_its_space_their_values() -> None:
@@ -85,6 +136,8 @@ def test_equal_configs_have_equal_digests() -> None:
         ({"space": {RATE: 1}}, r"Write Choice\(...\)"),
         ({"method": "random"}, "num_trials is 0"),
         ({"rungs": (5, 5)}, "must be increasing steps"),
+        ({"rungs": (5, 6), "eta": 1}, "eta 2 or more"),
+        ({"space": {RATE: Uniform(1.0, 1.0)}, "method": "random", "num_trials": 3}, "low must be below high"),
         ({"rungs": (5, 6), "prune": True}, "Keep one of them"),
         ({"rungs": (5, 6), "method": "tpe", "num_trials": 3}, "learns from finished trials"),
         ({"rungs": (5, 6), "fixed": {"train.num_steps": 6}}, "also sets train.num_steps"),
