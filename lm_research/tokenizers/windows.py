@@ -56,7 +56,7 @@ def word_windows(sizes: Sequence[int], max_tokens: int, stride: int) -> list[Wor
             break
         # The next window shares at most `stride` tokens, and its first new word fits.
         shared, fits = np.searchsorted(ends, (ends[stop] - stride, ends[stop + 1] - max_tokens))
-        first = max(first + 1, int(shared), int(fits))
+        first = max(int(shared), int(fits))
     cuts = [0]
     for (_, stop), (first, _) in zip(spans, spans[1:], strict=False):
         middle = (ends[first] + ends[stop]) / 2  # of the overlap: words before it have more context in the first window

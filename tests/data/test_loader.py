@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from lm_research.data import loader
 from lm_research.data.loader import load
 
 
@@ -92,3 +93,11 @@ def test_an_abandoned_iterator_does_not_hold_up_the_exit(num_workers: int) -> No
     done = subprocess.run(arguments, cwd=here, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.strip() == "[0 0 0]"
     assert "Traceback" not in done.stderr and "leaked" not in done.stderr
+
+
+def test_open_iterators_are_closed_at_exit() -> None:
+    """While the modules that they need are still there."""
+    batches = load(squares, 0, 10)
+    next(batches)
+    loader._close_all()
+    assert list(batches) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm_research.config import Config, resolve
-from lm_research.data import ingest
+from lm_research.data import ingest, tokenize_shards
 from lm_research.data.cleaning import REASONS, scrub
 from lm_research.data.ingest import DocumentSpool, DocumentStats, write_shard
 from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, assign_splits
@@ -163,3 +163,23 @@ def test_what_a_shard_holds(tmp_path: pathlib.Path) -> None:
         assert arrays["digests_D"][1].tobytes() == hashlib.blake2b(b"b", digest_size=16).digest()
         assert arrays["scrubbed"].tolist() == [[0] * len(scrub.KINDS)] and arrays["shard_sizes"].tolist() == [2]
         assert arrays["signatures_DK"].shape == (2, 0)
+
+
+def test_shards_that_are_finished_count_as_progress(tmp_path: pathlib.Path) -> None:
+    """Of three shards the second is there."""
+    (tmp_path / "000-000001.npz").touch()
+    assignment = types.SimpleNamespace(
+        spool=types.SimpleNamespace(shards=["a", "b", "c"]), of_shard=lambda shard: shard
+    )
+    done: list[int] = []
+    begun: list[str] = []
+
+    def run(function: Any, tasks: Any, advance: Any) -> None:
+        for task in tasks:
+            begun.append(task.path.name)
+            advance(None)
+
+    runner = types.SimpleNamespace(run=run)
+    found = tokenize_shards.tokenize_shards([assignment], tmp_path, tmp_path, False, runner, done.append)
+    assert begun == ["000-000000.npz", "000-000002.npz"] and done == [1, 1, 1]
+    assert [(path.name, source) for path, source in found.shards] == [(f"000-00000{i}.npz", 0) for i in range(3)]

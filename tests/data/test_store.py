@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from lm_research.data import store as store_module
 from lm_research.data.store import TokenStore, write_store
 from lm_research.errors import DataError
 
@@ -55,6 +56,24 @@ def test_digest_depends_on_content_and_boundaries(tmp_path: pathlib.Path) -> Non
     base = digest("a", [[[1, 2], [3]]])
     assert digest("b", [[[1, 2], [3]]], note="other") == base
     assert len({base, digest("c", [[[1], [2, 3]]]), digest("d", [[[1, 2]], [[3]]]), digest("e", [[[1, 2], [4]]])}) == 4
+
+
+def test_small_pieces_of_one_source_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they hold more than five tokens; empty ones are left out, and sources are kept apart."""
+    monkeypatch.setattr(store_module, "_PIECE_TOKENS", 5)
+
+    def piece(tokens: str, source: int) -> store_module.Piece:
+        numbers = np.array([int(token) for token in tokens], np.int64)
+        return store_module.Piece(
+            numbers, np.array([len(numbers)] if tokens else [], int), np.ones(min(1, len(tokens)), int), source
+        )
+
+    given = [piece("12", 0), piece("", 0), piece("345", 0), piece("6", 0), piece("7", 0), piece("8", 1), piece("9", 1)]
+    found = [
+        ("".join(map(str, one.tokens)), one.sentence_lengths.tolist(), one.source)
+        for one in store_module._joined(given)
+    ]
+    assert found == [("123456", [2, 3, 1], 0), ("7", [1], 0), ("89", [1, 1], 1)]
 
 
 def test_killed_build_leaves_nothing_that_looks_complete(tmp_path: pathlib.Path) -> None:

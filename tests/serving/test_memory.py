@@ -37,3 +37,4 @@ def test_a_pass_reads_as_many_texts_as_its_limit_allows(arch: object, monkeypatc
     """2^30 bytes are 2^26 pairs of 16: 64 texts of 1,024 tokens, four of 4,096, and one that is longer."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 2**40)
     assert [memory.max_batch_size("input", arch, length) for length in (1024, 4096, 2**14)] == [64, 4, 1]
+    assert memory.max_batch_size("input", arch, 0) == 2**30  # texts without tokens need no scores

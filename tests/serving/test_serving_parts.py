@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -178,6 +179,13 @@ def test_a_pool_of_one_thread_and_one_waiting_function() -> None:
         with pytest.raises(RuntimeError, match="A library failed: odd"):
             await pool.run(lambda: (_ for _ in ()).throw(SystemExit("odd")))
         gate.clear(), began.clear()
+        several = [asyncio.create_task(pool.run(wait)), asyncio.create_task(pool.run(lambda: 5))]
+        await asyncio.sleep(0)
+        with pytest.raises(HTTPException):  # the number of places is what it was
+            await pool.run(lambda: 6)
+        gate.set()
+        assert await asyncio.gather(*several) == ["done", 5]
+        gate.clear(), began.clear()
         left = asyncio.create_task(pool.run(wait))
         await asyncio.to_thread(began.wait, 60)
         left.cancel()
@@ -189,6 +197,20 @@ def test_a_pool_of_one_thread_and_one_waiting_function() -> None:
         assert not pool.close(0.0)  # it still runs
         gate.set()
         assert pool.close(60.0) and skipped == []  # what nobody waits for is not begun
+
+    asyncio.run(main())
+
+
+def test_a_pool_has_ended_once_all_its_threads_have() -> None:
+    pool, gate = WorkerPool("test", threads=2, max_queue=0), threading.Event()
+    assert [thread.name for thread in pool._threads] == ["test", "test"]
+
+    async def main() -> None:
+        task = asyncio.create_task(pool.run(lambda: gate.wait(60)))
+        await asyncio.sleep(0)
+        assert not pool.close(0.2)  # one of them still works
+        gate.set()
+        assert await task and pool.close(60.0)
 
     asyncio.run(main())
 
@@ -231,10 +253,13 @@ def test_counters() -> None:
         'lm_requests_total{path="/other",status="500"} 1.0',
         'lm_request_seconds_count{path="/v1/completions"} 2.0',
         'lm_tokens_total{kind="prompt"} 5.0',
+        "lm_disconnects_total 0.0",
         "lm_active 0.0",
         "lm_alone_waiting 0.0",
     ):
         assert line in text.splitlines(), line
+    (seconds,) = re.findall(r'lm_request_seconds_sum{path="/other"} (.*)', text)
+    assert 0 <= float(seconds) < 60
 
 
 @pytest.mark.parametrize(

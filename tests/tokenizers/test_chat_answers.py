@@ -56,6 +56,9 @@ UNPROVED = {
     "later turns depend on earlier answers": (
         "{% for m in messages %}{{ loop.revindex ~ m.content }}{% endfor %}{{ messages[1].content | length }}"
     ),
+    "the text begins with the length of the answer": (
+        "{{ messages[1].content | length }}: {% for m in messages %}{{ m.content }}{% endfor %}"
+    ),
     "the last first": "{% for m in messages | reverse %}{{ m.content }};{% endfor %}",
 }
 

@@ -61,6 +61,7 @@ def test_a_custom_tokenizer_needs_two_methods() -> None:
     assert tokenizer.special_ids.tolist() == [0, 1, 2] and tokenizer.token_id("b") == 4
     assert tokenizer.token_bytes.tolist() == [0] * 3 + [1] * 27
     assert np.flatnonzero(tokenizer.starts_word).tolist() == [29]
+    assert (tokenizer.padding_side, tokenizer.truncation_side) == ("right", "right")
     tokenizer.uses_types = True
     found = tokenizer(["ab", "c"], ["c", "b"], padding=True)
     assert found["input_ids"].tolist() == [[0, 3, 4, 1, 5, 1], [0, 5, 1, 4, 1, 2]]

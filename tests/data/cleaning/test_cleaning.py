@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lm_research.common.scripts import SCRIPTS
 from lm_research.config import CleanConfig
-from lm_research.data.cleaning import REASONS, Cleaner, normalize
+from lm_research.data.cleaning import REASONS, Cleaner, normalize, scripts
 from lm_research.data.cleaning.scripts import parse, ratio
 from lm_research.errors import ConfigError
 
@@ -50,6 +51,15 @@ def test_scripts() -> None:
     assert reason("abcd абвг", scripts="latin", min_script_ratio=0.5) == "kept"
     with pytest.raises(ConfigError, match="names 'cyrilic'. Did you mean 'cyrillic'"):
         Cleaner(CleanConfig(scripts="cyrilic"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_blocks_of_a_script_include_both_ends(name: str) -> None:
+    members, places = (
+        scripts._members((name,)),
+        {place for first, last in SCRIPTS[name] for place in range(first, last + 1)},
+    )
+    assert set(np.flatnonzero(members).tolist()) == places
 
 
 def test_every_script_has_its_letters() -> None:

@@ -84,6 +84,11 @@ def test_counts_by_kind() -> None:
     assert text == "[EMAIL] [EMAIL] [IP] [CARD] [PHONE] [KEY]"
 
 
+def test_keys_are_found_among_words_that_look_like_their_beginnings() -> None:
+    text = " ".join(scrub_module._KEY_MARKS)
+    assert clean(f"{text} AKIAIOSFODNN7EXAMPLE") == f"{text} [KEY]"
+
+
 def test_only_the_requested_kinds() -> None:
     assert parse(("phone", "email")) == ("email", "phone") and parse(("all",)) == KINDS and parse(()) == ()
     assert scrub("a@example.org 192.0.2.1", parse(("ip",)))[0] == "a@example.org [IP]"
