@@ -180,7 +180,11 @@ class LanguageModel:
             if "decoder_attention_mask" not in arrays and family_of(self.family).hides_padded_targets:
                 real = arrays["decoder_input_ids"] != self._pad_id
                 arrays["decoder_attention_mask"] = real.astype(np.int32)
-        elif arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
+        if family_of(self.family).hides_padding:
+            for mask, tokens in (("attention_mask", "input_ids"), ("decoder_attention_mask", "decoder_input_ids")):
+                if mask not in arrays and tokens in arrays:
+                    arrays[mask] = (arrays[tokens] != self._pad_id).astype(np.int32)
+        if arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
             raise UserError(
                 f"This model is a plain {arch.kind}: it has no decoder_input_ids and decoder_attention_mask."
             )
@@ -240,6 +244,7 @@ class LanguageModel:
 
     def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
         pad, start = self._pad_id, self._config.get("decoder_start_token_id")
+        start = self._config.get(family_of(self.family).start_token) if start is None else start
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")

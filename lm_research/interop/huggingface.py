@@ -111,7 +111,9 @@ def inspect(
         raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
     else:
         name = head
+        own = [suffix for suffix, other in family.classes.items() if other == head]
         encoder_only = HEADS[head].of_encoder and arch.encoder is not None
+        encoder_only &= all(suffix in family.encoder_classes for suffix in own)
     _check_head(name, kind, arch.kind, family, encoder_only)
     arch, untied = tied_tables.fit(source, family, arch, name, kind)
     if untied:

@@ -60,6 +60,8 @@ class Architecture:
       output_projection: whether a dense layer without a bias maps the final states to E (OPT).
       embedding_scale: factor on token embeddings.
       round_embedding_scale: whether this factor is rounded to the compute type (Gemma).
+      separate_token: a token whose embedding is a vector of its own, which is not scaled, in place of a row of the table (T5Gemma 2); -1 for
+        none.
       embedding_norm: whether the sum of the embeddings is normalized.
       norm_before_positions: whether positions are added after that norm instead of before it.
       output_embedding_size: width of the states that the masked-token head multiplies with its own table; 0 is E.
@@ -150,6 +152,7 @@ class Architecture:
     output_projection: bool = False
     embedding_scale: float = 1.0
     round_embedding_scale: bool = False
+    separate_token: int = -1
     embedding_norm: bool = False
     norm_before_positions: bool = False
     output_embedding_size: int = 0

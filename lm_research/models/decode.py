@@ -167,8 +167,8 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
         positions_BL = jnp.where(tokens_BL == arch.pad_id, -1, positions_BL)
     if arch.positions == "learned":  # positions of padding, and of finished sequences, may be out of range
         positions_BL = jnp.clip(positions_BL, -arch.position_offset, arch.max_length - 1)
-    table_VE = None if arch.has_tokens else bound.model.table_VE
-    x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table_VE)
+    table = None if arch.has_tokens else bound.model.encoder.embeddings.table
+    x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table)
     inputs = block_inputs(bound, cache, slots, positions_BL)
     if bound.blocks is None:
         x_BLD, _, extended = decoder.run_layers(x_BLD, inputs, cache=cache, slots=slots)

@@ -5,15 +5,24 @@ Legend: lm_research/models/__init__.py.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.layers import Dense, broadcast_rows, dropout, make_param, norm
+from lm_research.models.layers import Dense, broadcast_rows, dropout, make_param, norm, zeros_param
 from lm_research.models.positions import sinusoidal
 from lm_research.parallel.rules import constrain
+
+
+class TokenTable(NamedTuple):
+    """A table of token embeddings [V, E], and the vector [E] of the one token that has its own, if there is one."""
+
+    rows_VE: jax.Array
+    own_E: jax.Array | None = None
 
 
 class Embeddings(nnx.Module):
@@ -23,6 +32,8 @@ class Embeddings(nnx.Module):
         width = arch.embedding_width
         if arch.has_tokens:  # otherwise the encoder's table is used
             self.tokens = make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+            if arch.separate_token >= 0:
+                self.own_token = zeros_param((width,), (None,))
         if arch.positions == "learned":
             rows = arch.max_length + arch.position_offset
             self.positions = make_param(rngs, (rows, arch.position_width), (None, "embed"), arch)
@@ -43,18 +54,21 @@ class Embeddings(nnx.Module):
         positions_BL: jax.Array | None,
         types_BL: jax.Array | None,
         dropout_key: jax.Array | None,
-        table_VE: jax.Array | None = None,
+        table: TokenTable | None = None,
         task_types_BL: jax.Array | None = None,
     ) -> jax.Array:
-        """Embed tokens, [B, L, D]. Arguments are those of Transformer; `table_VE` is the encoder's token table, if it is shared."""
+        """Embed tokens, [B, L, D]. Arguments are those of Transformer; `table` is the encoder's, if it is shared."""
         arch = self.arch
-        table_VE = self.tokens[...] if arch.has_tokens else table_VE
-        assert table_VE is not None
+        table = self.table if arch.has_tokens else table
+        assert table is not None
+        table_VE = table.rows_VE
         # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
+        if table.own_E is not None:
+            x_BLE = jnp.where((tokens_BL == arch.separate_token)[..., None], table.own_E.astype(x_BLE.dtype), x_BLE)
         if arch.project_tokens:
             x_BLE = self.projection(x_BLE.astype(arch.compute_dtype))
         if not arch.norm_before_positions:
@@ -72,6 +86,11 @@ class Embeddings(nnx.Module):
         x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
         x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
         return self.projection(x_BLE) if arch.embedding_projection and not arch.project_tokens else x_BLE
+
+    @property
+    def table(self) -> TokenTable:
+        """The stack's own token table."""
+        return TokenTable(self.tokens[...], self.own_token[...] if self.arch.separate_token >= 0 else None)
 
     def _add_positions(self, x_BLE: jax.Array, tokens_BL: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
         arch, length = self.arch, tokens_BL.shape[1]

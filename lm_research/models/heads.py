@@ -249,7 +249,7 @@ class Model(nnx.Module):
         x_BSD = self.encoder(tokens_BS, segments_BS, **options)
         segments_BS = jnp.ones_like(tokens_BS) if segments_BS is None else segments_BS
         memory_BSD = self.memory_projection(x_BSD) if self.arch.memory_projection else x_BSD
-        return x_BSD, EncoderOutput(memory_BSD, segments_BS, self.encoder.embeddings.tokens[...])
+        return x_BSD, EncoderOutput(memory_BSD, segments_BS, self.encoder.embeddings.table)
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
         """Projection for the tokens at the given positions (of a decoder, after them), or at all for None."""

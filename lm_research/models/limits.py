@@ -49,6 +49,7 @@ RANGES: dict[str, Any] = {
     "relative_max_distance": Count,
     "eos_id": Token,
     "pad_id": Token,
+    "separate_token": Token,
     "norm_epsilon": Rate,
     "norm_offset": Rate,
     "dropout_rate": Rate,

@@ -25,7 +25,7 @@ from lm_research.models.attention.mask import (
 )
 from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
-from lm_research.models.embeddings import Embeddings
+from lm_research.models.embeddings import Embeddings, TokenTable
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, dropout, make_param, norm, split_key
@@ -34,11 +34,11 @@ from lm_research.parallel.rules import length_parts
 
 
 class EncoderOutput(NamedTuple):
-    """An encoder's output as its decoder reads it: final states [B, S, D] in the decoder's width, segments [B, S], token table [V, E]."""
+    """An encoder's output as its decoder reads it: final states [B, S, D] in the decoder's width, segments [B, S], token table."""
 
     x_BSD: jax.Array
     segments_BS: jax.Array
-    table_VE: jax.Array
+    table: TokenTable
 
 
 class StackOutputs(NamedTuple):
@@ -145,10 +145,10 @@ class Transformer(nnx.Module):
         """
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
-        table_VE = None if memory is None else memory.table_VE
+        table = None if memory is None else memory.table
         if positions_BL is None and segments_BL is not None and not arch.count_masked:
             positions_BL = document_positions(segments_BL)
-        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE, task_types_BL)
+        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table, task_types_BL)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
         if arch.isolated_padding:

@@ -34,7 +34,9 @@ class Family:
       loss_heads: head -> the head whose loss it has, where labels are not shifted as usual (BART's decoder without its encoder).
       starts_with_last_token: whether decoders start with the last source token, the language code (mBART).
       reference: the implementation that tests compare it with.
+      start_token: key of config.json with the token that decoder inputs begin with if it has no `decoder_start_token_id`.
       hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
+      hides_padding: whether padding tokens are masked wherever no mask is given.
 
     Attributes of config.json:
       model_types: `model_type` -> the prefix of its class names ("bert" -> "Bert"); the first is written. Empty if transformers has no
@@ -63,7 +65,9 @@ class Family:
     loss_heads: Mapping[str, str] = {}
     starts_with_last_token: bool = False
     reference: str = "transformers 5.24"
+    start_token: str = "pad_token_id"
     hides_padded_targets: bool = False
+    hides_padding: bool = False
 
     model_types: Mapping[str, str] = {}
     classes: Mapping[str, str] = {}

@@ -75,7 +75,27 @@ def t5gemma(encoder: dict, decoder: dict, **more: object) -> dict:
     return dict(encoder=encoder, decoder=decoder, vocab_size=decoder["vocab_size"], **more)
 
 
-T5GEMMA = t5gemma(GEMMA2, merged(GEMMA2, hidden_size=16, head_dim=8, num_key_value_heads=4, rope_parameters=None))
+T5GEMMA = t5gemma(
+    merged(GEMMA2, sliding_window=3),
+    merged(GEMMA2, hidden_size=16, head_dim=8, num_hidden_layers=4, num_key_value_heads=4, vocab_size=41),
+)
+# Its encoder has a vision tower, here as small as possible. The token after an image has an embedding of its own.
+VISION = dict(
+    model_type="siglip_vision_model",
+    hidden_size=4,
+    intermediate_size=3,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    image_size=4,
+    patch_size=2,
+    vision_use_head=False,
+)
+T5GEMMA2 = dict(
+    encoder=dict(text_config=GEMMA3, vision_config=VISION, mm_tokens_per_image=4, eoi_token_index=7),
+    decoder=merged(GEMMA3, num_hidden_layers=4, sliding_window=3),
+    image_token_index=48,
+)
+SOFT = dict(query_pre_attn_scalar=400)
 LONG, LONGER = dict(length=12), dict(length=13, masks="left left", new_tokens=9)
 
 CASES = [
@@ -142,5 +162,55 @@ CASES = [
         merged(GEMMA3, num_labels=3),
         "sequence",
         slow=True,
+    ),
+    Case("t5gemma_generation", "T5GemmaForConditionalGeneration", T5GEMMA, "target", length=9, target=8),
+    Case("t5gemma_texts", "T5GemmaForConditionalGeneration", T5GEMMA, length=9, new_tokens=9, masks="right left"),
+    Case(
+        "t5gemma_generation_given",
+        "T5GemmaForConditionalGeneration",
+        merged(T5GEMMA, tie_word_embeddings=False),
+        decoder="masked",
+        slow=True,
+    ),
+    Case("t5gemma_model", "T5GemmaModel", T5GEMMA, decoder="given", slow=True),
+    Case("t5gemma_encoder", "T5GemmaEncoderModel", merged(T5GEMMA, is_encoder_decoder=False), slow=True, **LONG),
+    Case("t5gemma_sequence", "T5GemmaForSequenceClassification", merged(T5GEMMA, num_labels=3), "sequence", slow=True),
+    Case("t5gemma_token", "T5GemmaForTokenClassification", merged(T5GEMMA, num_labels=4), "classes", slow=True),
+    Case("t5gemma_losses", "T5GemmaForConditionalGeneration", T5GEMMA, "target", steps=2e-2),
+    Case("t5gemma2_generation", "T5Gemma2ForConditionalGeneration", T5GEMMA2, "target", length=10, target=8),
+    Case("t5gemma2_texts", "T5Gemma2ForConditionalGeneration", T5GEMMA2, length=10, new_tokens=9, masks="right left"),
+    Case(
+        "t5gemma2_generation_given",
+        "T5Gemma2ForConditionalGeneration",
+        merged(T5GEMMA2, tie_word_embeddings=False),
+        decoder="masked",
+        slow=True,
+    ),
+    Case(
+        "t5gemma2_model",
+        "T5Gemma2Model",
+        dict(
+            encoder=merged(T5GEMMA2["encoder"], text_config=merged(GEMMA3, num_hidden_layers=2, hidden_size=12)),
+            decoder=merged(GEMMA3, num_hidden_layers=3, hidden_size=12, sliding_window=3),
+        ),
+        decoder="given",
+        deep=True,
+        length=5,
+        target=5,
+        slow=True,
+    ),
+    Case(
+        "t5gemma2_sequence", "T5Gemma2ForSequenceClassification", merged(T5GEMMA2, num_labels=3), "sequence", slow=True
+    ),
+    Case("t5gemma2_token", "T5Gemma2ForTokenClassification", merged(T5GEMMA2, num_labels=4), "classes", slow=True),
+    Case(  # scores are small, since with norms of queries and keys around 2 rounding errors grow too fast
+        "t5gemma2_losses",
+        "T5Gemma2ForConditionalGeneration",
+        dict(
+            encoder=merged(T5GEMMA2["encoder"], text_config=merged(GEMMA3, num_hidden_layers=2, **SOFT)),
+            decoder=merged(GEMMA3, num_hidden_layers=3, sliding_window=3, **SOFT),
+        ),
+        "target",
+        steps=8e-3,
     ),
 ]

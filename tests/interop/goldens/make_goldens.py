@@ -154,7 +154,7 @@ def draw_labels(case: Case, config, rng, tokens, mask, usual) -> dict[str, np.nd
         out["labels"] = np.where(np.arange(case.target) < lengths[:, None], values, IGNORED)
     if case.decoder:
         out["decoder_input_ids"] = rng.choice(targets, (rows, case.target))
-        out["decoder_input_ids"][:, 0] = config.decoder_start_token_id or 0
+        out["decoder_input_ids"][:, 0] = getattr(config, "decoder_start_token_id", config.bos_token_id) or 0
     if case.decoder == "masked":
         lengths = np.array([case.target, *rng.randint(3, case.target, rows - 1)])
         out["decoder_attention_mask"] = (np.arange(case.target) < lengths[:, None]).astype(np.int64)
@@ -235,7 +235,7 @@ def forward(model, inputs: dict[str, np.ndarray], deep: bool) -> dict[str, np.nd
     for key, value in said.items():
         if isinstance(value, torch.Tensor):
             outputs[key] = value.numpy()
-        elif isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
+        elif deep and isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
             outputs[key] = np.stack([one.numpy() for one in value])
     assert outputs and all(v.dtype == np.float32 and np.isfinite(v).all() for v in outputs.values())
     return outputs
