@@ -75,7 +75,8 @@ class StackPair(Family):
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         source = arch.encoder or arch
         source = source.replace(causal=True, layers=tuple(map(self._from_both_sides, source.layers)))
-        encoder, decoder = (super(StackPair, self).to_hf(stack) for stack in (source, arch))
+        pad = {"pad_token_id": max(arch.pad_id, 0)}
+        encoder, decoder = (super(StackPair, self).to_hf(stack) | pad for stack in (source, arch))
         decoder |= {"model_type": self._stack_type}
         return self._written_parts(encoder, decoder) | {
             "model_type": next(iter(self.model_types)),
@@ -85,7 +86,7 @@ class StackPair(Family):
             "dropout_rate": arch.dropout_rate,
             "attention_dropout": arch.attention_dropout_rate,
             "classifier_dropout_rate": given(vars(arch), "classifier_dropout_rate", arch.dropout_rate),
-            "pad_token_id": max(arch.pad_id, 0),
+            **pad,
         }
 
     def _joined(self, encoder: Architecture, decoder: Architecture) -> Architecture:

@@ -27,7 +27,7 @@ class T5Gemma2(StackPair, Gemma3):
     sizes = {f"{name}-{name}": Gemma3.sizes[name] for name in ("270m", "1b", "4b")}
     model_types = {"t5gemma2": "T5Gemma2"}
     classes = StackPair.classes
-    redundant = (*Gemma3.redundant, r"decoder\.embed_tokens\.eoi_embedding$")  # tied to the encoder's
+    redundant = (r"decoder\.embed_tokens\.eoi_embedding$",)  # tied to the encoder's
     unread = (r"vision_tower\.", r"multi_modal_projector\.")
     _stack_type = "t5gemma2_decoder"
     _shared = True
