@@ -31,6 +31,7 @@ SIZES = dict(vocab_size=tiny.VOCAB, hidden_size=16, num_heads=2, intermediate_si
 WINDOW, WHOLE = dict(attention="window", window=4), {}
 EXPERTS = dict(num_experts=4, experts_per_token=2)
 FIRST = dict(attention_norm=False)
+DISENTANGLED = dict(positions="disentangled", position_terms=("query", "key"))
 
 
 def said(*pattern: dict, **changes: Any) -> Architecture:
@@ -89,6 +90,7 @@ STACKS = {
     "decoder": said(*DECODER, num_layers=5, causal=True, positions="none"),
     "encoder": said(FIRST, *(WINDOW, WHOLE) * 3, num_layers=6),
     "depth": said(dict(mix_norm=True, attention_gate="gelu", inner_norm=True), num_layers=3, depth_weights=True),
+    "disentangled": said(dict(DISENTANGLED, conv_width=3), *(DISENTANGLED,) * 3, num_layers=4, norm="post"),
     "parallel": said(dict(residual="parallel"), dict(attention="none", residual_scale=0.5), num_layers=4, causal=True),
 }
 TOKENS = np.random.default_rng(0).integers(5, tiny.VOCAB, (2, 12))
@@ -105,7 +107,10 @@ def value_and_gradient(arch: Architecture, params: Any) -> tuple[jax.Array, Any]
     return tiny.jit(jax.value_and_grad(value))(params)
 
 
-@pytest.mark.parametrize("name", ["decoder", "encoder", "depth", pytest.param("parallel", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "disentangled")]
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder", "depth", *SLOW])
 def test_loops_and_recomputation_change_nothing(name: str) -> None:
     """Loops over periods, with everything recomputed in the backward pass, against layers one after the other; with dropout."""
     arch = STACKS[name].replace(dropout_rate=0.1, attention_dropout_rate=0.1)
@@ -160,6 +165,8 @@ SIGHTS = {
     "alibi": (dict(causal=True), dict(positions="alibi"), DISTANCE >= 0),
     "alibi to both sides": (dict(), dict(positions="alibi"), DISTANCE > -99),
     "caps": (dict(causal=True), dict(score_cap=1.0), DISTANCE >= 0),
+    "disentangled": (dict(), DISENTANGLED, DISTANCE > -99),
+    "convolution": (dict(), dict(attention="none", conv_width=3), (np.abs(DISTANCE) <= 1) & (SEGMENTS[0] > 0)),
 }
 
 
@@ -294,6 +301,11 @@ def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
         (dict(residual="post", attention_norm=False), "requires attention_norm=True"),
         (dict(residual="output", attention_norm=False), "requires attention_norm=True"),
         (dict(shared_norm=True), "only parallel branches share a norm"),
+        (dict(position_terms=("key",)), "but disentangled positions, and only these, have terms"),
+        (dict(positions="disentangled"), "but disentangled positions, and only these, have terms"),
+        (dict(DISENTANGLED, num_kv_heads=1), "must be equal for disentangled positions"),
+        (dict(conv_width=4), "the width must be odd, and the groups divide hidden_size=16"),
+        (dict(conv_width=3, conv_groups=3), "the width must be odd, and the groups divide hidden_size=16"),
     ],
 )
 def test_invalid_layers(layer: dict, words: str) -> None:

@@ -16,7 +16,7 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.flash import flash_attend
-from lm_research.models.attention.mask import AttentionMask
+from lm_research.models.attention.mask import MASKED, AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
@@ -274,7 +274,11 @@ class Attention(nnx.Module):
             key, value, mask = self._with_memory(key, value, mask, merged)
         if spec.position_terms:
             assert distances is not None
-            mask = mask + scale * self._distance_scores(query_BLHK, key, distances, table_key)
+            terms_BHLS = scale * self._distance_scores(query_BLHK, key, distances, table_key)
+            # Without a visible key all scores are equal, and constant for the gradient too.
+            visible = mask > MASKED / 2
+            query_BLHK = jnp.where(visible.any(-1).swapaxes(1, 2)[..., None], query_BLHK, 0)
+            mask = jnp.where(visible, mask + terms_BHLS, mask)
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
         return self._projected(mixed, x_BLD)
 
