@@ -368,8 +368,9 @@ def with_tokens(
     if not module.model_types:
         return named
     before, after = module.from_hf(config, set()), module.from_hf(named, set())
+    erased = after.last_wavelength and after.position_offset <= after.pad_id  # a position has the row of padding
     renumbered = before.positions == "sinusoidal" and after.position_offset != before.position_offset
-    if after.position_offset > before.position_offset or renumbered:
+    if after.position_offset > before.position_offset or renumbered or erased:
         named["pad_token_id"] = config["pad_token_id"]
     elif after.max_length != before.max_length:
         named["max_position_embeddings"] += before.max_length - after.max_length

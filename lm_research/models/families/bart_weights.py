@@ -22,8 +22,8 @@ def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         tables += tensor("decoder/embeddings/tokens", decoder, shared, encoder, copies=output if arch.tied else ())
     return (
         *tables,
-        *_stack("encoder"),
-        *_stack("decoder"),
+        *stack("encoder"),
+        *stack("decoder"),
         *tensor("next_token/bias", "final_logits_bias", leading=True),
         *tensor("next_token/table", "lm_head.weight", shared, decoder, encoder),
         *dense("pooler/dense", "classification_head.dense"),
@@ -31,12 +31,14 @@ def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
     )
 
 
-def _stack(name: str) -> tuple[ParamMapping, ...]:
-    ours, theirs = f"{name}/layers", f"@{name}.layers.{{}}"
+def stack(name: str, module: str | None = None) -> tuple[ParamMapping, ...]:
+    """Map a stack without its token table; `module` is the prefix of its names, that of `name` by default."""
+    module = f"@{name}." if module is None else module
+    ours, theirs = f"{name}/layers", f"{module}layers.{{}}"
     projections = ("q_proj", "k_proj", "v_proj", "out_proj")
     return (
-        *tensor(f"{name}/embeddings/positions", f"@{name}.embed_positions.weight"),
-        *norm(f"{name}/embeddings/norm", f"@{name}.layernorm_embedding"),
+        *tensor(f"{name}/embeddings/positions", f"{module}embed_positions.weight"),
+        *norm(f"{name}/embeddings/norm", f"{module}layernorm_embedding"),
         *attention(f"{ours}/attention", f"{theirs}.self_attn", *projections),
         *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
         *attention(f"{ours}/cross_attention", f"{theirs}.encoder_attn", *projections),
@@ -44,5 +46,5 @@ def _stack(name: str) -> tuple[ParamMapping, ...]:
         *dense(f"{ours}/feed_forward/up", f"{theirs}.fc1"),
         *dense(f"{ours}/feed_forward/down", f"{theirs}.fc2"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
-        *norm(f"{name}/final_norm", f"@{name}.layer_norm"),
+        *norm(f"{name}/final_norm", f"{module}layer_norm"),
     )

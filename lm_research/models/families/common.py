@@ -161,11 +161,12 @@ def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any
 
 @dataclasses.dataclass(frozen=True)
 class ConfigField:
-    """A key of config.json: the field of Architecture that it sets, its name, and its default."""
+    """A key of config.json: the field of Architecture that it sets, its name, its default, and other names that files may have."""
 
     field: str
     name: str
     default: Any
+    aliases: tuple[str, ...] = ()
 
 
 def with_defaults(keys: Iterable[ConfigField], defaults: Mapping[str, Any]) -> tuple[ConfigField, ...]:
@@ -186,14 +187,14 @@ def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, A
     """
     fields = {}
     for field in keys:
-        value = hf.get(field.name)
-        value = field.default if value is None else value
+        name = next((name for name in (field.name, *field.aliases) if hf.get(name) is not None), field.name)
+        value = given(hf, name, field.default)
         if field.field.endswith("activation"):
-            value = read_activation(field.name, value)
+            value = read_activation(name, value)
         elif value is not field.default:
             kind = RANGES.get(field.field, type(field.default))
             kind = Size if kind is Count and field.default > 0 else kind  # an explicit 0 is not a valid size
-            value = check(value, kind, f"config.json: {field.name}", error=PretrainedError, fix=FIX)
+            value = check(value, kind, f"config.json: {name}", error=PretrainedError, fix=FIX)
         fields[field.field] = value
     return fields
 
@@ -227,12 +228,12 @@ def write_keys(arch: Architecture, keys: Iterable[ConfigField]) -> dict[str, Any
     }
 
 
-def check_supported(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+def check_supported(hf: Mapping[str, Any], supported: Mapping[str, Any], where: str = "config.json") -> None:
     """Raise a PretrainedError if a key has a value other than its supported one (or ones, in a tuple)."""
     for name, allowed in supported.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         if name in hf and hf[name] is not None and hf[name] not in allowed:
             raise PretrainedError(
-                f"config.json: {name} is {short(hf[name])}, which is not supported for this family "
+                f"{where}: {name} is {short(hf[name])}, which is not supported for this family "
                 f"(supported: {', '.join(map(repr, allowed))})."
             )

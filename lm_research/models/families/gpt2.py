@@ -9,20 +9,20 @@ from typing_extensions import override
 
 from lm_research.common.documents import Rate, Size
 from lm_research.config import ModelConfig
-from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
-from lm_research.models.families.base import FAMILIES, Family
+from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import (
     ConfigField,
     ParamMapping,
     dense,
     norm,
     tensor,
-    write_keys,
+    without,
 )
+from lm_research.models.families.plain_decoder import PlainDecoder, classifier
 
 
-class GPT2(Family):
+class GPT2(PlainDecoder):
     """A pre-norm decoder with learned positions (Radford et al. 2019)."""
 
     # Radford et al. 2019, table 2 (widths and depths); 64-wide heads as in the released models.
@@ -32,16 +32,8 @@ class GPT2(Family):
         "large": dict(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120),
         "xl": dict(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
     }
-    traits = dict(causal=True, norm="pre", pooling="last", pooler_activation="")
-
     model_types = {"gpt2": "GPT2"}
-    classes = {
-        "LMHeadModel": "causal_lm",
-        "ForSequenceClassification": "classification",
-        "ForTokenClassification": "token_classification",
-        "ForQuestionAnswering": "span",
-        "Model": "none",
-    }
+    classes = {"LMHeadModel": "causal_lm", **without(PlainDecoder.classes, "ForCausalLM")}
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50257),
         ConfigField("hidden_size", "n_embd", 768),
@@ -60,8 +52,6 @@ class GPT2(Family):
     other_keys = {"n_inner": Size, "scale_attn_weights": bool, "embd_pdrop": Rate}
     decoder_config: Mapping[str, Any] | None = {}  # it is always a decoder
 
-    base_prefix = "transformer."
-    redundant = (r"attn\.(bias|masked_bias)$",)
     unread = (r"\.(crossattention|ln_cross_attn)\.",)  # in decoders without an encoder
 
     @override
@@ -82,15 +72,11 @@ class GPT2(Family):
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
-        if arch.head_width * arch.num_heads != arch.hidden_size:
-            raise PretrainedError(
-                f"GPT-2's format requires heads of width hidden_size / num_heads; this model has num_heads={arch.num_heads}, "
-                f"head_size={arch.head_width} and hidden_size={arch.hidden_size}. Save it in the native format."
-            )
-        extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
-        hf = write_keys(arch, self.config_fields) | extra
-        hf["scale_attn_weights"] = arch.layers[0].attention_scale != 1.0
-        return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
+        return super().to_hf(arch) | {
+            "n_inner": arch.intermediate_size,
+            "embd_pdrop": arch.dropout_rate,
+            "scale_attn_weights": arch.layers[0].attention_scale != 1.0,
+        }
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
@@ -100,7 +86,6 @@ class GPT2(Family):
             for part, name in enumerate(("query", "key", "value"))
         ]
         cross = f"{ours}/cross_attention"
-        classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
         return (
             *tensor("decoder/embeddings/tokens", "@wte.weight"),
             *tensor("decoder/embeddings/positions", "@wpe.weight"),
@@ -117,7 +102,7 @@ class GPT2(Family):
             *norm(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
             *norm("decoder/final_norm", "@ln_f"),
             *tensor("next_token/table", "lm_head.weight"),
-            *dense("classifier", classifier),
+            *classifier(head),
         )
 
 

@@ -30,6 +30,7 @@ class Case:
     computed: str = ""  # pattern of tensors of the state that follow from the config and are not in the file
     slow: bool = False  # the file is in slow/, and its test runs on request
     absent: tuple[str, ...] = ()  # tensors that the files lack, as others are tied to them
+    attention: str = "eager"  # attn_implementation of transformers
 
 
 def merged(base: dict, **changes) -> dict:

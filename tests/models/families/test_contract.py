@@ -36,7 +36,7 @@ from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint
 from lm_research.trees import flatten
 
-SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=32, dropout_rate=0.0)
+SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=64, max_length=32, dropout_rate=0.0)
 NAMES = sorted(FAMILIES)
 
 
@@ -65,7 +65,8 @@ def test_its_published_sizes_use_its_own_keys(name: str) -> None:
 
 def test_a_key_of_other_families_is_refused_and_they_are_named() -> None:
     with pytest.raises(
-        ConfigError, match="model.variant is a key of model.family=llama or t5, but this run has model.family=bert"
+        ConfigError,
+        match="model.variant is a key of model.family=falcon or llama or t5, but this run has model.family=bert",
     ):
         resolve({"model": {"variant": "v1.0"}})
     with pytest.raises(ConfigError, match="model.embedding_size is a key of model.family=albert or electra"):

@@ -226,6 +226,81 @@ COUNTS = {
     "phi3": (32064, "causal_lm", {"mini": (3_821_079_552, 3800), "medium": (13_960_238_080, 14_000)}),
     # Li et al. 2023: 1.3B, without embeddings; Javaheripi et al. 2023: 2.7B
     "phi": (51200, "causal_lm", {"1.3b": (1_418_270_720, 1350), "2.7b": (2_779_683_840, 2700)}),
+    # The names of the released models (Black et al. 2021)
+    "gpt_neo": (
+        50257,
+        "causal_lm",
+        {"125m": (125_198_592, 125), "1.3b": (1_315_575_808, 1300), "2.7b": (2_651_307_520, 2700)},
+    ),
+    # Wang and Komatsuzaki 2021, README: 6,053,381,344
+    "gptj": (50400, "causal_lm", {"6b": (6_050_882_784, 6053)}),
+    # Biderman et al. 2023, README of the models: the same numbers
+    "gpt_neox": (
+        50304,
+        "causal_lm",
+        {
+            "pythia_70m": (70_426_624, 70.426624),
+            "pythia_160m": (162_322_944, 162.322944),
+            "pythia_410m": (405_334_016, 405.334016),
+            "pythia_1b": (1_011_781_632, 1011.781632),
+            "pythia_1.4b": (1_414_647_808, 1414.647808),
+            "pythia_2.8b": (2_775_208_960, 2775.20896),
+        },
+    ),
+    # Le Scao et al. 2022, table 3
+    "bloom": (
+        250880,
+        "causal_lm",
+        {
+            "560m": (559_214_592, 559),
+            "1b1": (1_065_314_304, 1065),
+            "1b7": (1_722_408_960, 1722),
+            "3b": (3_002_557_440, 3003),
+            "7b1": (7_069_016_064, 7069),
+            "176b": (176_247_271_424, 176_247),
+        },
+    ),
+    # Zhang et al. 2022, table 1
+    "opt": (
+        50272,
+        "causal_lm",
+        {
+            "125m": (125_239_296, 125),
+            "350m": (331_196_416, 350),
+            "1.3b": (1_315_758_080, 1300),
+            "2.7b": (2_651_596_800, 2700),
+            "6.7b": (6_658_473_984, 6700),
+            "13b": (12_853_473_280, 13_000),
+            "30b": (29_974_540_288, 30_000),
+            "66b": (65_719_701_504, 66_000),
+            "175b": (174_604_468_224, 175_000),
+        },
+    ),
+    # Lin et al. 2021, table 2
+    "xglm": (
+        256008,
+        "causal_lm",
+        {
+            "564m": (564_463_616, 564),
+            "1.7b": (1_732_907_008, 1700),
+            "2.9b": (2_941_505_536, 2900),
+            "4.5b": (4_552_511_488, 4500),
+            "7.5b": (7_492_771_840, 7500),
+        },
+    ),
+    # The names of the released models (Almazrouei et al. 2023)
+    "falcon": (
+        65024,
+        "causal_lm",
+        {
+            "7b": (6_921_720_704, 7000),
+            "11b": (10_836_484_096, 11_000),
+            "40b": (41_303_293_952, 40_000),
+            "180b": (178_557_088_768, 180_000),
+        },
+    ),
+    # The models' cards: 6.7B and 29.95B
+    "mpt": (50432, "causal_lm", {"7b": (6_649_286_656, 6700), "30b": (29_957_200_896, 29_950)}),
     # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
     "t5": (
         32128,
@@ -337,6 +412,7 @@ def test_gpt3_13b_by_hand() -> None:
 def test_every_named_size_is_counted() -> None:
     elsewhere = {"bert": set(FAMILIES["bert"].sizes), "transformer": {"base", "big"}, "gpt3": {"13b"}}
     elsewhere |= {"llama": {"llama3_8b"}, "qwen2": {"7b"}}
+    elsewhere |= {"gpt_neox": {"pythia_6.9b", "pythia_12b", "20b"}, "falcon": {"rw_1b"}}
     elsewhere["electra"] = {name for name in FAMILIES["electra"].sizes if name.endswith("generator")}
     elsewhere |= {"modernbert": {"mmbert_small", "mmbert_base"}, "gpt_bert": {"base"}}
     for family in COUNTS.keys() | elsewhere.keys():
@@ -356,6 +432,11 @@ def test_every_named_size_is_counted() -> None:
         # mmBERT with Gemma 2's vocabulary.
         ("modernbert", "mmbert_small", 256000, "masked_lm", 140_897_536),
         ("modernbert", "mmbert_base", 256000, "masked_lm", 307_786_240),
+        # Pythia's README, as above, with larger vocabularies; Black et al. 2022 print 20B.
+        ("gpt_neox", "pythia_6.9b", 50432, "causal_lm", 6_857_302_016),
+        ("gpt_neox", "pythia_12b", 50688, "causal_lm", 11_846_072_320),
+        ("gpt_neox", "20b", 50432, "causal_lm", 20_554_567_680),
+        ("falcon", "rw_1b", 50304, "causal_lm", 1_311_625_216),
         # mBERT: base with its vocabularies, bert-base-multilingual-cased and -uncased.
         ("bert", "base", 119547, "masked_lm", 177_974_523),
         ("bert", "base", 105879, "masked_lm", 167_463_831),
