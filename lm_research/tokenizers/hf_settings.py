@@ -16,7 +16,12 @@ from tokenizers import AddedToken
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 TOKENIZER_JSON = "tokenizer.json"
-SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # names of a sentencepiece model
+SENTENCEPIECE_FILES = (
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+)  # names of a sentencepiece model
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *SENTENCEPIECE_FILES)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 # The transformers class that uses tokenizer.json unchanged; most others take only its vocabulary.
@@ -77,6 +82,7 @@ _FIX = "Fix it, or copy the file again from where the model came from."
 
 _BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
 _ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")
+_DEBERTA = _BERT | dict(bos="[CLS]", eos="[SEP]")
 _END_OF_TEXT = "<|endoftext|>"
 
 
@@ -94,6 +100,7 @@ class Kind:
       strips_mask: whether the mask absorbs the space before it, as in the models' training.
       padding_side: "right" or "left".
       merges: whether the sentencepiece model is BPE, not unigram.
+      plain: whether a unigram model is used as sentencepiece itself does, with its own ids and rules (DeBERTa).
       tab_piece: whether the byte piece of a tab is named by the tab itself, so that runs of tabs are merged from it.
       languages: language codes in the order of their ids.
       language: default source language.
@@ -108,6 +115,7 @@ class Kind:
     strips_mask: bool = False
     padding_side: str = "right"
     merges: bool = False
+    plain: bool = False
     tab_piece: bool = False
     languages: Sequence[str] = ()
     language: str = ""
@@ -119,6 +127,9 @@ KINDS = (
     Kind("DistilBertTokenizer", "wordpiece", _BERT, wrap="cls sep"),
     Kind("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), _END_OF_TEXT), wrap="bos eos"),
     Kind("RobertaTokenizer", "bytes", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind("DebertaTokenizer", "bytes", _DEBERTA, wrap="cls sep", types=True, strips_mask=True),
+    Kind("DebertaV2Tokenizer", "pieces", _DEBERTA, wrap="cls sep", types=True, plain=True),
+    Kind("MPNetTokenizer", "wordpiece", _ROBERTA | {"unk": "[UNK]"}, wrap="cls sep sep", strips_mask=True),
     Kind("T5Tokenizer", "pieces", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
     Kind(
         "AlbertTokenizer",

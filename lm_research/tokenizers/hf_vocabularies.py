@@ -169,7 +169,7 @@ def _guess_kind(model: spm.SentencePieceModel) -> Kind:
     if model.kind == spm.BPE:
         return KIND["LlamaTokenizer"]
     if "[CLS]" in names:
-        return KIND["AlbertTokenizer"]
+        return KIND["DebertaV2Tokenizer" if names[0] == "[PAD]" else "AlbertTokenizer"]
     return KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
 
 
@@ -188,6 +188,8 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
         has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
         count = int(config.get("extra_ids", 0 if has_them else 100))
         vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
+    elif kind.plain:
+        steps += [normalizers.Lowercase()] if config.get("do_lower_case", False) else []
     elif kind.wrap == "cls sep":  # ALBERT, which splits a comma from the number before it
         vocab = [(text, score - 100 * bool(re.search(r"\d,$", text))) for text, score in vocab]
         steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
