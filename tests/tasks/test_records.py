@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from lm_research.config import resolve
 from lm_research.errors import DataError
+from lm_research.tasks import records as records_module
 from lm_research.tasks.classification import ClassificationReader
 from lm_research.tasks.records import Record, read_records
 from lm_research.tasks.tagging import TaggingReader
@@ -70,6 +71,34 @@ def test_files_that_cannot_be_read(case: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         fields(tmp_path / name)
+
+
+def test_parallel_files(tmp_path: pathlib.Path) -> None:
+    """Line by line; the longer of two files is named, with its first line that has no partner."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("a\nb\n")
+    two.write_text("c\nd")
+    found = list(read_records(f"lines:{one},{two}", resolve({})))
+    assert [list(record.fields.values()) for record in found] == [["a", "c"], ["b", "d"]]
+    assert [record.where for record in found] == [f"{one}, line 1", f"{one}, line 2"]
+    for longer, shorter in ((one, two), (two, one)):
+        longer.write_text("a\nb\nc\n")
+        shorter.write_text("a\n")
+        with pytest.raises(DataError, match=f"{longer}, line 2 has no partner: {shorter} ends after line 1"):
+            list(read_records(f"lines:{one},{two}", resolve({})))
+    for source in (f"{one}", f"{one},", f"{one},{two},{one}"):
+        with pytest.raises(DataError, match="does not name two files"):
+            list(read_records(f"lines:{source}", resolve({})))
+
+
+def test_a_json_value_is_read_up_to_the_longest_text(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '[\n{"text": "x", "label": "a"}\n]'  # 33 characters
+    (tmp_path / "a.json").write_text(text)
+    monkeypatch.setattr(records_module, "LONGEST", len(text))
+    assert fields(tmp_path / "a.json") == [{"text": "x", "label": "a"}]
+    monkeypatch.setattr(records_module, "LONGEST", len(text) - 1)
+    with pytest.raises(DataError, match="a.json, line 3: a JSON value must be read as a whole"):
+        fields(tmp_path / "a.json")
 
 
 def records(*rows: dict) -> list[Record]:

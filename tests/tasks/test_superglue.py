@@ -13,7 +13,7 @@ from helpers.train_helpers import ROOT
 from lm_research.config import loading, replace, resolve
 from lm_research.data.sampler import eval_examples
 from lm_research.errors import DataError
-from lm_research.tasks import TASKS
+from lm_research.tasks import TASKS, superglue
 from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.records import read_records
 
@@ -100,6 +100,13 @@ def test_copa(tmp_path: pathlib.Path) -> None:
     reader, (one,) = read(tmp_path / "train.jsonl", record, "multiple_choice:copa")
     assert reader.texts(one) == ["It rained.", "effect It was wet.", "effect It was dry."]
     assert reader.resolve({"train": [one]}, lambda line: None)["train"][0].fields["label"] == 1
+
+
+def test_articles_alone_have_no_words_in_common() -> None:
+    """The official script counts common words after removing articles: none, so an F1 of 0."""
+    passage = {"text": "A b", "entities": [{"start": 0, "end": 0}]}
+    ((_, fields),) = superglue._entities(passage, [{"query": "@placeholder", "answers": [{"text": "The"}]}], "x")
+    assert (fields["entity"], fields["f1"]) == ("A", 0.0)
 
 
 @pytest.mark.parametrize(
