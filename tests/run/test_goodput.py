@@ -83,6 +83,8 @@ def test_a_crash_costs_the_repeated_steps_and_the_time_between(hands: Turned, tm
         steps=60.0, start=0.0, compile=6.0, data=0.0, eval=0.0, checkpoint=0.0, check=0.0, repeated=10.0, down=20.0
     )
     assert again.total() == pytest.approx(expected)
+    text = (tmp_path / goodput.FILE).read_text()
+    assert text == json.dumps(json.loads(text), indent=1) + "\n"  # a line for each value
     assert total_time(read_lives(tmp_path)) == pytest.approx(expected)
     assert set(total_time([]).values()) == {0.0}  # of a run that was stopped before its first step
     assert describe_times(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"

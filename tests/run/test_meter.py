@@ -26,14 +26,24 @@ def make(
     source: int = 0,
 ) -> Meter:
     monkeypatch.setattr(meter, "row_lengths", lambda *args: (source, 64))
-    monkeypatch.setattr(meter, "train_flops_per_token", lambda *args: 1000.0)
+    expected = ("model", 64, 0.5, source)
+    monkeypatch.setattr(meter, "train_flops_per_token", lambda *given: 1000.0 if given == expected else None)
     monkeypatch.setattr(meter, "peak_flops", lambda: (peak, "made up"))
-    clock = types.SimpleNamespace(lap=lambda: SECONDS, lost={"data": 0.0}, goodput=0.5)
+    clock = types.SimpleNamespace(lost={"data": 0.0}, goodput=0.5, laps=0)
+
+    def lap() -> float:
+        clock.laps += 1
+        return SECONDS
+
+    clock.lap = lap
     config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=16))
     objective = NextTokenOfDecoder()
+    objective.target_fraction = 0.5
     examples = types.SimpleNamespace(num_examples=100)
     start = lines[-1]["step"] if lines else 0
-    return Meter(config, objective, None, examples, start, log.append, clock, lines)
+    made = Meter(config, objective, "model", examples, start, log.append, clock, lines)
+    assert clock.laps == 1  # the first window begins here
+    return made
 
 
 def window(real: int) -> dict[str, np.ndarray]:
@@ -113,12 +123,12 @@ def test_a_mixture_has_an_epoch_for_each_source(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_times_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = np.array([[0.5, 0.01], [0.25, 0.03], [1.0, 0.02]])
+    times = np.array([[0.5, 0.01], [0.2500049, 0.0300051], [1.0000049, 0.02]])
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(
         multihost_utils, "process_allgather", lambda own: times if own.tolist() == [0.5, 0.01] else None
     )
-    expected = {"step_seconds_min": 0.25, "step_seconds_max": 1.0, "data_seconds_max": 0.03, "data_process": 1}
+    expected = {"step_seconds_min": 0.25, "step_seconds_max": 1.0, "data_seconds_max": 0.03001, "data_process": 1}
     assert meter.process_spread(0.5, 0.01) == expected
 
 

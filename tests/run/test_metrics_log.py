@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from lm_research.run.metrics_log import MetricsWriter, find_gaps, read_metrics
+from lm_research.run.trackers.threads import Trackers
 
 
 def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: tuple[str, ...] = ()) -> None:
@@ -67,6 +69,18 @@ def test_only_the_main_process_writes(tmp_path: pathlib.Path) -> None:
     writer.write_text(1, "samples", "text")
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_trackers_learn_whether_the_run_failed(
+    error: type[Exception] | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(Trackers, "close", lambda self, failed: ended.append(failed))
+    with contextlib.suppress(KeyError), MetricsWriter(tmp_path, (), 0):
+        if error:
+            raise error
+    assert ended == [error is not None]
 
 
 def events(folder: pathlib.Path) -> list[tuple[str, int, float | None]]:

@@ -57,6 +57,12 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_a_bar_whose_end_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    Progress(0, 50, print).on_train_end(50)
+    assert "50/50" in sys.stdout.getvalue()
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_a_bar_on_a_terminal(main: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From step 10 of 50, whose end moves to 40; only the main process shows it, and no line is written."""

@@ -167,7 +167,8 @@ def test_environment_of_every_start_is_kept(tmp_path: pathlib.Path, before: str 
         path.write_text(before)
     run_directory.record_environment(tmp_path, 1234)
     run_directory.record_environment(tmp_path, 1234, {"train.num_steps": (50, 80)})
-    starts = json.loads(path.read_text())
+    starts = json.loads(text := path.read_text())
+    assert text == json.dumps(starts, indent=1) + "\n"
     assert [start["changed"] for start in starts] == [{}, {"train.num_steps": [50, 80]}]
     for start in starts:
         assert start["parameters"] == 1234

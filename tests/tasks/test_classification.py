@@ -17,8 +17,9 @@ import pytest
 from lm_research import prepare
 from lm_research.config import resolve
 from lm_research.errors import ConfigError, DataError
+from lm_research.evaluation import suite
 from lm_research.run.evaluator import Evaluator
-from lm_research.tasks import TASKS
+from lm_research.tasks import TASKS, dataset
 from lm_research.tasks.classification import Classification, class_weights
 from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.records import Record
@@ -191,3 +192,65 @@ def test_a_damaged_data_set_is_reported_and_rebuilt(
     os.mkfifo(folder / name)  # which is reported, without waiting for a writer
     assert prepare.main(arguments) == 0
     assert f"{folder / name} is a named pipe" in capsys.readouterr().out and (folder / name).is_file()
+
+
+def test_a_finished_model_is_evaluated_without_settings_of_its_training() -> None:
+    """Of a suite's task: weights of classes are a setting of the loss, the separator of labels one of the data."""
+    keys = TASKS.keys("classification").keys()
+    assert {"train", "class_weights", "label_smoothing"} <= keys - suite._task_keys()
+    assert {"label_separator", "group_key"} <= suite._task_keys()
+
+
+def scored(kind: str, names: tuple[str, ...], logits: Any, labels: Any) -> tuple[Any, list[dict[str, Any]], str]:
+    """The inputs of metrics, the predictions and the baseline; the last of the rows is padding."""
+    config = resolve({"task": {"name": "classification", "train": "x.jsonl", "problem_type": kind}})
+    arrays = {part: {"labels": np.array(labels[:-1])} for part in ("train", "validation")}
+    task = Classification(config, types.SimpleNamespace(tokenizer=None, labels=names, arrays=arrays))
+    weights = np.array([1.0] * (len(labels) - 1) + [0.0], np.float32)
+    outputs = [{"logits": np.array(logits, np.float32), "labels_B": np.array(labels), "row_weights_B": weights}]
+    return task.scored(outputs).columns, list(task.predictions(outputs)), task.baseline()
+
+
+def test_several_labels_are_those_above_a_probability_of_one_half() -> None:
+    logits, labels = [[2.0, -1.0], [-0.5, -3.0], [9.0, 9.0]], [[1, 1], [0, 0], [1, 1]]
+    inputs, found, baseline = scored("multi_label", ("a", "b"), logits, labels)
+    assert inputs["predictions"].tolist() == [[True, False], [False, False]]
+    assert inputs["references"].tolist() == [[True, True], [False, False]]
+    assert found == [{"label": ["a", "b"], "prediction": ["a"]}, {"label": [], "prediction": []}]
+    assert baseline == "1 labels a record on average"
+
+
+def test_values_keep_the_shape_of_their_labels() -> None:
+    """The mean of 1 and 4 is 2.5, of which both are 1.5: 2.25."""
+    inputs, found, baseline = scored("regression", (), [[1.5], [3.0], [9.0]], [1.0, 4.0, 0.0])
+    assert inputs["predictions"].tolist() == [1.5, 3.0] and inputs["references"].tolist() == [1.0, 4.0]
+    assert found == [{"label": 1.0, "prediction": 1.5}, {"label": 4.0, "prediction": 3.0}]
+    assert baseline == "always the mean: squared error 2.25"
+
+
+def test_one_label_has_its_probability() -> None:
+    """Scores of log 3 and log 1 are probabilities of 3/4 and 1/4."""
+    logits = np.log([[3, 1], [1, 1], [1, 3], [1, 9]])
+    inputs, found, baseline = scored("single_label", ("a", "b"), logits, [0, 1, 1, 0])
+    assert (inputs["predictions"].tolist(), inputs["references"].tolist(), inputs["num_labels"]) == (
+        [0, 0, 1],
+        [0, 1, 1],
+        2,
+    )
+    assert [(one["label"], one["prediction"], one["probability"]) for one in found] == [
+        ("a", "a", 0.75),
+        ("b", "a", 0.5),
+        ("b", "b", 0.75),
+    ]
+    assert baseline == "always 'b': accuracy 0.6667"
+
+
+def test_files_without_records_are_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": " ", "label": "a"}\n' * 2)
+    task = {"task": {"name": "classification", "train": str(path)}, "data": {"on_error": "skip"}}
+    config, log = resolve(task), list[str]()
+    reader = types.SimpleNamespace(is_valid=lambda record: record.fields["text"].strip())
+    with pytest.raises(DataError, match="a.jsonl holds no records"):
+        dataset._read(str(path), config, reader, log.append)
+    assert log == [f"{path}: 2 of 2 records are empty and left out"]

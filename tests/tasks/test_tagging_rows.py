@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import types
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks.records import Record
-from lm_research.tasks.tagging import TaggingReader
+from lm_research.tasks.tagging import TaggingObjective, TaggingReader
 from lm_research.tokenizers.base import Frame
 
 HEAD, TAIL, BLANK, NO = 2, 3, 1, -100  # special ids, and the label of what is not scored
@@ -86,3 +89,12 @@ def test_a_sentence_may_be_cut() -> None:
 def test_tags_that_no_training_record_has() -> None:
     with pytest.raises(DataError, match="line 1 has the tag 'X', which no training record has"):
         rows(reader_of(), "a", "X")
+
+
+def test_loss_and_accuracy_of_words() -> None:
+    """Of three words two are right, with probabilities 3/4, 1/2 and, of the other one, 1/8; the rest has no label."""
+    logits = np.log(np.array([[[3, 1], [7, 1], [9, 1]], [[1, 1], [1, 9], [1, 9]]], np.float32))
+    batch = {"labels_BL": jnp.array([[0, 1, NO], [0, NO, NO]]), "row_weights_B": jnp.ones(2)}
+    found = TaggingObjective().logit_sums(jnp.asarray(logits), batch)
+    assert float(found["accuracy"]) == 2
+    assert float(found["tag_loss_nats"]) == pytest.approx(math.log(4 / 3) + math.log(8) + math.log(2), rel=1e-6)
