@@ -99,6 +99,8 @@ def test_repeated_steps_are_only_those_of_the_previous_process() -> None:
     ]
     found = {name: seconds for name, seconds in total_time(lives).items() if seconds}
     assert found == {"steps": 36.0, "eval": 10.0, "repeated": 20.0, "down": 4.0}
+    lives = [{"begin": 0.0, "first": 5, "end": 3.0, "last": 5, "seconds": {"steps": 3.0}}] * 2  # no step was taken
+    assert total_time(lives)["repeated"] == 0 and total_time(lives)["steps"] == 6
     assert describe_times({"steps": 7000.0, "eval": 3.0, "compile": 262.0}) == "96.4% of 2:01:05 in steps, compile 3.6%"
 
 

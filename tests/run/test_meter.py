@@ -29,7 +29,7 @@ def make(
     expected = ("model", 64, 0.5, source)
     monkeypatch.setattr(meter, "train_flops_per_token", lambda *given: 1000.0 if given == expected else None)
     monkeypatch.setattr(meter, "peak_flops", lambda: (peak, "made up"))
-    clock = types.SimpleNamespace(lost={"data": 0.0}, goodput=0.5, laps=0)
+    clock = types.SimpleNamespace(lost={"data": 0.0}, goodput=0.51234567, laps=0)
 
     def lap() -> float:
         clock.laps += 1
@@ -66,7 +66,7 @@ def test_token_counts_continue_after_a_restart(monkeypatch: pytest.MonkeyPatch) 
     assert [line["tokens"] for line in lines] == [15360, 30361]
     assert lines[0]["tokens_per_second"] == pytest.approx(15360 / SECONDS, rel=1e-5)
     # 20 steps of 16 rows of 100 are 3.2 epochs; `lap` covers 20 steps, whose mean gradient norm and losses are a twentieth and a ninth.
-    assert [line["epoch"] for line in lines] == [3.2, 6.4] and lines[0]["goodput"] == 0.5
+    assert [line["epoch"] for line in lines] == [3.2, 6.4] and lines[0]["goodput"] == 0.5123
     assert lines[1]["step_seconds"] == pytest.approx(SECONDS / 20, rel=1e-5)
     assert (lines[0]["grad_norm"], lines[0]["lm_loss_nats"], lines[0]["data_seconds"]) == (1.0, 1.0, 0.0)
     assert (

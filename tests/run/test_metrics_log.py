@@ -43,6 +43,11 @@ def test_a_restart_drops_the_lines_of_steps_that_are_taken_again(tmp_path: pathl
     write(tmp_path, range(1, 8))
     write(tmp_path, range(6, 10), resume=5)
     lines = read_metrics(tmp_path / "metrics.jsonl")
+    writer = MetricsWriter(tmp_path, (), 8)
+    assert writer.lines == 8  # step 9 is taken again
+    writer.write(9, {"x": 1.0})
+    assert writer.lines == 9
+    writer.close()
     assert [line["step"] for line in lines] == [*range(1, 10)]
     assert [line["loss_nats"] for line in lines] == [1 / (step + 1) for step in range(1, 10)]
 
@@ -139,6 +144,9 @@ def test_no_lines_are_due_before_the_first_one() -> None:
 def test_damaged_lines_are_left_out_and_kept_elsewhere(tmp_path: pathlib.Path) -> None:
     """Whatever a line holds: no step number, JSON that is too deep or too long for Python, or invalid UTF-8."""
     path, told = tmp_path / "metrics.jsonl", []
+    path.write_bytes(b'{"step": 1}\n{"st')  # what a crash cuts off is no damage
+    MetricsWriter(tmp_path, (), 3, warn=told.append).close()
+    assert not told and [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     bad = [b'{"step": "2"}', b"[" * 10**5, b'{"step": ' + b"1" * 5000 + b"}", b'{"step": true}', b'\xff{"step": 2}']
     path.write_bytes(b"\n".join([b'{"step": 1}', *bad, b'{"step": 3}', b'{"step": 4}', b'{"st']))
     before = path.read_bytes()

@@ -169,8 +169,46 @@ def test_environment_of_every_start_is_kept(tmp_path: pathlib.Path, before: str 
     run_directory.record_environment(tmp_path, 1234, {"train.num_steps": (50, 80)})
     starts = json.loads(text := path.read_text())
     assert text == json.dumps(starts, indent=1) + "\n"
+    damaged = tmp_path / "environment.json.damaged"
+    assert damaged.exists() == (before is not None) and (not before or damaged.read_text() == before)
     assert [start["changed"] for start in starts] == [{}, {"train.num_steps": [50, 80]}]
     for start in starts:
         assert start["parameters"] == 1234
         assert start["versions"]["jax"] and start["devices"]["count"] >= 1 and start["command"][0] == sys.executable
         assert set(start) >= {"time", "python", "platform", "git_commit", "processes", "cpu_count", "xla_flags"}
+
+
+@pytest.mark.parametrize(("status", "expected"), [("", "ab12"), (" M lm_research/cli.py", "ab12+changes")])
+def test_the_commit_of_the_source_says_whether_files_differ(
+    status: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str], check: bool, **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[3])
+        assert check and command[:2] == ["git", "-C"] and pathlib.Path(command[2]).name == "run"
+        return subprocess.CompletedProcess(command, 0, "ab12\n" if command[3] == "rev-parse" else f"{status}\n")
+
+    monkeypatch.setattr(run_directory.subprocess, "run", run)
+    assert run_directory._git_commit() == expected and asked == ["rev-parse", "status"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise subprocess.CalledProcessError(128, "git")
+
+    monkeypatch.setattr(run_directory.subprocess, "run", fail)
+    assert run_directory._git_commit() is None
+
+
+def test_changed_keys_are_in_alphabetical_order() -> None:
+    old, new = {"seed": 1, "b": {"y": 1, "x": 2}, "a": 0}, {"seed": 2, "b": {"y": 1, "x": 3}, "c": 0}
+    expected = [("a", (0, None)), ("b.x", (2, 3)), ("c", (None, 0)), ("seed", (1, 2))]
+    assert list(run_directory.changed_keys(old, new).items()) == expected
+
+
+def test_a_refused_lock_leaves_no_file_open(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_directory.lock(tmp_path):
+        handles = []
+        monkeypatch.setattr(run_directory, "open", lambda *a: handles.append(open(*a)) or handles[-1], raising=False)
+        with pytest.raises(CheckpointError, match="in use"):
+            run_directory.lock(tmp_path)
+        assert [handle.closed for handle in handles] == [True]
