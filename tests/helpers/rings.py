@@ -82,6 +82,10 @@ PATTERNS = {
         (dict(attention_norm=False), *(dict(attention="window", window=4), {}) * 2),
         dict(num_layers=5),
     ),
+    "tables of layers and global tokens": (
+        (dict(positions="relative", own_relative_table=True), dict(attention="window", window=4, global_tokens=True)),
+        dict(num_layers=3, relative_buckets=8, relative_max_distance=12),
+    ),
     "pattern of a decoder": (
         (
             dict(attention="window", window=4, positions="rotary"),
@@ -102,10 +106,11 @@ def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) 
     tokens = np.random.default_rng(0).integers(5, 64, (B, 16))
     segments = -np.sort(-np.random.default_rng(1).integers(0, 4, (B, 16)), axis=1)
     outer = np.random.default_rng(2).normal(size=(B, 16, 16)) * (segments > 0)[..., None]
+    chosen = np.random.default_rng(3).integers(0, 2, (B, 16)) if arch.has_global_tokens else None
 
     def results(params: Any) -> list[jax.Array]:
         def run(params):
-            return (definition.bind(params).reader(tokens, segments) * outer).sum()
+            return (definition.bind(params).reader(tokens, segments, prefix_BL=chosen) * outer).sum()
 
         value, gradient = jax.value_and_grad(run)(params)
         return [value / outer.size, *jax.tree.leaves(gradient)]  # the terms of the sum cancel, their rounding does not

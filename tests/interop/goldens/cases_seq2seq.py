@@ -1,7 +1,7 @@
 """Encoder-decoders with BART's names, and T5's youngest sibling."""
 
 from case import Case, merged
-from make_goldens import BART, T5
+from make_goldens import BART, MARIAN, T5
 
 OTHERS = merged(BART, encoder_layers=3, max_position_embeddings=19)
 PEGASUS = merged(OTHERS, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, forced_eos_token_id=1)
@@ -14,6 +14,29 @@ LED = {name: value for name, value in OTHERS.items() if name != "max_position_em
     "max_decoder_position_embeddings": 13,
     "attention_window": [4, 8, 4],
 }
+# config.json of Helsinki-NLP's directories: keys of transformers 3 that no later version reads, and settings of generate.
+OPUS = merged(
+    {name: value for name, value in MARIAN.items() if name != "tie_word_embeddings"},
+    architectures=["MarianMTModel"],
+    model_type="marian",
+    transformers_version="4.22.0.dev0",
+    encoder_layers=3,
+    num_hidden_layers=3,
+    is_encoder_decoder=True,
+    bos_token_id=0,
+    decoder_vocab_size=61,
+    bad_words_ids=[[60]],
+    max_length=512,
+    num_beams=6,
+    static_position_embeddings=True,
+    extra_pos_embeddings=61,
+    _num_labels=3,
+    id2label={"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"},
+    label2id={"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2},
+    **dict.fromkeys(("add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding"), False),
+    **dict.fromkeys(("attention_dropout", "activation_dropout", "classif_dropout", "classifier_dropout"), 0.0),
+    **dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop"), 0.0),
+)
 LONG = {"length": 19, "chosen": True}  # longer than two windows; padded to a multiple of the largest by transformers
 POSITIONS = r"embed_positions\.weight$"  # sinusoidal ones
 
@@ -34,6 +57,9 @@ CASES = [
     *both("plbart", "PLBartForConditionalGeneration", PLBART),
     *both("umt5", "UMT5ForConditionalGeneration", UMT5, length=14, target=13),
     *both("led", "LEDForConditionalGeneration", LED, {"tie_word_embeddings": False}, **LONG),
+    Case(
+        "marian_texts", "MarianMTModel", merged(MARIAN, encoder_layers=3), text=OPUS, new_tokens=9, masks="right left"
+    ),
     *both("mvp", "MvpForConditionalGeneration", OTHERS, {"tie_word_embeddings": False}),
 ]
 

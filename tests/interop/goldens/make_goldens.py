@@ -111,7 +111,8 @@ def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray
 def draw_labels(case: Case, config, rng, tokens, mask, usual) -> dict[str, np.ndarray]:
     rows, length = tokens.shape
     writer = config.get_text_config(decoder=True)
-    targets = [token for token in usual if token < getattr(writer, "decoder_vocab_size", writer.vocab_size)]
+    rows_of_table = getattr(writer, "decoder_vocab_size", None) or writer.vocab_size
+    targets = [token for token in usual if token < rows_of_table]
     out: dict[str, np.ndarray] = {}
 
     def sparse(values: np.ndarray, share: float) -> np.ndarray:
