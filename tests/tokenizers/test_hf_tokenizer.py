@@ -292,7 +292,9 @@ def test_folders_that_hold_no_tokenizer(tmp_path: pathlib.Path) -> None:
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(TokenizerError, match="requires a RobertaTokenizer, which needs vocab.json and merges.txt"):
         load_tokenizer(write_folder(tmp_path / "a", "bert", config__json={"model_type": "roberta"}))
-    with pytest.raises(TokenizerError, match="require FunnelTokenizer, which is not supported without.*save_pretrained"):
+    with pytest.raises(
+        TokenizerError, match="require FunnelTokenizer, which is not supported without.*save_pretrained"
+    ):
         load_tokenizer(
             write_folder(tmp_path / "b", "bert", tokenizer_config__json={"tokenizer_class": "FunnelTokenizer"})
         )
