@@ -371,6 +371,13 @@ def test_sums_by_hand(pairs: str, name: str) -> None:
     assert set(objective.metrics) == set(expected) and objective.loss_terms == tuple(
         term for term in expected if term.endswith("nats")
     )
+    assert objective.target_fraction == 3 / 16  # 15% of 16 is 2.4
+    rows = {
+        "segments_BL": jnp.array([[1, 2, 0], [1, 1, 0]]),
+        "weights_BM": jnp.ones((2, 2)),
+        "row_weights_B": jnp.array([1.0, 0.0]),
+    }
+    assert objective.normalizers(rows) == {"tokens": 4, "real": 4, "rows": 1}
     shared = {"tokens": "tokens", "segments": "segments", "positions_BL": "positions", "dropout_key": "key"}
     assert model.given == shared | {"types_BL": "types"}
     model.arch.num_types = 1  # RoBERTa

@@ -81,7 +81,7 @@ def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_packed_rows_hold_every_token_once_between_their_own_ends(tmp_path: pathlib.Path) -> None:
-    store = tiny.store(tmp_path, tiny.documents(seed=4, count=60, sentences=(1, 5)))
+    store = tiny.store(tmp_path, [*tiny.documents(seed=4, count=60, sentences=(1, 5)), [[7] * 75]])
     config = few.setting("masked_lm", objective=dict(sentence_pair="none"), data=dict(packing=True, max_length=32))
     rows = few.examples(config, store, few.Words())
     assert f"{rows.notes}".endswith("no token dropped")
