@@ -14,6 +14,7 @@ from lm_research.models.attention.mask import (
     AttentionMask,
     attention_bias,
     chunk_segments,
+    document_positions,
     positions_from_segments,
 )
 
@@ -61,10 +62,25 @@ def test_blocks_of_a_bias_by_distance() -> None:
             mask.bias(q[0], k[0]), plain + whole[None, :, q[0] : q[-1] + 1, k[0] : k[-1] + 1], rtol=1e-6
         )
         np.testing.assert_array_equal(mask._replace(distances_HX=None).bias(q[0], k[0]), plain)
+        by_key = jnp.asarray(numbers[None, :, : len(k)])  # one number for each head and key of the block
+        found = mask._replace(distances_HX=None, key_bias_BHS=by_key).bias(q[0], k[0])
+        np.testing.assert_array_equal(found, plain + by_key[:, :, None])
 
 
 def test_places_count_from_the_first_token() -> None:
     assert positions_from_segments(jnp.array([[0, 0, 1, 1], [1, 1, 2, 0]])).tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
+    assert document_positions(jnp.array([[0, 1, 0, 1], [1, 1, 1, 0]])).tolist() == [[-1, 0, -1, 1], [0, 1, 2, -1]]
+
+
+@pytest.mark.parametrize("ahead", [-1, 0, 1, 5])
+def test_windows_with_more_or_fewer_later_positions(ahead: int) -> None:
+    """Two earlier positions of a window of 4; as many later ones, or the given number."""
+    one = jnp.ones((1, 7), int)
+    found = attention_bias(one, one, window=4, window_ahead=ahead)[0, 0]
+    mask = AttentionMask(one, one, window=4, window_ahead=ahead)
+    np.testing.assert_array_equal(mask.bias(0, 0)[0, 0], found)
+    for query, key in itertools.product(range(7), repeat=2):
+        assert (found[query, key] == 0) == (-2 <= key - query <= (2 if ahead < 0 else ahead))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])
@@ -77,6 +93,7 @@ def test_chunks_are_shared_by_tokens_of_one_document_in_one_chunk(chunk: int) ->
         for i, j in itertools.combinations(range(7), 2):
             same = segments[0, i] == segments[0, j] and positions[0, i] // chunk == positions[0, j] // chunk
             assert (found[i] == found[j]) == same, (first, i, j)
+    assert chunk_segments(jnp.asarray(segments), jnp.asarray(positions), chunk).dtype == jnp.int32
     padded = chunk_segments(jnp.array([[0, 0, 1]]), jnp.array([[0, 1, 0]]), 1)[0].tolist()
     assert padded[2] not in padded[:2]
 
@@ -113,15 +130,15 @@ def codes(slots_BL: np.ndarray) -> np.ndarray:
 
 # Window, slots, prompt, tokens of a step, and whether beams share the prompt.
 RINGS = [
-    (0, 12, 5, 1, False), (3, 12, 5, 1, False), (3, 12, 2, 1, False), (4, 12, 7, 2, False), (1, 12, 5, 1, False), (9, 6, 3, 1, False),
-    (0, 11, 5, 2, True), (3, 13, 5, 2, True), (3, 15, 3, 4, True), (3, 20, 4, 4, True), (3, 11, 2, 3, True), (1, 11, 5, 2, True),
+    (0, 12, 5, 1, False), (3, 12, 5, 1, False), (3, 12, 2, 1, False), (4, 18, 7, 2, False), (1, 12, 5, 1, False), (9, 6, 3, 1, False),
+    (0, 11, 5, 2, True), (3, 17, 5, 2, True), (3, 30, 3, 4, True), (3, 30, 4, 4, True), (3, 20, 2, 3, True), (1, 14, 5, 2, True),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("window", "slots", "prompt", "step", "beams"), RINGS)
 @pytest.mark.parametrize("kind", ["apart", "flat", "each row"])
 def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt: int, step: int, beams: bool) -> None:
-    """After a prompt and each of three steps: the entries that are said to hold a slot do, and none that a token attends to is missing.
+    """After a prompt and each of up to five steps: the entries that are said to hold a slot do, and none that a token attends to is missing.
 
     "flat" merges rows and heads; in "each row" prompts are padded on the right, and each row is at its own slot.
     """
@@ -132,7 +149,7 @@ def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt:
     shape = (4, size, 1) if kind == "flat" else (2, 2, size, 1)
     layer = LayerCache(jnp.full(shape, -1.0), jnp.full(shape, -1.0), window=window)
     tokens = np.broadcast_to(np.arange(prompt), (2, prompt))
-    for number in range(4):
+    for number in range(6):
         first = ends + step * (number - 1) if number else np.zeros(2, int)
         tokens = first[:, None] + np.arange(step if number else prompt)
         count, width = tokens.shape[1], slots if number else prompt
@@ -179,4 +196,4 @@ def test_segments_of_a_cache() -> None:
     )
     assert cache.segment(1) == ((("k1", "v1"), ("k2", "v2")), (("c1", "d1"), ("c2", "d2")))
     assert cache._replace(cross_keys=()).segment(0) == ((("k0", "v0"),), None)
-    assert cache.with_segments([cache.segment(0), cache.segment(1)]) == cache
+    assert cache._replace(keys=(), values=()).with_segments([cache.segment(0), cache.segment(1)]) == cache
