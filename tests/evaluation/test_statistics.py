@@ -120,6 +120,18 @@ def test_records_of_a_group_are_drawn_together() -> None:
     assert spread.std() == pytest.approx(8**-0.5, rel=0.05) and set(spread) == {0.0, 0.5, 1.0}
 
 
+def test_all_examples_and_groups_are_drawn_equally_often() -> None:
+    """1,000 times each in 1,000 samples, within five standard deviations; examples of a group equally often. As many units as there are."""
+    grouped = together([[0, 1]] * 6, [1] * 6, ["a", "b", "c", "b", "c", "c"], [1.0] * 6)
+    for scorer, units in ((labeled([1, 0, 1, 1]), [[0], [1], [2], [3]]), (grouped, [[0], [1, 3], [2, 4, 5]])):
+        size = sum(map(len, units))
+        counts = np.array([np.bincount(index, minlength=size) for index in statistics.samples(scorer, 1000)])
+        for unit in units:
+            assert (counts[:, unit] == counts[:, unit[:1]]).all()
+            assert abs(counts[:, unit[0]].sum() - 1000) < 5 * 1000**0.5
+        assert (counts[:, [unit[0] for unit in units]].sum(1) == len(units)).all()
+
+
 def test_groups_change_sides_as_a_whole() -> None:
     """Eight groups of two records; B chooses rightly in all, A in none: the gap is as large only if all or none change sides, 2 of 2^8."""
     groups = [str(number // 2) for number in range(16)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, capacity, write
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, capacity, write, write_at
 from lm_research.models.attention.mask import (
     MASKED,
     AttentionMask,
@@ -123,8 +123,8 @@ def test_new_tokens_take_their_slots(slot: int | list[int], flat: bool) -> None:
 
 
 def codes(slots_BL: np.ndarray) -> np.ndarray:
-    """Keys [B, L, 2, 1] that are numbers of their row, head and slot."""
-    row, head = np.arange(len(slots_BL))[:, None, None], np.arange(2)
+    """Keys [B, L, 3, 1] that are numbers of their row, head and slot."""
+    row, head = np.arange(len(slots_BL))[:, None, None], np.arange(3)
     return (1000.0 * row + 100 * head + slots_BL[..., None])[..., None]
 
 
@@ -136,17 +136,18 @@ RINGS = [
 
 
 @pytest.mark.parametrize(("window", "slots", "prompt", "step", "beams"), RINGS)
-@pytest.mark.parametrize("kind", ["apart", "flat", "each row"])
+@pytest.mark.parametrize("kind", ["apart", "flat", "each row", "flat, each row"])
 def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt: int, step: int, beams: bool) -> None:
     """After a prompt and each of up to five steps: the entries that are said to hold a slot do, and none that a token attends to is missing.
 
     "flat" merges rows and heads; in "each row" prompts are padded on the right, and each row is at its own slot.
     """
-    if kind == "each row" and beams:
+    flat, by_row = "flat" in kind, "each row" in kind
+    if by_row and beams:
         return
     shared, size = prompt * beams, capacity(window, slots, step, prompt * beams)
-    ends = np.array([prompt, prompt - 1 if kind == "each row" else prompt])
-    shape = (4, size, 1) if kind == "flat" else (2, 2, size, 1)
+    ends = np.array([prompt, prompt // 3 + 1 if by_row else prompt])
+    shape = (6, size, 1) if flat else (2, 3, size, 1)
     layer = LayerCache(jnp.full(shape, -1.0), jnp.full(shape, -1.0), window=window)
     tokens = np.broadcast_to(np.arange(prompt), (2, prompt))
     for number in range(6):
@@ -155,8 +156,8 @@ def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt:
         count, width = tokens.shape[1], slots if number else prompt
         if number and tokens.max() >= slots:
             break
-        at = jnp.asarray(first if kind == "each row" and number else first[0])
-        end = jnp.asarray(ends) if kind == "each row" else None
+        at = jnp.asarray(first if by_row and number else first[0])
+        end = jnp.asarray(ends) if by_row else None
         ones, zeros = jnp.ones((1, count, width), bool), jnp.zeros((1, count, width), int)
         layer.slots = CacheSlots(at, jnp.zeros(tokens.shape, int), ones, zeros, shared, end)
         given = layer.update(jnp.asarray(codes(tokens)), jnp.asarray(-codes(tokens)))
@@ -171,7 +172,7 @@ def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt:
         holds = np.broadcast_to(holds, (2, holds.shape[1]))
         expected = codes(holds).swapaxes(1, 2)
         for stored, read, wanted in zip((layer.key, layer.value), given, (expected, -expected), strict=True):
-            stored = np.asarray(stored).reshape(2, 2, size, 1)[:, :, : holds.shape[1]]
+            stored = np.asarray(stored).reshape(2, 3, size, 1)[:, :, : holds.shape[1]]
             np.testing.assert_array_equal(read, stored.reshape(read.shape))
             np.testing.assert_array_equal(np.where(holds[:, None, :, None] < 0, 0, stored - wanted), 0)
         for row in range(2):
@@ -184,6 +185,12 @@ def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt:
             else:
                 seen = [*range(tokens[row, -1] + 1)]
                 assert kept >= set(seen[-(window + count - 1) if number and window else 0 :])
+
+
+def test_tokens_of_a_single_row_need_not_be_adjacent() -> None:
+    new = jnp.array([[[[7.0], [8.0]]]])
+    for entries in (jnp.array([[4, 0]]), jnp.array([4, 0])):
+        assert write_at(jnp.zeros((1, 1, 5, 1)), new, entries)[0, 0, :, 0].tolist() == [8, 0, 0, 0, 7]
 
 
 def test_segments_of_a_cache() -> None:

@@ -121,7 +121,7 @@ def capacity(window: int, slots: int, step: int = 0, shared: int = 0) -> int:
 
 def _ring(last: jax.Array, size: int) -> jax.Array:
     """The slot in each entry of a ring after slot `last` is written, [..., size]; negative in empty entries."""
-    return last - (last - jnp.arange(size)) % max(1, size)
+    return last - (last - jnp.arange(size)) % size
 
 
 @dataclasses.dataclass
