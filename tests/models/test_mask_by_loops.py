@@ -15,6 +15,7 @@ from lm_research.models.attention.mask import (
     attention_bias,
     chunk_segments,
     document_positions,
+    in_window,
     positions_from_segments,
 )
 
@@ -70,6 +71,15 @@ def test_blocks_of_a_bias_by_distance() -> None:
 def test_places_count_from_the_first_token() -> None:
     assert positions_from_segments(jnp.array([[0, 0, 1, 1], [1, 1, 2, 0]])).tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
     assert document_positions(jnp.array([[0, 1, 0, 1], [1, 1, 1, 0]])).tolist() == [[-1, 0, -1, 1], [0, 1, 2, -1]]
+
+
+def test_without_options_tokens_see_their_whole_segment() -> None:
+    same = SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None, :]
+    for found in (attention_bias(SEGMENTS, SEGMENTS), AttentionMask(SEGMENTS, SEGMENTS).bias(0, 0)):
+        np.testing.assert_array_equal(found == 0, same)
+    assert in_window(jnp.arange(-3, 4), 4, causal=False).tolist() == [False, True, True, True, True, True, False]
+    slots = CacheSlots(jnp.int32(0), jnp.zeros((1, 1)), jnp.ones((1, 1, 4)), jnp.zeros((1, 1, 4)))
+    assert slots.shared == 0 and LayerCache(jnp.zeros(1), jnp.zeros(1)).window == 0
 
 
 @pytest.mark.parametrize("ahead", [-1, 0, 1, 5])
