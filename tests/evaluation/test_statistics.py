@@ -161,6 +161,11 @@ def test_the_observed_difference_counts_as_one_of_the_samples(metric: str) -> No
     assert statistics.permutation([a], [a], metric, 9) == 1.0
 
 
+def test_a_swap_changes_the_sign_of_a_difference() -> None:
+    """So that of a single example has the same size in every permutation."""
+    assert statistics.permutation([valued([1.0], [0.0])], [valued([2.0], [0.0])], "squared_error", 20) == 1.0
+
+
 @pytest.mark.parametrize("metric", ["squared_error", "pearson"])
 def test_seeds_of_a_side_are_exchanged_together(metric: str) -> None:
     """Two equal models a side are one; a third of another seed on each side changes the mean gap, and so p."""
