@@ -352,7 +352,7 @@ class Stub:
 def test_sums_by_hand(pairs: str, name: str) -> None:
     """Three rows of one masked token. Tokens 0 and 1 have logits h and 0: with h = ln 3 and ln 7 the targets have 3/4 and 1/8.
 
-    Pairs: probabilities of the labels are 3/4 and 1/4, the second is not the more likely one; a third row has weight 0.
+    Pairs: probabilities of the labels are 3/4 and 1/4, the second is not the more likely one; the rows have weights 2, 1 and 0.
     """
     objective = MaskedLanguageModel(tiny.config("bert", objective=dict(sentence_pair=pairs)), tiny.WordTokenizer())
     hidden = jnp.log(jnp.array([3.0, 7.0, 5.0])).reshape(3, 1, 1)
@@ -362,11 +362,11 @@ def test_sums_by_hand(pairs: str, name: str) -> None:
     batch = {
         "tokens_BL": "tokens", "segments_BL": "segments", "types_BL": "types", "positions_BL": "positions",
         "mask_positions_BM": "places", "targets_BM": jnp.array([[0], [1], [0]]), "weights_BM": jnp.array([[1.0], [1.0], [0.0]]),
-        "next_sentence_B": jnp.array([1, 0, 1]), "row_weights_B": jnp.array([1.0, 1.0, 0.0]),
+        "next_sentence_B": jnp.array([1, 0, 1]), "row_weights_B": jnp.array([2.0, 1.0, 0.0]),
     }  # fmt: skip
     expected = {"mlm_loss_nats": math.log(4 / 3 * 8), "mlm_accuracy": 1.0}
     if name:
-        expected |= {f"{name}_loss_nats": math.log(4 / 3 * 4), f"{name}_accuracy": 1.0}
+        expected |= {f"{name}_loss_nats": 2 * math.log(4 / 3) + math.log(4), f"{name}_accuracy": 2.0}
     assert objective.metric_sums(model, batch, "key") == pytest.approx(expected, rel=1e-6)
     assert set(objective.metrics) == set(expected) and objective.loss_terms == tuple(
         term for term in expected if term.endswith("nats")
