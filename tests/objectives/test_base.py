@@ -82,6 +82,55 @@ def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
     assert float(objective.loss(sums, objective.normalizers(empty))) == 0.0
 
 
+class Spy:
+    """A model that keeps the arguments of its parts."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, tuple[tuple, dict]] = {}
+
+    def encode(self, *args: Any, **options: Any) -> tuple[str, str]:
+        self.given["encode"] = args, options
+        return "states", "memory"
+
+    def decoder(self, *args: Any, **options: Any) -> str:
+        self.given["decoder"] = args, options
+        return "states"
+
+    def predict_tokens(self, states: str) -> str:
+        return {"states": "projection"}[states]
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "prefix_lm", "span_corruption"])
+def test_models_are_given_every_field_of_a_batch(name: str) -> None:
+    objective, model = OBJECTIVES[name](few.setting(name), few.Words()), Spy()
+    fields = ("tokens_BL", "segments_BL", "positions_BL")
+    batch = {
+        field: field
+        for field in (*fields, "prefix_BL", "source_tokens_BS", "source_segments_BS", "source_positions_BS")
+    }
+    assert objective.projection(model, batch, None) == "projection"
+    options = {"causal_lm": {}, "prefix_lm": {"prefix_BL": "prefix_BL"}, "span_corruption": {"memory": "memory"}}[name]
+    assert model.given["decoder"] == (fields, {"dropout_key": None, **options})
+    if name == "span_corruption":
+        source = (
+            ("source_tokens_BS", "source_segments_BS"),
+            {"positions_BL": "source_positions_BS", "dropout_key": None},
+        )
+        assert model.given["encode"] == source
+    objective.projection(model, batch, jax.random.key(0))
+    assert all(options["dropout_key"] is not None for _, options in model.given.values())
+
+
+@pytest.mark.parametrize(("name", "real"), [("causal_lm", 4), ("prefix_lm", 4), ("span_corruption", 4 + 1)])
+def test_totals_by_hand(name: str, real: int) -> None:
+    batch = {
+        "segments_BL": np.array([[1, 2, 0], [1, 1, 0]]),
+        "weights_BL": np.array([[1.0, 0.0], [1.0, 0.0]]),
+        "source_segments_BS": np.array([[2, 0]]),
+    }
+    assert OBJECTIVES[name](few.setting(name), few.Words()).normalizers(batch) == {"tokens": 2, "real": real}
+
+
 def test_a_single_token_or_none_divides_by_one() -> None:
     objective = OBJECTIVES["causal_lm"](few.setting("causal_lm"), few.Words())
     for tokens, loss in ((0.0, 3.0), (1.0, 3.0), (2.0, 1.5)):
