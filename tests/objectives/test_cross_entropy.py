@@ -91,16 +91,16 @@ def test_a_vocabulary_padded_for_a_gpu_changes_nothing(sliced: None, monkeypatch
 def test_positions_are_padded_to_a_multiple_of_the_devices_that_divide_them(
     devices: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrays, lengths = problem(), []
+    arrays, shapes = problem(), []
 
     def flatten(x: jax.Array) -> jax.Array:
-        lengths.append(x.shape[1])
+        shapes.append(x.shape[:2])
         return x.reshape(-1, *x.shape[2:])
 
     monkeypatch.setattr(cross_entropy, "context_size", lambda: devices)
     monkeypatch.setattr(cross_entropy, "flatten_rows", flatten)
     got, expected = fused(arrays), reference(*arrays)
-    assert lengths == [length] * 3  # states, targets and weights
+    assert shapes == [(B, length)] * 3  # states, targets and weights
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
