@@ -131,6 +131,23 @@ def test_slices_have_about_the_number_of_rows_that_a_device_computes(
         assert jax.eval_shape(cross_entropy._slices, jnp.ones(rows))[0].shape == (1, rows)
 
 
+@pytest.mark.parametrize(
+    ("platform", "vocab", "rows"),
+    [("gpu", 11, 128), ("gpu", 128, 128), ("gpu", 129, 256), ("cpu", 11, 11), ("tpu", 11, 11)],
+)
+def test_vocabularies_are_padded_to_a_multiple_of_128_on_gpus(
+    platform: str, vocab: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(static: tuple, hidden: jax.Array, table: jax.Array, bias: jax.Array, *_: jax.Array) -> tuple[int, int]:
+        assert (static, table.shape, bias.shape) == ((vocab, None), (rows, 3), (rows,))
+        return 1, 2
+
+    monkeypatch.setattr(cross_entropy, "platform", lambda: platform)
+    monkeypatch.setattr(cross_entropy, "_token_loss", loss)
+    projection = Projection(jnp.zeros((1, 2, 3)), jnp.zeros((vocab, 3)), jnp.zeros(vocab))
+    assert token_loss(projection, jnp.zeros((1, 2), int), jnp.zeros((1, 2))) == (1, 2)
+
+
 def test_value_and_gradient_equal_optax() -> None:
     hidden, table, _, targets, weights = problem(1)
 
