@@ -246,6 +246,23 @@ def test_gradient_scales_with_the_loss() -> None:
         np.testing.assert_allclose(scaled[name], 0.37 * once[name], rtol=1e-5, atol=1e-7)
 
 
+def test_bfloat16_gradients_of_confident_predictions_are_not_lost_in_rounding(sliced: None) -> None:
+    """Logits of 5 for the targets and 0 for others: gradients are a hundredth of the table's rows, whose difference they are."""
+    rng = np.random.default_rng(4)
+    table, targets = rng.normal(size=(V, 12)), rng.integers(0, V, (B, M))
+    hidden = 5 * np.linalg.pinv(table)[:, targets].transpose(1, 2, 0)
+    rounded = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) for x in (hidden, table)]
+    arrays = (*rounded, np.zeros(V), targets, np.ones((B, M)))
+    got, expected = fused(arrays, jnp.bfloat16), reference(*arrays)
+    for name in ("hidden", "bias"):
+        error = np.abs(np.asarray(got[name], np.float64) - expected[name]).max()
+        assert error < 2**-6 * np.abs(expected[name]).max() < 0.02, name
+    low = [jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 12), (V, 12), (V,))]
+    static, rest = (V, None), (jnp.zeros(4, int), jnp.ones(4))
+    residuals = jax.eval_shape(lambda *rows: cross_entropy._forward(static, *rows)[1], *low, *rest)
+    assert residuals[1].dtype == jnp.float32  # the table's gradient, to which slices add
+
+
 def test_bfloat16_states_have_rounded_but_unbiased_gradients(sliced: None) -> None:
     hidden, table, *rest = problem(m=200)
     arrays = (*(np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) for x in (hidden, table)), *rest)
