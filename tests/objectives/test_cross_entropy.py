@@ -148,7 +148,7 @@ def test_vocabularies_are_padded_to_a_multiple_of_128_on_gpus(
     assert token_loss(projection, jnp.zeros((1, 2), int), jnp.zeros((1, 2))) == (1, 2)
 
 
-def test_value_and_gradient_equal_optax() -> None:
+def test_value_and_gradient_equal_optax(sliced: None) -> None:
     hidden, table, _, targets, weights = problem(1)
 
     def of(loss: Callable) -> tuple:
