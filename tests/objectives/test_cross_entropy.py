@@ -127,8 +127,9 @@ def test_slices_have_about_the_number_of_rows_that_a_device_computes(
     assert weights.reshape(-1).tolist() == [1] * rows + [0] * (weights.size - rows) and table.sum() == 6 * rows
     axes = ("data", "fsdp", "context", "tensor")
     types = (jax.sharding.AxisType.Auto,) * 4
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((2, 1, 1, 1), axes, axis_types=types)):
-        assert jax.eval_shape(cross_entropy._slices, jnp.ones(rows))[0].shape == (1, rows)
+    for devices, expected in ((1, shape), (2, (1, rows))):
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((devices, 1, 1, 1), axes, axis_types=types)):
+            assert jax.eval_shape(lambda x: cross_entropy._slices(x), jnp.ones(rows))[0].shape == expected
 
 
 @pytest.mark.parametrize(
