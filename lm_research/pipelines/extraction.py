@@ -168,8 +168,9 @@ def _entities(
     entity: dict[str, Any] | None = None
     for piece in pieces:
         best = int(piece["probs"].argmax())
-        prefix, _, label = names[best].rpartition("-") if names[best][:2] in ("B-", "I-") else ("", "", names[best])
-        if entity and entity["label"] == label and prefix != "B":
+        name = names[best]
+        label = name[2:] if name.startswith(("B-", "I-")) else name
+        if entity and entity["label"] == label and not name.startswith("B-"):
             entity["end"] = piece["end"]
             entity["scores"].append(float(piece["probs"][best]))
             entity["ids"] += piece["ids"]
