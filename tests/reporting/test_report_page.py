@@ -13,6 +13,7 @@ from helpers.reporting_runs import LINES, data_of, final, lines_of, write_run, w
 from helpers.train_helpers import metrics
 from lm_research import report
 from lm_research.reporting import contents
+from lm_research.reporting import page as page_module
 from lm_research.reporting.page import spaced
 from lm_research.reporting.runs import named, read_run, read_samples
 
@@ -256,3 +257,52 @@ def test_no_law_across_objectives_or_for_one_size(tmp_path: Path) -> None:
     assert "differ in objective.name" in contents.scaling_law(named(paths))["refusal"]
     assert contents.scaling_law(named(paths[:1])) is None
     assert not math.isnan(len(page_of(tmp_path, *paths).read_text()))
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ([5], 5),
+        ([5, 7], 7),
+        ([5, None], 5),
+        ([5, 0, -1, True, "7", 2**63, 1.5], 5),
+        ([2**63 - 1], 2**63 - 1),
+        ([], None),
+    ],
+)
+def test_the_size_of_a_run_is_that_of_its_last_valid_start(
+    counts: list[object], found: int | None, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "a")
+    (run / "environment.json").write_text(json.dumps([{"parameters": count} for count in counts]))
+    assert read_run(run).parameters == found
+
+
+@pytest.mark.parametrize(("count", "listed"), [(5, "2, 3, 4, 5, 6"), (6, "2, 3, 4, 5, 6, ...")])
+def test_at_most_five_damaged_lines_are_listed(count: int, listed: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    first, *rest = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([first, *["3"] * count, *rest]) + "\n")
+    (note,) = [note for note in read_run(run).notes if "line" in note and "not a JSON" in note]
+    assert f"line {listed}: not a JSON object" in note
+
+
+def test_a_title_has_four_names() -> None:
+    assert page_module.title(list("abcd")) == "a, b, c, d" and page_module.title([]) == ""
+    assert page_module.title(list("abcde")) == "a, b, c, d and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (1234567, "1,234,567"),
+        (0.1234567, "0.12346"),
+        (1e10, "1e+10"),
+        ("a", "a"),
+        ([1], "[1]"),
+    ],
+)
+def test_values_of_tables(value: object, text: str) -> None:
+    assert page_module.number(value) == text
