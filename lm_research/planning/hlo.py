@@ -13,11 +13,10 @@ import re
 from collections.abc import Iterator
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = dict(pred=8, s4=4, u4=4, s8=8, u8=8, s16=16, u16=16, f16=16, bf16=16, s64=64, u64=64)  # others have 32
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALL = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLS = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*)\}")
-_ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"[a-z]+(\d*)\w*\[([\d,]*)\]")  # bits of an element, as in f8e4m3fn[4,8]; pred, a byte, names none
 _LIMIT = re.compile(r"s32\[\][^ ]* constant\((\d+)\)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
@@ -94,8 +93,8 @@ def _channel(kind: str, line: str) -> str:
     return match[1] + (origin[1] if origin else "")
 
 
-def _bytes(kind: str, sides: str) -> int:
-    return math.prod(int(side) for side in sides.split(",") if side) * _BITS.get(kind, 32) // 8
+def _bytes(bits: str, sides: str) -> int:
+    return math.prod(int(side) for side in sides.split(",") if side) * int(bits or 8) // 8
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -16,7 +16,8 @@ def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
 def test_a_slice_and_a_machine() -> None:
     pod = parse_topology("v5p:8x8x16", slices=2)
     assert (pod.num_chips, pod.chips_per_slice, str(pod)) == (2048, 1024, "2 x v5p:8x8x16")
-    assert parse_topology("H200:8").num_chips == 8
+    machine = parse_topology("H200:8")
+    assert (machine.num_chips, machine.platform, pod.platform, str(machine)) == (8, "gpu", "tpu", "h200:8")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ def test_a_slice_and_a_machine() -> None:
         ("v5ee:4x4", "Did you mean 'v5e'"),
         ("v5e", "not a number of chips"),
         ("v5e:4x0", "not a number of chips"),
+        ("v5e:4x", "not a number of chips"),
+        ("v5e:100000x1", "not a number of chips"),
         ("v5e:4x4x4", "torus of 2 dimensions"),
         ("h100:2x4", "counted in one dimension"),
     ],

@@ -96,6 +96,11 @@ def test_a_trial_whose_values_are_invalid_fails_and_the_next_one_is_claimed(tmp_
     assert failed["state"] == "failed" and "model.num_layers" in failed["reason"]
 
 
+def test_a_study_of_invalid_trials_has_the_reason_of_the_first(tmp_path: pathlib.Path) -> None:
+    study = Study(Sweep(CONFIG, {LAYERS: Choice(-1, -2)}), tmp_path / "study")
+    assert claim(study, 1) == [None] and "num_layers is -1" in study.all_failed()
+
+
 def test_a_model_of_the_results_has_a_seed_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a resumed study draws what it would have drawn."""
     given: list[dict[str, Any]] = []
