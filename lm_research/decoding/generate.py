@@ -232,6 +232,7 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options, vocab = request.options, request.engine.definition.arch.vocab_size
+    request.require_steady_rotations("penalty_alpha", request.engine.definition.arch)
     plan = contrastive.ContrastivePlan(
         bucket_size(request.slots + request.lengths.max_new_tokens), min(options.top_k, vocab)
     )
@@ -259,6 +260,8 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
             f"assistant_model is a {draft_arch.kind} with {draft_arch.vocab_size} tokens, the model a {arch.kind} with "
             f"{arch.vocab_size}: a draft model needs the same tokens and kind."
         )
+    for one in (arch, draft_arch):
+        request.require_steady_rotations("assistant_model", one)
     slots = bucket_size(request.slots + request.lengths.max_new_tokens + options.num_assistant_tokens + 1)
     if (
         draft_arch.positions == "learned"

@@ -145,6 +145,16 @@ class Request:
             best=options.top_logprobs,
         )
 
+    def require_steady_rotations(self, option: str, arch: Architecture) -> None:
+        """Raise a UserError if rotations would change during the search that `option` selects, which cannot compute a cache again."""
+        prompt, limit = longest(self.rows), arch.steady_length
+        total = prompt + self.lengths.max_new_tokens
+        if limit and total > limit and not (arch.renewed_after and prompt > limit):
+            raise UserError(
+                f"{option} does not support this model's rotary positions for more than {limit} tokens of prompt and new text, beyond which they "
+                f"are scaled, but there may be {total}. Lower max_new_tokens, or leave out {option}."
+            )
+
     def cut(self, rows: np.ndarray) -> list[list[int]]:
         """Truncate each row of new tokens after its first end token."""
         ends, cut = set(self.options.ends), []

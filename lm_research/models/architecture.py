@@ -279,9 +279,14 @@ class Architecture:
         return tuple(dict.fromkeys(self.layer_specs))
 
     @property
+    def steady_length(self) -> int:
+        """Number of positions up to which no layer's rotations depend on it; 0 is any number."""
+        return min((spec.steady_length for spec in self.layers if spec.rotary_by_length), default=0)
+
+    @property
     def renewed_after(self) -> int:
-        """Number of positions after which all earlier states change, so that a cache must be computed again; 0 is never."""
-        return min((spec.renewed_after for spec in self.layers if spec.renewed_after), default=0)
+        """Number of positions beyond which a cache must be computed again once; 0 is never."""
+        return self.steady_length if any(spec.is_renewed for spec in self.layers) else 0
 
     @property
     def final_norm(self) -> bool:

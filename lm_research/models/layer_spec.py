@@ -118,7 +118,7 @@ class LayerSpec:
     @property
     def reach(self) -> int:
         """Number of latest positions whose keys and values a causal layer's cache stores, its own included; 0 is all."""
-        local = self.attention in ("window", "chunked") and not self.renewed_after
+        local = self.attention in ("window", "chunked") and not self.is_renewed
         return self.window if local else 0
 
     @property
@@ -153,11 +153,15 @@ class LayerSpec:
         return self.positions == "rotary" and dict(self.rotary_scaling).get("type") in BY_LENGTH
 
     @property
-    def renewed_after(self) -> int:
-        """Number of positions after which all earlier states change, so that a cache must be computed again; 0 is never."""
+    def steady_length(self) -> int:
+        """Number of positions up to which rotations do not depend on it; 0 is any number."""
         scaling: dict[str, Any] = dict(self.rotary_scaling)
-        long = self.positions == "rotary" and scaling.get("type") == "longrope"
-        return int(scaling[TRAINED]) if long else 0
+        return int(scaling[TRAINED]) if self.rotary_by_length else 0
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether all states change where there are more than `steady_length` positions, so that a cache must be computed again."""
+        return self.rotary_by_length and dict(self.rotary_scaling)["type"] == "longrope"
 
     @property
     def across(self) -> LayerSpec:

@@ -178,6 +178,8 @@ class Batcher:
             )
         if arch.positions == "learned":
             length = min(length, arch.max_length)
+        if arch.steady_length:  # beyond it, the rotations of one text would depend on the others
+            length = min(length, arch.steady_length)
         self.lm, self.max_queue, self.max_seconds, self.max_tokens = lm, max_queue, max_seconds, max_tokens
         options = self.options({})
         known = lm.tokenizer.size

@@ -23,6 +23,9 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
 SMOLLM3 = dict(SIZES, num_hidden_layers=5, rope_parameters=THETA, no_rope_layer_interval=3)
 SMOLLM3 |= dict(hidden_size=36, use_sliding_window=True, sliding_window=4)
 OLMO2 = dict(SIZES, hidden_size=36, rope_parameters=THETA)
+MINISTRAL = dict(WIDE, rope_parameters=THETA, sliding_window=4, num_hidden_layers=4, layer_types=KINDS)
+OLMO3 = dict(OLMO2, sliding_window=4, num_hidden_layers=5)
+OLMO3 |= dict(rope_parameters={"full_attention": YARN, "sliding_attention": THETA})
 GRANITE = dict(SIZES, hidden_size=36, rope_parameters=THETA, embedding_multiplier=3.0, logits_scaling=0.7)
 GRANITE |= dict(residual_multiplier=0.6, attention_multiplier=0.3)
 STARCODER2 = dict(SIZES, hidden_size=36, rope_parameters=THETA, sliding_window=4, initializer_range=0.05)
@@ -186,6 +189,26 @@ CASES = [
     Case("phi_model", "PhiModel", PHI, slow=True),
     Case("phi_sequence", "PhiForSequenceClassification", merged(PHI, num_labels=3), "sequence", slow=True),
     Case("phi_token", "PhiForTokenClassification", merged(PHI, num_labels=3), "classes", slow=True),
+    Case("ministral_causal", "MinistralForCausalLM", MINISTRAL, "causal", length=13),
+    Case("ministral_texts", "MinistralForCausalLM", MINISTRAL, **TEXTS),
+    Case("ministral_question", "MinistralForQuestionAnswering", MINISTRAL, "span", masks="right right", slow=True),
+    Case("olmo3_causal", "Olmo3ForCausalLM", OLMO3, "causal", length=13),
+    Case("olmo3_texts", "Olmo3ForCausalLM", OLMO3, **TEXTS),
+    Case(
+        "olmo3_causal_old",
+        "Olmo3ForCausalLM",
+        OLMO3,
+        "causal",
+        length=20,
+        text=merged(
+            {name: value for name, value in OLMO3.items() if name not in ("rope_parameters", "layer_types")},
+            **OLD | dict(rope_theta=500000),
+            architectures=["Olmo3ForCausalLM"],
+            model_type="olmo3",
+            rope_scaling={name: value for name, value in YARN.items() if name != "rope_theta"},
+        ),
+        slow=True,
+    ),
     Case("mistral_texts", "MistralForCausalLM", merged(WIDE, sliding_window=4), **TEXTS, slow=True),
     Case("qwen2_texts", "Qwen2ForCausalLM", merged(QWEN3, max_window_layers=2), **TEXTS, slow=True),
     Case(

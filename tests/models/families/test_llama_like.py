@@ -17,6 +17,7 @@ from lm_research.interop.huggingface import hf_config
 from lm_research.models.definition import define
 from lm_research.models.families import FAMILIES, define_model
 from lm_research.models.heads import HeadSpec
+from lm_research.models.limits import invalid_reason
 from lm_research.pretrained import LanguageModel, from_pretrained
 
 SHAPE = dict(hidden_size=16, num_layers=3, num_heads=2, intermediate_size=24, max_length=32)
@@ -107,3 +108,110 @@ def test_a_model_stored_as_a_variant_of_llama_is_read(tmp_path: pathlib.Path) ->
     again, inputs = from_pretrained(tmp_path / "out"), dict(input_ids=np.arange(5, 11)[None])
     assert again.report.lines() == [] and again.family == "mistral"
     np.testing.assert_array_equal(again(**inputs)["start_logits"], lm(**inputs)["start_logits"])
+
+
+# config.json as on the hub, without keys that describe training or files: with the spelling before transformers 5, and as 5.24's
+# save_pretrained writes the same models.
+LLAMA32 = dict(
+    model_type="llama",
+    architectures=["LlamaForCausalLM"],
+    attention_bias=False,
+    attention_dropout=0.0,
+    bos_token_id=128000,
+    eos_token_id=[128001, 128008, 128009],
+    head_dim=64,
+    hidden_act="silu",
+    hidden_size=2048,
+    initializer_range=0.02,
+    intermediate_size=8192,
+    max_position_embeddings=131072,
+    mlp_bias=False,
+    num_attention_heads=32,
+    num_hidden_layers=16,
+    num_key_value_heads=8,
+    pretraining_tp=1,
+    rms_norm_eps=1e-05,
+    tie_word_embeddings=True,
+    vocab_size=128256,
+)
+LLAMA3 = dict(factor=32.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=8192)
+QWEN25 = dict(
+    model_type="qwen2",
+    architectures=["Qwen2ForCausalLM"],
+    attention_dropout=0.0,
+    bos_token_id=151643,
+    eos_token_id=151645,
+    hidden_act="silu",
+    hidden_size=896,
+    initializer_range=0.02,
+    intermediate_size=4864,
+    max_position_embeddings=32768,
+    max_window_layers=21,
+    num_attention_heads=14,
+    num_hidden_layers=24,
+    num_key_value_heads=2,
+    rms_norm_eps=1e-06,
+    tie_word_embeddings=True,
+    vocab_size=151936,
+)
+MISTRAL3 = dict(
+    model_type="mistral",
+    architectures=["MistralForCausalLM"],
+    attention_dropout=0.0,
+    bos_token_id=1,
+    eos_token_id=2,
+    hidden_act="silu",
+    hidden_size=4096,
+    initializer_range=0.02,
+    intermediate_size=14336,
+    max_position_embeddings=32768,
+    num_attention_heads=32,
+    num_hidden_layers=32,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-05,
+    sliding_window=None,
+    tie_word_embeddings=False,
+    vocab_size=32768,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "old", "new", "head"),
+    [
+        (
+            LLAMA32,
+            dict(rope_scaling={**LLAMA3, "rope_type": "llama3"}, rope_theta=500000.0, torch_dtype="bfloat16"),
+            dict(rope_parameters={**LLAMA3, "rope_type": "llama3", "rope_theta": 500000.0}, dtype="bfloat16"),
+            64,
+        ),
+        (
+            QWEN25,
+            dict(rope_theta=1000000.0, sliding_window=32768, use_sliding_window=False, torch_dtype="bfloat16"),
+            dict(
+                rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+                layer_types=[FULL] * 24,
+                sliding_window=None,
+                use_sliding_window=False,
+                dtype="bfloat16",
+            ),
+            64,
+        ),
+        (
+            MISTRAL3,
+            dict(rope_theta=1000000.0, torch_dtype="bfloat16"),
+            dict(rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, head_dim=128, dtype="bfloat16"),
+            128,
+        ),
+    ],
+    ids=["llama", "qwen2", "mistral"],
+)
+def test_files_of_the_hub_are_read_in_both_spellings(
+    config: dict[str, Any], old: dict[str, Any], new: dict[str, Any], head: int
+) -> None:
+    family = FAMILIES[config["model_type"]]
+    archs = [family.from_hf(config | more, set()) for more in (old, new)]
+    assert define(archs[0], HeadSpec("causal_lm")).shapes == define(archs[1], HeadSpec("causal_lm")).shapes
+    assert archs[0].layer_specs == archs[1].layer_specs and len(archs[0].layers) == 1
+    spec = archs[0].layer_specs[0]
+    assert (spec.rotary_theta, spec.head_size, spec.window) == (old["rope_theta"], head, 0)
+    assert not invalid_reason(archs[0])

@@ -214,6 +214,9 @@ COUNTS = {
             "32b": (32_234_279_936, 32_200),
         },
     ),
+    # OLMo 3's cards: 7B, 32B; Ministral's: 8,019,808,256 parameters
+    "olmo3": (100278, "causal_lm", {"7b": (7_298_011_136, 7300), "32b": (32_233_522_176, 32_200)}),
+    "ministral": (131072, "causal_lm", {"8b": (8_019_808_256, 8000)}),
     # The released models' cards: 2.5B, 8.1B
     "granite": (49155, "causal_lm", {"2b": (2_533_531_648, 2500), "8b": (8_170_848_256, 8100)}),
     # Lozhkov et al. 2024: 3B, 7B, 15B, here with its second table

@@ -1,0 +1,55 @@
+"""Generation across the length at which LongRoPE's frequencies change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import tiny
+from lm_research.errors import UserError
+from lm_research.models.definition import define
+from lm_research.models.families import FAMILIES
+from lm_research.models.heads import HeadSpec
+from lm_research.pretrained import LanguageModel
+
+TRAINED = 10  # positions in training
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    rope = dict(rope_type="longrope", short_factor=[1.0, 1.2], long_factor=[3.0, 9.0])
+    sizes = dict(vocab_size=29, hidden_size=12, num_attention_heads=3, num_hidden_layers=3, intermediate_size=20)
+    hf: dict[str, Any] = dict(rope_scaling=rope, original_max_position_embeddings=TRAINED, sliding_window=6, **sizes)
+    definition = define(FAMILIES["phi3"].from_hf(hf | {"pad_token_id": 0}, set()), HeadSpec("causal_lm"))
+    return LanguageModel(definition, tiny.random_params(definition, scale=0.5), "phi3", {})
+
+
+@pytest.mark.parametrize("length", [4, TRAINED])
+def test_tokens_from_the_cache_are_those_of_whole_texts(length: int, lm: LanguageModel) -> None:
+    """The window's ring of keys would be too short to compute the whole cache again."""
+    new, width = 9, TRAINED + 9
+    rows = np.random.default_rng(0).integers(3, 29, (2, length))
+    written = np.zeros((2, width), int)
+    written[:, : length + new] = lm.generate(rows, max_new_tokens=new, eos_token_id=[], pad_token_id=0)
+    for end in range(length, length + new):
+        mask = np.broadcast_to(np.arange(width) < end, written.shape)
+        logits = np.asarray(lm(input_ids=written * mask, attention_mask=mask.astype(int))["logits"])
+        np.testing.assert_array_equal(written[:, end], logits[:, end - 1].argmax(-1), err_msg=str(end))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(penalty_alpha=0.6, top_k=4), "penalty_alpha does not support"),
+        (dict(assistant_model=True), "assistant_model"),
+    ],
+)
+def test_searches_that_keep_the_cache_are_refused_there(options: dict[str, Any], words: str, lm: LanguageModel) -> None:
+    if "assistant_model" in options:
+        options = {"assistant_model": lm}
+    prompts, longer = [[5, 6, 7]], [list(range(3, 3 + TRAINED + 1))]
+    with pytest.raises(UserError, match=f"{words}.* more than {TRAINED} tokens"):
+        lm.generate(prompts, max_new_tokens=TRAINED - 2, pad_token_id=0, **options)
+    assert lm.generate(longer, max_new_tokens=2, pad_token_id=0, **options).shape[1] > TRAINED
