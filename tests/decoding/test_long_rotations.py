@@ -39,17 +39,10 @@ def test_tokens_from_the_cache_are_those_of_whole_texts(length: int, lm: Languag
         np.testing.assert_array_equal(written[:, end], logits[:, end - 1].argmax(-1), err_msg=str(end))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (dict(penalty_alpha=0.6, top_k=4), "penalty_alpha does not support"),
-        (dict(assistant_model=True), "assistant_model"),
-    ],
-)
-def test_searches_that_keep_the_cache_are_refused_there(options: dict[str, Any], words: str, lm: LanguageModel) -> None:
-    if "assistant_model" in options:
-        options = {"assistant_model": lm}
+def test_searches_that_keep_the_cache_are_refused_there(lm: LanguageModel) -> None:
     prompts, longer = [[5, 6, 7]], [list(range(3, 3 + TRAINED + 1))]
-    with pytest.raises(UserError, match=f"{words}.* more than {TRAINED} tokens"):
-        lm.generate(prompts, max_new_tokens=TRAINED - 2, pad_token_id=0, **options)
-    assert lm.generate(longer, max_new_tokens=2, pad_token_id=0, **options).shape[1] > TRAINED
+    search: dict[str, Any] = dict(penalty_alpha=0.6, top_k=4)
+    for option, options in (("penalty_alpha", search), ("assistant_model", {"assistant_model": lm})):
+        with pytest.raises(UserError, match=f"{option} does not support.* more than {TRAINED} tokens"):
+            lm.generate(prompts, max_new_tokens=TRAINED - 2, pad_token_id=0, **options)
+    assert lm.generate(longer, max_new_tokens=2, pad_token_id=0, **search).shape[1] > TRAINED
