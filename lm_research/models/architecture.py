@@ -47,6 +47,7 @@ class Architecture:
         padding token in the table is 0.
       count_padding: whether padding tokens take a position number too; RoBERTa numbers only the others.
       count_masked: whether positions that the attention mask hides take a position number; OPT numbers only the others.
+      frozen_padding: whether the token embedding of padding has no gradient where padding is read (ConvBERT, in which it matters).
       isolated_padding: whether padding has embeddings of 0, and attends to all positions alike (DeBERTa) instead of to the real ones.
       prompt_positions: how left-padded prompts are numbered in generation: "tokens" counts real tokens, "slots" padding too (BART),
         and "rows" counts real tokens from the first row of the table, before `position_offset` (RoBERTa, as transformers generates
@@ -141,6 +142,7 @@ class Architecture:
     last_wavelength: bool = False
     count_padding: bool = True
     count_masked: bool = True
+    frozen_padding: bool = False
     isolated_padding: bool = False
     prompt_positions: Literal["tokens", "slots", "rows"] = "tokens"
     num_types: int = 0

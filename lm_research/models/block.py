@@ -169,7 +169,7 @@ class Block(nnx.Module):
         def self_attention(x_BLD: jax.Array) -> jax.Array:
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
             options |= dict(buckets_BLS=inputs.buckets.get(spec), global_tokens=inputs.global_tokens)
-            options["length"] = inputs.length
+            options |= dict(length=inputs.length, segments_BL=inputs.segments_BL)
             probs = None if capture is None else capture.attention
             if self.arch.merged_attention:
                 assert isinstance(inputs.memory_mask, jax.Array)

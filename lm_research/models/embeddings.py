@@ -64,6 +64,9 @@ class Embeddings(nnx.Module):
         table_VE = table.rows_VE
         # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
+        if arch.frozen_padding:
+            is_padding_BL1 = (tokens_BL == arch.pad_id)[..., None]
+            x_BLE = jnp.where(is_padding_BL1, jax.lax.stop_gradient(x_BLE), x_BLE)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)

@@ -111,6 +111,7 @@ _NAME_WORDS = {
     "inner_norm": "inner_norm",
     "mlp_output_bias": "mlp_output_bias",
     "conv_width": "conv",
+    "span_conv_width": "span_conv",
     "position_projections": "position_projections",
 }
 

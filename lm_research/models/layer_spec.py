@@ -55,6 +55,7 @@ class LayerSpec:
       residual_scale: factor on branches.
       attention_norm: whether a norm precedes the attention (ModernBERT's first layer has none).
       shared_norm: whether "parallel" branches share one norm (GPT-J).
+      span_conv_width: width of convolutions with weights from the text, whose heads follow those of attention (ConvBERT); 0 for none.
       conv_width: width of a convolution of the stack's input, which is activated and added to the layer's output, followed by a norm
         (DeBERTa-v2's first layer); 0 for none.
       conv_groups, conv_activation: number of groups of its channels, and its activation.
@@ -103,6 +104,7 @@ class LayerSpec:
     residual_scale: float = 1.0
     attention_norm: bool = True
     shared_norm: bool = False
+    span_conv_width: int = 0
     conv_width: int = 0
     conv_groups: int = 1
     conv_activation: str = "tanh"
@@ -175,6 +177,7 @@ class LayerSpec:
             positions="none",
             own_relative_table=False,
             position_terms=(),
+            span_conv_width=0,
             query_key_norm="none",
             mix_norm=False,
             attention_gate="",

@@ -81,6 +81,7 @@ LAYER_RANGES: dict[str, Any] = {
     "head_size": Count,
     "intermediate_size": Count,
     "residual_scale": Scale,
+    "span_conv_width": Count,
     "conv_width": Count,
     "conv_groups": Size,
     "conv_activation": Literal[tuple(ACTIVATIONS)],
@@ -137,6 +138,9 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
     distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
     convolution = width * width // spec.conv_groups * spec.conv_width
+    if spec.span_conv_width:
+        inner = spec.num_heads * spec.head_size
+        convolution += spec.span_conv_width * (width + inner * spec.num_heads) + 3 * inner * width
     gate = width * spec.num_heads * spec.head_size if spec.attention_gate else 0
     return attention + gate + feed_forward + width * spec.num_experts + distances + convolution
 
@@ -245,8 +249,10 @@ def _incompatible_distances(arch: Architecture, spec: LayerSpec, show: Callable[
         return f"{sizes} are incompatible: a quarter of the rows are single distances, which the maximum must exceed"
     if spec.conv_width and (spec.conv_width % 2 == 0 or arch.hidden_size % spec.conv_groups):
         return f"a layer has conv_width={spec.conv_width} and conv_groups={spec.conv_groups}, but the width must be odd, and the groups divide hidden_size={arch.hidden_size}"
-    if spec.conv_width and arch.causal:
-        return f"a layer has conv_width={spec.conv_width}, which requires a bidirectional stack"
+    if spec.span_conv_width and spec.span_conv_width % 2 == 0:
+        return f"a layer has span_conv_width={spec.span_conv_width}, but the width must be odd"
+    if (spec.conv_width or spec.span_conv_width) and arch.causal:
+        return "a layer has a convolution, which requires a bidirectional stack"
     return ""
 
 

@@ -157,7 +157,7 @@ class Transformer(nnx.Module):
         capture = captured is not None  # probabilities are returned whole, so not computed blockwise
         has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
-        if any(spec.conv_width for spec in arch.layers):
+        if any(spec.conv_width or spec.span_conv_width for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
         x_BLD = self.finish(x_BLD)

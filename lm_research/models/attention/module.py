@@ -23,6 +23,7 @@ from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
 from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
 from lm_research.models.rotary import rotary_frequencies, rotary_scale, rotate
+from lm_research.models.span_convolution import SpanConvolution
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
@@ -189,7 +190,10 @@ class Attention(nnx.Module):
         self.query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
         self.key = Dense(memory, kv_heads, arch, rngs, bias=spec.key_bias)
         self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
-        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
+        outputs = [(spec.num_heads * 2, "heads"), heads[1]] if spec.span_conv_width else heads
+        self.output = Dense(outputs, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
+        if spec.span_conv_width:
+            self.span_convolution = SpanConvolution(arch, spec, rngs)
         if spec.position_projections and "query" in spec.position_terms:
             self.position_key = Dense(width, heads, arch, rngs, bias=spec.key_bias)
         if spec.position_projections and "key" in spec.position_terms:
@@ -226,6 +230,7 @@ class Attention(nnx.Module):
         buckets_BLS: jax.Array | None = None,
         global_tokens: GlobalTokens | None = None,
         length: jax.Array | None = None,
+        segments_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -243,6 +248,7 @@ class Attention(nnx.Module):
           buckets_BLS: rows of the layer's own table of relative positions; None for those of whole sequences.
           global_tokens: the positions with global attention, for layers that have them.
           length: number of positions in use, for `rotary_by_length`.
+          segments_BL: segment of each position, for convolutions.
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -265,7 +271,7 @@ class Attention(nnx.Module):
                 mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
                 if global_tokens is not None and spec.global_tokens:
                     mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
-                return self._projected(mixed, x_BLD)
+                return self._projected(mixed, x_BLD, segments_BL)
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:
             key, value = cache.key, cache.value
@@ -282,7 +288,7 @@ class Attention(nnx.Module):
         mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
         return self._projected(mixed, x_BLD)
 
-    def _projected(self, mixed_BLHK: jax.Array, x_BLD: jax.Array) -> jax.Array:
+    def _projected(self, mixed_BLHK: jax.Array, x_BLD: jax.Array, segments_BL: jax.Array | None = None) -> jax.Array:
         """The output [B, L, D] of mixed values, after the norm and the gate that the layer's spec defines."""
         spec = self.spec
         if spec.mix_norm:
@@ -290,6 +296,10 @@ class Attention(nnx.Module):
         if spec.attention_gate:
             gate_BLHK = activation(spec.attention_gate, self.gate(x_BLD))
             mixed_BLHK = mixed_BLHK * constrain(gate_BLHK, "batch", "length", "act_heads", None)
+        if spec.span_conv_width:
+            assert segments_BL is not None
+            convolved_BLHK = self.span_convolution(x_BLD, self._project(self.query, x_BLD), segments_BL)
+            mixed_BLHK = jnp.concatenate([mixed_BLHK, convolved_BLHK], axis=2)
         return self.output(mixed_BLHK)
 
     def _attend(

@@ -18,6 +18,7 @@ ROFORMER = merged(SIZES, hidden_size=24, num_attention_heads=4)
 SINES = r"embed_positions\.weight$"  # RoFormer's table of sines, which is not trained
 REMBERT = merged(SIZES, input_embedding_size=9, output_embedding_size=23)
 MPNET = {name: value for name, value in SIZES.items() if name != "type_vocab_size"} | dict(max_position_embeddings=33)
+CONVBERT = merged(SIZES, hidden_size=24, num_attention_heads=4, conv_kernel_size=5, embedding_size=24)
 # Distances up to 3 have rows of their own; those up to 11 share logarithmic ones.
 V3 = merged(
     SIZES,
@@ -273,4 +274,23 @@ CASES = [
     Case("deberta_token", "DebertaForTokenClassification", merged(V1, num_labels=4), "classes", slow=True),
     Case("deberta_question", "DebertaForQuestionAnswering", V1, "span", slow=True),
     Case("deberta_losses", "DebertaForMaskedLM", merged(V1, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
+    Case("convbert_masked", "ConvBertForMaskedLM", CONVBERT, "tokens"),
+    Case(
+        "convbert_masked_one_head",
+        "ConvBertForMaskedLM",
+        merged(CONVBERT, head_ratio=9, embedding_size=11, tie_word_embeddings=False),
+        "tokens",
+        slow=True,
+    ),
+    Case("convbert_model", "ConvBertModel", CONVBERT, deep=True, length=5, slow=True),
+    Case(
+        "convbert_sequence",
+        "ConvBertForSequenceClassification",
+        merged(CONVBERT, num_labels=4, hidden_act="relu"),
+        "sequence",
+        slow=True,
+    ),
+    Case("convbert_token", "ConvBertForTokenClassification", merged(CONVBERT, num_labels=4), "classes", slow=True),
+    Case("convbert_question", "ConvBertForQuestionAnswering", CONVBERT, "span", slow=True),
+    Case("convbert_losses", "ConvBertForMaskedLM", merged(CONVBERT, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
 ]

@@ -80,6 +80,8 @@ COUNTS = {
     "rembert": (250300, "masked_lm", {"base": (993_263_548, 995)}),
     # Song et al. 2020, section 3.1: the shape of BERT-base (110M)
     "mpnet": (30527, "masked_lm", {"base": (109_518_527, 110)}),
+    # Jiang et al. 2020, table 3: 14M, 106M
+    "convbert": (30522, "masked_lm", {"small": (13_207_442, 14), "base": (106_303_170, 106)}),
     # He et al. 2020, section 5; the released models' README prints 140M, 400M, 750M
     "deberta": (
         50265,
