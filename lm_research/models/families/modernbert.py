@@ -111,8 +111,9 @@ class ModernBert(Family):
         self, kinds: list[str], rope: Mapping[str, Mapping[str, Any]], local_attention: int, first_norm: bool = False
     ) -> list[dict[str, Any]]:
         """The pattern of layers of these kinds; the first has a norm before its attention only with `first_norm`."""
-        windows = {layer_kinds.FULL: 0, layer_kinds.SLIDING: local_attention // self._window_share}
-        first, *others = ({"window": windows[kind], **rope[kind]} for kind in kinds)
+        window = {"attention": "window", "window": local_attention // self._window_share}
+        windows = {layer_kinds.FULL: {}, layer_kinds.SLIDING: window}
+        first, *others = ({**windows[kind], **rope[kind]} for kind in kinds)
         return layer_kinds.shortest([{**first, "attention_norm": first_norm}, *others])
 
     @override

@@ -143,32 +143,6 @@ NOMIC = dict(
     hidden_dropout_prob=0.0,
     pad_token_id=0,
 )
-# The format of the code that the models were published with.
-OLD_NOMIC = dict(
-    architectures=["NomicBertForPreTraining"],
-    model_type="nomic_bert",
-    n_embd=20,
-    n_inner=28,
-    n_layer=3,
-    n_head=2,
-    n_positions=40,
-    vocab_size=61,
-    layer_norm_epsilon=1e-3,
-    rotary_emb_base=50,
-    rotary_emb_fraction=1.0,
-    rotary_emb_interleaved=False,
-    rotary_scaling_factor=None,
-    activation_function="swiglu",
-    qkv_proj_bias=False,
-    mlp_fc1_bias=False,
-    mlp_fc2_bias=False,
-    prenorm=False,
-    causal=False,
-    type_vocab_size=2,
-    resid_pdrop=0.0,
-    attn_pdrop=0.0,
-    pad_token_id=0,
-)
 GTE = merged(NOMIC, num_attention_heads=5)
 del GTE["head_dim"]
 POST_NORM_CASES = [
@@ -282,6 +256,9 @@ GPT_BERT_CASES = [
     Case("gpt_bert_causal", "GPTBERTForCausalLM", GPT_BERT, "causal", slow=True),
     Case("gpt_bert_texts", "GPTBERTForCausalLM", GPT_BERT, masks="left left", new_tokens=9),
     Case("gpt_bert_texts_plain", "GPTBERTForCausalLM", PLAIN, masks="left left", new_tokens=9, slow=True),
+    Case(
+        "gpt_bert_sequence", "GPTBERTForSequenceClassification", merged(GPT_BERT, num_labels=3), "sequence", slow=True
+    ),
     Case("gpt_bert_losses", "GPTBERTForMaskedLM", GPT_BERT, "tokens", masks="right right", steps=4e-3, slow=True),
 ]
 

@@ -238,11 +238,11 @@ class GPTBERT(Base):
         return x
 
 
-class TokenHead(nn.Module):
-    def __init__(self, config, table) -> None:
+class Head(nn.Module):
+    def __init__(self, config, classes: int, table: nn.Parameter | None = None) -> None:
         super().__init__()
-        output = nn.Linear(config.hidden_size, len(table))
-        output.weight = table
+        output = nn.Linear(config.hidden_size, classes)
+        output.weight = output.weight if table is None else table
         self.config = config
         self.nonlinearity = nn.ModuleDict({"1": nn.Linear(config.hidden_size, config.hidden_size), "5": output})
 
@@ -257,7 +257,7 @@ class GPTBERTForMaskedLM(GPTBERT):
     _tied_weights_keys = {"classifier.nonlinearity.5.weight": "embedding.word_embedding.weight"}
 
     def add_head(self, config) -> None:
-        self.classifier = TokenHead(config, self.embedding.word_embedding.weight)
+        self.classifier = Head(config, config.vocab_size, self.embedding.word_embedding.weight)
 
     def forward(self, input_ids, attention_mask, labels=None):
         logits = self.classifier(self.states(input_ids, attention_mask))
@@ -276,3 +276,18 @@ class GPTBERTForCausalLM(GPTBERTForMaskedLM, GenerationMixin):
         logits = self.classifier(self.states(input_ids, attention_mask))
         loss = None if labels is None else F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return CausalLMOutput(loss=loss, logits=logits)
+
+
+class GPTBERTForSequenceClassification(Base):
+    """evaluation/GLUE/classifier.py of the same repository."""
+
+    config_class = GptBertConfig
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.transformer, self.classifier = GPTBERT(config), Head(config, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask, labels):
+        logits = self.classifier(self.transformer.states(input_ids, attention_mask)[:, 0])
+        return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels), logits=logits)
