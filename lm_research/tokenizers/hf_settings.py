@@ -201,7 +201,7 @@ _SHARED = {
     "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
     "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
     "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
-    "T5Tokenizer": "MT5 SwitchTransformers",
+    "T5Tokenizer": "MT5 UMT5 SwitchTransformers",
     "GemmaTokenizer": "Gemma2 Gemma3 Gemma3Text T5Gemma T5Gemma2",
     "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
 }

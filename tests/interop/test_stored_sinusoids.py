@@ -13,7 +13,7 @@ import lm_research
 from helpers import golden_models
 from lm_research.errors import PretrainedError
 from lm_research.interop.huggingface import hf_config, with_tokens
-from lm_research.models.families import FAMILIES, define_model
+from lm_research.models.families import FAMILIES, define_model, family_of
 
 
 def table(rows: int, width: int) -> np.ndarray:
@@ -54,3 +54,8 @@ def test_numbers_of_sinusoidal_positions_follow_the_padding_token_of_the_files()
     assert with_tokens(config, "m2m_100", definition.arch, {"pad_token_id": 0, "eos_token_id": 5}) == config | {
         "eos_token_id": 5
     }
+
+
+def test_the_table_of_a_pair_has_the_name_that_transformers_writes() -> None:
+    """Of EncoderDecoderModel with a MarianForCausalLM, transformers 5.24."""
+    assert family_of("bert2transformer").sinusoids == {"decoder": "decoder.model.decoder.embed_positions.weight"}

@@ -61,6 +61,8 @@ class Composite(Family):
     def __init__(self, encoder: Family, decoder: Family) -> None:
         assert decoder.decoder_config is not None
         self.encoder, self.decoder, self.decoder_keys = encoder, decoder, decoder.decoder_config
+        tables = {stack: name.removeprefix("@") for stack, name in decoder.sinusoids.items() if stack == "decoder"}
+        self.sinusoids = {stack: f"decoder.{decoder.base_prefix}{name}" for stack, name in tables.items()}
         pairs = (("encoder", encoder), ("decoder", decoder))
         self.redundant = tuple(
             re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.redundant
