@@ -58,7 +58,7 @@ def _total(lines: Sequence[dict[str, Any]], rate: str | None) -> tuple[np.ndarra
     else:
         rates = [line["step_seconds"] * (line[rate] if rate else 1 / 3600) for line in windows]
         used = np.diff(steps) * np.array(rates)
-    end = max(max(line["step"] for line in lines), steps[-1])
+    end = max(line["step"] for line in lines)
     rest = (end - steps[-1]) * used[-1] / max(1.0, steps[-1] - steps[-2])
     return np.append(steps, end), np.cumsum([0.0, *used, rest])
 

@@ -105,7 +105,7 @@ def test_spread_over_seeds(tmp_path: Path) -> None:
 
 def test_items_are_evenly_spaced() -> None:
     assert spaced(range(11), 6) == [0, 2, 4, 6, 8, 10] and spaced(range(10), 4) == [0, 3, 6, 9]
-    assert spaced(range(4), 4) == [0, 1, 2, 3] and spaced(range(100), 2) == [0, 99]
+    assert spaced(range(4), 4) == [0, 1, 2, 3] and spaced([5], 1) == [5] and spaced(range(100), 2) == [0, 99]
 
 
 def test_samples_are_below_their_evaluation(tmp_path: Path) -> None:
