@@ -176,7 +176,7 @@ class AdaptedSource(TensorSource):
             raise PretrainedError(
                 f"{self._directory}: the adapter changes {name!r}, which the base does not have. They belong to different models."
             )
-        return max(fits, key=len, default=name)
+        return max(fits, key=lambda one: (one == name, len(one)), default=name)
 
     def _is_saved(self, name: str) -> bool:
         """Whether a whole tensor belongs to modules_to_save: a trained copy, while the base's own tensor is unchanged elsewhere."""

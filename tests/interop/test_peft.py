@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import types
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers import tiny
 from lm_research import convert
 from lm_research.config import LoraConfig, ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.interop import huggingface
+from lm_research.interop import huggingface, peft
 from lm_research.interop.peft_writer import write_adapter
 from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.models.adapters import adapt, merged
@@ -178,3 +179,69 @@ def test_adapters_of_another_model_are_refused(tmp_path: pathlib.Path) -> None:
         read("gpt2", adapter=tmp_path)
     given = ["--source", str(GOLDENS / "gpt2" / "base"), "--output", str(tmp_path / "out"), "--to", "peft"]
     assert convert.main(given) == 2
+
+
+def source_of(names: list[str], tied: dict[str, str] | None = None, **more: Any) -> types.SimpleNamespace:
+    """Parts of an AdaptedSource."""
+    base = types.SimpleNamespace(names=names)
+    return types.SimpleNamespace(base=base, _tied=tied or {}, _directory=pathlib.Path("a"), **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("wte.weight", "wte.weight"),  # the name itself, although another one ends with it
+        ("model.transformer.wte.weight", "transformer.wte.weight"),  # the longest name that it ends with
+        ("h.0.query.weight", "bert.h.0.query.weight"),  # or that ends with it
+        ("head.weight", "lm_head.head.weight"),
+        ("ead.weight", None),  # names end at dots
+    ],
+)
+def test_names_with_and_without_prefixes(name: str, found: str | None) -> None:
+    names = ["wte.weight", "transformer.wte.weight", "bert.h.0.query.weight"]
+    source = source_of(names, {"lm_head.head.weight": "wte.weight"})
+    if found:
+        assert peft.AdaptedSource._name_in_base(source, name) == found
+        return
+    assert peft.AdaptedSource._name_in_base(source, name, must=False) == name
+    with pytest.raises(PretrainedError, match="changes 'ead.weight', which the base does not have"):
+        peft.AdaptedSource._name_in_base(source, name)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shape", "table", "fan_in", "transposed"),
+    [
+        ((2, 3), (5, 2), (5, 3), False, False, False),  # B A is [out, in], as torch's matrices
+        ((2, 3), (5, 2), (3, 5), False, True, True),  # as GPT-2's
+        ((2, 3), (5, 2), (3, 5), False, False, True),  # by its shape
+        ((2, 3), (3, 2), (3, 3), False, False, False),
+        ((2, 3), (3, 2), (3, 3), False, True, True),  # of a square one the setting decides
+        ((2, 7), (3, 2), (7, 3), True, False, True),  # peft multiplies tables [vocabulary, width] by A^T B^T
+        ((2, 3), (3, 2), (3, 3), True, False, True),
+        ((2, 3), (5, 2), (5, 4), False, False, None),
+        ((2, 3), (5, 4), (5, 3), False, False, None),
+        ((0, 3), (5, 0), (5, 3), False, False, None),
+        ((2, 3, 1), (5, 2), (5, 3), False, False, None),
+    ],
+)
+def test_which_products_are_transposed(
+    a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, int], table: bool, fan_in: bool, transposed: bool | None
+) -> None:
+    parts = [types.SimpleNamespace(shape=size, dtype=np.dtype(np.float32)) for size in (a, b)]
+    source = source_of([], _products={"x": ("x", *parts)}, _tables={"x"} if table else set(), shape=lambda name: shape)
+    source._config = {"fan_in_fan_out": fan_in}
+    if transposed is None:
+        with pytest.raises(PretrainedError, match="the adapter of 'x'"):
+            peft.AdaptedSource._transposed(source, "x")
+    else:
+        assert peft.AdaptedSource._transposed(source, "x") is transposed
+
+
+@pytest.mark.parametrize(
+    ("module", "rslora", "scale"),
+    [("h.0.query", False, 2.0), ("h.0.query", True, 4.0), ("h.0.value", False, 8.0), ("h.0.values", False, 2.0)],
+)
+def test_scales(module: str, rslora: bool, scale: float) -> None:
+    """Alpha 8 over the rank, 4, or its root; a pattern for a module is the end of its name."""
+    source = types.SimpleNamespace(_config={"lora_alpha": 8, "use_rslora": rslora, "alpha_pattern": {"value": 32}})
+    assert peft.AdaptedSource._scale(source, module, 4) == scale

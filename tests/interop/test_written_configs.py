@@ -53,3 +53,24 @@ def test_a_model_without_architectures_has_the_head_of_its_pretraining(
     (tmp_path / "config.json").write_text(json.dumps({**config_of(golden), "architectures": None}))
     definition = inspect(tmp_path, None).definition
     assert definition.head.name == head and (definition.arch.encoder is not None) == (head == "seq2seq_lm")
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "written"),
+    [
+        (None, None, "BertForSequenceClassification"),
+        ("token_classification", None, "BertForTokenClassification"),
+        (None, 5, "BertForSequenceClassification"),
+    ],
+)
+def test_the_config_of_another_head_or_number_of_labels(
+    head: str | None, labels: int | None, written: str, tmp_path: pathlib.Path
+) -> None:
+    golden_models.write_checkpoint(tmp_path, golden_models.load_golden(golden_models.FOLDER / "bert_sequence.npz"))
+    found = inspect(tmp_path, head, labels)
+    assert found.config["architectures"] == [written]
+    count = labels or len(config_of("bert_sequence")["id2label"])
+    assert len(found.config["id2label"]) == found.definition.head.num_labels == count
+    if labels:
+        assert found.config["id2label"] == {str(i): f"LABEL_{i}" for i in range(5)}
+        assert found.config["label2id"] == {f"LABEL_{i}": i for i in range(5)}
