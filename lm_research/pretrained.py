@@ -37,6 +37,7 @@ from lm_research.models import label_losses
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
+from lm_research.models.head_kinds import HEADS
 from lm_research.models.text_embedding import EmbeddingConfig
 from lm_research.parallel.mesh import named_mesh
 from lm_research.tokenizers.base import Tokenizer
@@ -181,8 +182,9 @@ class LanguageModel:
                 real = arrays["decoder_input_ids"] != self._pad_id
                 arrays["decoder_attention_mask"] = real.astype(np.int32)
         if family_of(self.family).hides_padding:
-            for mask, tokens in (("attention_mask", "input_ids"), ("decoder_attention_mask", "decoder_input_ids")):
-                if mask not in arrays and tokens in arrays:
+            of_decoder = {"decoder_attention_mask": "decoder_input_ids"} if HEADS[self.head].classifies else {}
+            for mask, tokens in {"attention_mask": "input_ids", **of_decoder}.items():
+                if mask not in arrays:
                     arrays[mask] = (arrays[tokens] != self._pad_id).astype(np.int32)
         if arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
             raise UserError(

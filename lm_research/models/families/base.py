@@ -36,7 +36,7 @@ class Family:
       reference: the implementation that tests compare it with.
       start_token: key of config.json with the token that decoder inputs begin with if it has no `decoder_start_token_id`.
       hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
-      hides_padding: whether padding tokens are masked wherever no mask is given.
+      hides_padding: whether padding tokens are masked where no mask is given: in the source, and in a classifier's decoder inputs.
 
     Attributes of config.json:
       model_types: `model_type` -> the prefix of its class names ("bert" -> "Bert"); the first is written. Empty if transformers has no

@@ -95,6 +95,12 @@ T5GEMMA2 = dict(
     decoder=merged(GEMMA3, num_hidden_layers=4, sliding_window=3),
     image_token_index=48,
 )
+MULTIMODAL = dict(
+    text_config=merged(GEMMA3, num_hidden_layers=3, sliding_window_pattern=2),
+    vision_config=VISION,
+    mm_tokens_per_image=4,
+    image_token_index=42,
+)
 SOFT = dict(query_pre_attn_scalar=400)
 LONG, LONGER = dict(length=12), dict(length=13, masks="left left", new_tokens=9)
 
@@ -163,7 +169,27 @@ CASES = [
         "sequence",
         slow=True,
     ),
-    Case("t5gemma_generation", "T5GemmaForConditionalGeneration", T5GEMMA, "target", length=9, target=8),
+    Case("gemma3_multimodal_causal", "Gemma3ForConditionalGeneration", MULTIMODAL, "causal", **LONG),
+    Case(
+        "gemma3_multimodal_untied",
+        "Gemma3ForConditionalGeneration",
+        merged(
+            MULTIMODAL,
+            text_config=merged(MULTIMODAL["text_config"], tie_word_embeddings=False),
+            tie_word_embeddings=False,
+        ),
+        "causal",
+        slow=True,
+    ),
+    Case("gemma3_multimodal_texts", "Gemma3ForConditionalGeneration", MULTIMODAL, slow=True, **LONGER),
+    Case(
+        "gemma3_multimodal_sequence",
+        "Gemma3ForSequenceClassification",
+        merged(MULTIMODAL, num_labels=3),
+        "sequence",
+        slow=True,
+    ),
+    Case("t5gemma_generation", "T5GemmaForConditionalGeneration", T5GEMMA, "target", length=9, target=10),
     Case("t5gemma_texts", "T5GemmaForConditionalGeneration", T5GEMMA, length=9, new_tokens=9, masks="right left"),
     Case(
         "t5gemma_generation_given",

@@ -80,7 +80,8 @@ def computed(name: str, case: Case) -> bool:
 def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray]:
     """One batch of three rows: full, padded on one side, padded on the other."""
     reader = reader_of(config)
-    rows, length, vocab = 3, case.length, reader.vocab_size
+    vocab = reader.vocab_size if hasattr(reader, "vocab_size") else reader.get_text_config().vocab_size
+    rows, length = 3, case.length
     pad, end, begin = (getattr(config, f"{which}_token_id", None) for which in ("pad", "eos", "bos"))
     usual = [token for token in range(4, vocab) if token not in (pad, end, begin)]
     pad = 0 if pad is None else pad
@@ -253,7 +254,7 @@ def generate(model, inputs: dict[str, np.ndarray], new_tokens: int) -> dict[str,
             max_new_tokens=new_tokens,
             num_beams=beams,
             do_sample=False,
-            pad_token_id=model.config.pad_token_id or 0,
+            pad_token_id=getattr(model.config, "pad_token_id", None) or 0,
         )
         outputs[name] = tokens.numpy().astype(np.int32)
     assert all(len(np.unique(value)) > 3 for value in outputs.values()), outputs

@@ -1,0 +1,50 @@
+"""Gemma 3 with a vision tower (Gemma Team 2025, arXiv:2503.19786): its text model, in the layout of the released 4B, 12B and 27B.
+
+Only texts are supported: tensors of the vision tower are kept and written back, and not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from typing_extensions import override
+
+from lm_research.common.documents import Object
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.base import FAMILIES
+from lm_research.models.families.common import ParamMapping, check_others, given, tensor
+from lm_research.models.families.gemma2 import GemmaConfig
+from lm_research.models.families.gemma3 import Gemma3
+
+
+class Gemma3Multimodal(Gemma3):
+    """The text model of Gemma 3 in the files of models that also read images (Gemma Team 2025)."""
+
+    sizes: dict[str, Any] = {}
+    model_types = {"gemma3": "Gemma3"}
+    classes = {"ForConditionalGeneration": "causal_lm", "ForSequenceClassification": "classification"}
+    base_prefix = "language_model.model."
+    unread = (r"^(model\.)?vision_tower\.", r"^(model\.)?multi_modal_projector\.")
+
+    @override
+    def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+        check_others(hf, {"text_config": Object})
+        text = given(hf, "text_config", {})
+        return super().from_hf({**text, "tie_word_embeddings": given(hf, "tie_word_embeddings", True)}, names)
+
+    @override
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        text = super().to_hf(arch) | {"model_type": next(iter(Gemma3.model_types))}
+        tied = text.pop("tie_word_embeddings")
+        return {"model_type": next(iter(self.model_types)), "text_config": text, "tie_word_embeddings": tied}
+
+    @override
+    def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+        return (
+            *super().weights(arch, head),
+            *tensor("next_token/table", "language_model.lm_head.weight", "lm_head.weight"),
+        )
+
+
+FAMILIES.register("gemma3_multimodal", GemmaConfig)(Gemma3Multimodal())
