@@ -54,6 +54,7 @@ OLD_NEOX = merged(
     tie_word_embeddings=False,
 )
 BLOOM = dict(vocab_size=61, hidden_size=24, n_layer=3, n_head=6, bos_token_id=60, eos_token_id=60, pad_token_id=3)
+NORMED = merged(BLOOM, apply_residual_connection_post_layernorm=True)
 OLD_BLOOM = dict(
     architectures=["BloomForCausalLM"],
     model_type="bloom",
@@ -77,6 +78,7 @@ OPT = dict(
     eos_token_id=60,
     dropout=0.0,
 )
+PLAIN = merged(OPT, enable_bias=False, layer_norm_elementwise_affine=False)
 NARROW = merged(OPT, word_embed_proj_dim=12, do_layer_norm_before=False)
 XGLM = dict(
     vocab_size=61,
@@ -117,9 +119,9 @@ CASES = [
     Case("gpt_neox_texts", "GPTNeoXForCausalLM", NEOX, masks="left left", new_tokens=9),
     Case("bloom_causal", "BloomForCausalLM", BLOOM, "causal"),
     Case("bloom_texts", "BloomForCausalLM", BLOOM, masks="left left", new_tokens=9),
-    Case("bloom_losses", "BloomForCausalLM", BLOOM, "causal", masks="right right", steps=1e-2),
+    Case("bloom_losses", "BloomForCausalLM", NORMED, "causal", masks="right right", steps=1e-2),
     Case("opt_causal", "OPTForCausalLM", NARROW, "causal"),
-    Case("opt_texts", "OPTForCausalLM", NARROW, masks="left left", new_tokens=9),
+    Case("opt_texts", "OPTForCausalLM", PLAIN, masks="left left", new_tokens=9),
     Case("opt_losses", "OPTForCausalLM", NARROW, "causal", masks="right right", steps=4e-3),
     Case("xglm_causal", "XGLMForCausalLM", XGLM, "causal"),
     Case("xglm_texts", "XGLMForCausalLM", XGLM, masks="left left", new_tokens=9),

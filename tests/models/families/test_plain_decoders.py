@@ -134,3 +134,21 @@ def test_a_padding_id_that_would_erase_a_position_is_not_stored(pad: int, kept: 
     definition = define_model(FAMILIES.make("xglm", **SHAPE), 64)
     stored = with_tokens(hf_config(definition, "xglm"), "xglm", definition.arch, {"pad_token_id": pad})
     assert stored["pad_token_id"] == kept
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [("opt", dict(embedding_size=12)), ("falcon", dict(variant="alibi", num_heads=16))]
+)
+def test_packed_documents_have_the_states_that_each_has_alone(family: str, changes: dict[str, Any]) -> None:
+    definition = define_model(FAMILIES.make(family, **SHAPE | changes), 64)
+    tokens_L = np.arange(12) + 5
+    segments_L, positions_L = np.repeat([1, 2], [7, 5]), np.r_[:7, :5]
+    padded_BL = np.array([tokens_L[:7], [*tokens_L[7:], 0, 0]])
+
+    def run(params: Any) -> Any:
+        decoder = definition.bind(params).decoder
+        return decoder(tokens_L[None], segments_L[None], positions_L[None]), decoder(padded_BL, padded_BL > 0)
+
+    packed_BLD, alone_BLD = tiny.jit(run)(tiny.random_params(definition, scale=0.3))
+    np.testing.assert_allclose(packed_BLD[0, :7], alone_BLD[0], atol=2e-6)
+    np.testing.assert_allclose(packed_BLD[0, 7:], alone_BLD[1, :5], atol=2e-6)
