@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_research.decoding import generation_config
 from lm_research.decoding.generation_config import (
     FILE,
     GenerationConfig,
@@ -301,3 +302,26 @@ def test_a_file_of_defaults(tmp_path: pathlib.Path) -> None:
         (tmp_path / FILE).write_text(text)
         with pytest.raises(PretrainedError, match=message):
             load_defaults(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "whole", "real", "switch"),
+    [
+        (3, True, True, False),
+        (1, True, True, True),
+        (True, False, False, True),
+        (2.5, False, True, False),
+        (float("nan"), False, False, False),
+        (np.int64(3), True, True, False),
+        (np.float32(2.5), False, True, False),
+        (np.array(0), True, True, True),
+        (np.array([3]), False, False, False),
+        (np.bool_(True), False, False, True),
+        ("3", False, False, False),
+        (None, False, False, False),
+    ],
+    ids=repr,
+)
+def test_kinds_of_numbers(value: object, whole: bool, real: bool, switch: bool) -> None:
+    """Scalars of Python and NumPy; True is no number, but 0 and 1 are switches."""
+    assert [generation_config.fits(value, kind) for kind in (int, float, bool)] == [whole, real, switch]

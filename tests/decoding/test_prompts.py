@@ -24,6 +24,8 @@ def test_rows_are_aligned_on_the_right() -> None:
     assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row is padding
     assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
     assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.real_B.sum() == 3
+    assert sources.first_B is None
+    assert make_prompts([[5]] * 3, 9, multiple=4, first=[2, 0, 1]).first_B.tolist() == [2, 0, 1, 0]
 
 
 def test_names_depend_on_a_rows_content_and_occurrence() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from lm_research.config import resolve
 from lm_research.errors import DataError
+from lm_research.tasks.dataset import encode_texts
 from lm_research.tasks.records import Record
 from lm_research.tasks.tagging import TaggingObjective, TaggingReader
 from lm_research.tokenizers.base import Frame
@@ -98,3 +99,13 @@ def test_loss_and_accuracy_of_words() -> None:
     found = TaggingObjective().logit_sums(jnp.asarray(logits), batch)
     assert float(found["accuracy"]) == 2
     assert float(found["tag_loss_nats"]) == pytest.approx(math.log(4 / 3) + math.log(8) + math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("types_", "second"), [([[0, 0, 1, 1]], 2), ([[0, 0, 0, 0]], 0), (None, 0)], ids=["pair", "one", "no types"]
+)
+def test_where_a_second_text_begins(types_: list[list[int]] | None, second: int) -> None:
+    encoded = {"input_ids": np.array([[5, 6, 7, 8]]), "attention_mask": np.array([[1, 1, 1, 0]])}
+    encoded |= {} if types_ is None else {"token_type_ids": np.array(types_)}
+    found = list(encode_texts(lambda *_, **__: encoded, ["a"], None, 8))
+    assert found == [([5, 6, 7], second)]
