@@ -15,7 +15,7 @@ import pytest
 
 from helpers import tiny
 from lm_research.config import LoraConfig, resolve
-from lm_research.models import decode
+from lm_research.models import decode, layer_plan
 from lm_research.models.adapters import adapt
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.definition import ModelDefinition, define
@@ -59,6 +59,46 @@ def test_layers_are_run_in_as_few_traced_ones_as_repetitions_allow(
     kinds = {"a": WINDOW, "b": WHOLE, "x": dict(attention="window", window=6)}
     found = segments(said(*(kinds[letter] for letter in pattern), num_layers=depth))
     assert found == tuple(Segment(*one) for one in expected)
+
+
+@pytest.mark.parametrize(("period", "count"), [(64, 1), (65, 130)])
+def test_the_longest_period(period: int, count: int) -> None:
+    """That is looked for has 64 layers."""
+    kinds = [dict(attention="window", window=2 * number) for number in range(1, period + 1)]
+    found = segments(said(*kinds, num_layers=2 * period))
+    assert len(found) == count and (count > 1 or found == (Segment(0, 64, 2),))
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "name"),
+    [
+        ("experts", 8, "experts_8"),
+        ("experts", 0, "no_experts"),
+        ("gated", True, "gated"),
+        ("gated", False, "no_gated"),
+        ("", "none", "no_attention"),
+        ("", "full", "full"),
+    ],
+)
+def test_words_of_stacks(word: str, value: object, name: str) -> None:
+    assert layer_plan._word(word, value) == name
+
+
+def test_each_layer_has_a_row_of_a_stack() -> None:
+    found = layer_plan.layer_slots(said(WHOLE, EXPERTS, num_layers=5))
+    assert found == (("no_experts", 0), ("experts_4", 0), ("no_experts", 1), ("experts_4", 1), ("no_experts", 2))
+
+
+@pytest.mark.parametrize(
+    ("layers", "groups", "size", "blocks"),
+    [(6, 2, 1, "000111"), (5, 2, 1, "00011"), (8, 2, 2, "01012323"), (3, 1, 1, "000"), (3, 3, 1, "012")],
+)
+def test_shared_layers(layers: int, groups: int, size: int, blocks: str) -> None:
+    """As in ALBERT's released code, layer n has group int(n / (layers / groups)), whose blocks follow each other."""
+    arch = said(num_layers=layers, share_layers=True, layer_groups=groups, group_size=size)
+    assert layer_plan.layer_slots(arch) == tuple(("", int(block)) for block in blocks)
+    (stack,) = stacks(arch)
+    assert (stack.name, stack.layers) == ("", tuple(range(groups * size)))
 
 
 @pytest.mark.parametrize(
