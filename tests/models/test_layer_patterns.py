@@ -22,6 +22,7 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.flops import train_flops
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_plan import Segment, segments, stacks
+from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.limits import invalid_reason
 from lm_research.training.optimizers.muon import matrix_axes
 from lm_research.training.param_groups import make_groups
@@ -82,6 +83,13 @@ def test_the_longest_period(period: int, count: int) -> None:
 )
 def test_words_of_stacks(word: str, value: object, name: str) -> None:
     assert layer_plan._word(word, value) == name
+
+
+def test_names_of_stacks_have_as_few_words_as_tell_them_apart() -> None:
+    one, two, three = LayerSpec(num_experts=4, gated=True), LayerSpec(), LayerSpec(gated=True)
+    assert layer_plan._names([one, two]) == ["experts_4", "no_experts"]
+    assert layer_plan._names([one, two, three]) == ["experts_4_gated", "no_experts_no_gated", "no_experts_gated"]
+    assert layer_plan._names([one]) == [""]
 
 
 def test_each_layer_has_a_row_of_a_stack() -> None:
