@@ -30,6 +30,8 @@ from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface, native_checkpoint
 from lm_research.metrics.texts import is_equal
 from lm_research.models.architecture import Architecture
+from lm_research.models.families import family_of
+from lm_research.models.families.base import Family
 from lm_research.objectives.base import Batch, Outputs
 from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks.base import Task, drop_padding
@@ -250,6 +252,9 @@ def read_init_settings(path: str | None) -> dict[str, Any]:
     is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
     found = (native_checkpoint if is_ours else huggingface).inspect(directory)
     settings = {**with_decoder_keys(found.config), **load_defaults(found.files), "family": found.family}
+    start = family_of(found.family).start_token
+    if settings.get("decoder_start_token_id") is None and start != Family.start_token:
+        settings["decoder_start_token_id"] = settings.get(start)
     if native_checkpoint.is_run(directory):
         run = resolve(read_config(found.files / "config.json"))
         settings |= {} if run.task else {"start_role": start_role(run)}

@@ -13,6 +13,7 @@ import lm_research
 from helpers.golden_models import golden_path, load_golden, write_checkpoint
 from lm_research.errors import PretrainedError
 from lm_research.models.families import FAMILIES
+from lm_research.tasks.generation import read_init_settings
 
 
 @pytest.mark.parametrize(
@@ -94,5 +95,6 @@ def test_the_decoder_begins_with_bos(tmp_path: pathlib.Path) -> None:
     labels = golden.inputs["labels"]
     shifted = np.concatenate([np.full((3, 1), 2), np.where(labels == -100, 0, labels)[:, :-1]], axis=1)
     common = {name: golden.inputs[name] for name in ("input_ids", "attention_mask")}
+    assert read_init_settings(str(tmp_path))["decoder_start_token_id"] == 2  # in fine-tuning
     given = lm(**common, decoder_input_ids=shifted)["logits"]
     np.testing.assert_array_equal(lm(**common, labels=labels)["logits"], given)
