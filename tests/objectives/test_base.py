@@ -13,6 +13,7 @@ from helpers import few, tiny
 from helpers.dropout_keys import drawn_from
 from lm_research.errors import ConfigError
 from lm_research.objectives import OBJECTIVES, build_objective, define
+from lm_research.objectives.base import Objective
 from lm_research.training.step import loss_and_gradient
 
 ROWS = 8
@@ -129,6 +130,11 @@ def test_totals_by_hand(name: str, real: int) -> None:
         "source_segments_BS": np.array([[2, 0]]),
     }
     assert OBJECTIVES[name](few.setting(name), few.Words()).normalizers(batch) == {"tokens": 2, "real": real}
+
+
+def test_objectives_without_tokens_have_no_targets() -> None:
+    with pytest.raises(NotImplementedError):
+        Objective.targets(OBJECTIVES["causal_lm"](few.setting("causal_lm"), few.Words()), {})
 
 
 def test_a_single_token_or_none_divides_by_one() -> None:
