@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import few, tiny
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.errors import ConfigError
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.heads import Projection
@@ -199,3 +200,8 @@ def test_long_rows_are_sampled_one_by_one() -> None:
     hidden = np.zeros((2, SLICE_ROWS + 1, 1), np.float32)
     projection = Projection(hidden, np.zeros((5, 1), np.float32), np.array([0, 0, 99, 0, 1e9], np.float32))
     assert (np.asarray(sample_tokens(projection, np.arange(2, dtype=np.int32), 4)) == 2).all()
+
+
+def test_noise_of_rows_is_31_bits_of_a_draw(run: Run) -> None:
+    draws = uniform(example_keys(0, "train/replaced", 0, np.arange(8)), 1)[:, 0]
+    assert run.batch["noise_B"].tolist() == [int(draw * 2**31) for draw in draws]
