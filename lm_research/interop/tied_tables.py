@@ -29,7 +29,7 @@ class Names:
         def of(head: str) -> str:
             return family.prefix(arch, head, kind)
 
-        self.prefixes = tuple(dict.fromkeys((of(head), "", *map(of, HEADS))))
+        self.prefixes = tuple(dict.fromkeys((of(head), "", *map(of, HEADS), *family.other_prefixes)))
         self._stored = set(source.names)
 
     def candidates(self, weight: ParamMapping, layer: int = 0) -> Iterator[str]:

@@ -51,6 +51,7 @@ class Family:
 
     Attributes of weight files:
       base_prefix: prefix of names in models with a head.
+      other_prefixes: further prefixes that files may have instead, which are never written.
       redundant: patterns of tensors without information, which are ignored.
       unread: patterns of tensors that are not used, but written back.
       sinusoids: "encoder" or "decoder" -> name of its table of sinusoidal positions, which files may have; it is written back.
@@ -79,6 +80,7 @@ class Family:
     decoder_config: Mapping[str, Any] | None = None
 
     base_prefix: str = ""
+    other_prefixes: tuple[str, ...] = ()
     redundant: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     sinusoids: Mapping[str, str] = {}

@@ -37,7 +37,7 @@ class GTE(NomicBert):
     )
     required = {}
 
-    base_prefix = "gte."
+    base_prefix, other_prefixes = "gte.", ()
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class NomicBert(Family):
     }
 
     base_prefix = "nomic_bert."
+    other_prefixes: tuple[str, ...] = ("bert.",)  # of the model's own code
     redundant = (r"rotary_emb\.inv_freq$",)
 
     @override

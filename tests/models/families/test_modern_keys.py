@@ -5,7 +5,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import lm_research
 from helpers.golden_models import golden_path, load_golden, write_checkpoint
@@ -36,6 +38,20 @@ def test_nomic_berts_own_keys_are_those_of_transformers() -> None:
         **dict(max_position_embeddings=99, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1, vocab_size=61),
         rope_parameters={"rope_type": "default", "rope_theta": 50},
     )
+
+
+def test_nomic_berts_own_prefix_is_read(tmp_path: pathlib.Path) -> None:
+    """nomic-ai/nomic-bert-2048's class for pre-training calls its stack bert."""
+    golden = load_golden(golden_path("nomic_bert_masked"))
+    write_checkpoint(tmp_path / "theirs", golden)
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    expected = np.asarray(lm_research.from_pretrained(tmp_path / "theirs")(**golden.inputs)["logits"])
+    save_file(
+        {name.replace("nomic_bert.", "bert."): x for name, x in tensors.items()}, tmp_path / "theirs/model.safetensors"
+    )
+    lm = lm_research.from_pretrained(tmp_path / "theirs")
+    assert lm.report.lines() == []
+    np.testing.assert_array_equal(np.asarray(lm(**golden.inputs)["logits"]), expected)
 
 
 def test_modernberts_layers_without_keys() -> None:
