@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ConfigField
+from lm_research.models.families.common import ConfigField, given
 from lm_research.models.families.llama_like import LlamaLike
 
 _Factor = Annotated[float, Meta(gt=0, le=1e9)]
@@ -37,8 +37,6 @@ class Granite(LlamaLike):
         "logits_scaling": _Factor,
     }
 
-    _defaults = dict.fromkeys(("residual_multiplier", "attention_multiplier", "logits_scaling"), 1.0)
-
     @override
     def run_fields(self, config: Any) -> Mapping[str, Any]:
         width = config.head_size or config.hidden_size // config.num_heads
@@ -49,9 +47,9 @@ class Granite(LlamaLike):
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         return super().read(hf) | dict(
-            residual_scale=self._get(hf, "residual_multiplier"),
-            attention_scale=self._get(hf, "attention_multiplier"),
-            logit_scale=1 / self._get(hf, "logits_scaling"),
+            residual_scale=given(hf, "residual_multiplier", 1.0),
+            attention_scale=given(hf, "attention_multiplier", 1.0),
+            logit_scale=1 / given(hf, "logits_scaling", 1.0),
         )
 
     @override

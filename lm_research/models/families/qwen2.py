@@ -10,7 +10,7 @@ from typing_extensions import override
 from lm_research.common.documents import Count
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import with_defaults
+from lm_research.models.families.common import given, with_defaults
 from lm_research.models.families.layer_kinds import FULL, KEYS, SLIDING
 from lm_research.models.families.llama_like import LlamaLike
 
@@ -29,7 +29,7 @@ class Qwen2(LlamaLike):
     )
     other_keys = {**LlamaLike.other_keys, **KEYS, "use_sliding_window": bool, "max_window_layers": Count}
 
-    _defaults = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+    _defaults = {"num_key_value_heads": 32, "sliding_window": 4096}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Qwen2(LlamaLike):
 
     @override
     def _kinds(self, hf: Mapping[str, Any], depth: int, window: int) -> list[str]:
-        full = min(self._get(hf, "max_window_layers"), depth) if window else depth
+        full = min(given(hf, "max_window_layers", 28), depth) if window else depth
         return [FULL] * full + [SLIDING] * (depth - full)
 
 

@@ -37,7 +37,7 @@ class Qwen3(Qwen2):
     model_types = {"qwen3": "Qwen3"}
     other_keys = {**Qwen2.other_keys, "attention_bias": bool}
 
-    _defaults = {"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}
+    _defaults = {"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096}
 
 
 FAMILIES.register("qwen3")(Qwen3())

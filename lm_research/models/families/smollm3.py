@@ -11,7 +11,7 @@ from lm_research.common.documents import Size
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import FIX, with_defaults
+from lm_research.models.families.common import FIX, given, with_defaults
 from lm_research.models.families.layer_kinds import FULL, KEYS, SLIDING, shortest
 from lm_research.models.families.llama_like import LlamaLike
 
@@ -52,7 +52,7 @@ class SmolLM3(LlamaLike):
         "no_rope_layer_interval": Size,
     }
 
-    _defaults = {"num_key_value_heads": 4, "rope_theta": 2e6, "no_rope_layer_interval": 4}
+    _defaults = {"num_key_value_heads": 4, "rope_theta": 2e6}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class SmolLM3(LlamaLike):
         """Whether each layer has rotary positions, which 0 in no_rope_layers denies."""
         flags = hf.get("no_rope_layers")
         if flags is None:
-            return [(layer + 1) % self._get(hf, "no_rope_layer_interval") != 0 for layer in range(depth)]
+            return [(layer + 1) % given(hf, "no_rope_layer_interval", 4) != 0 for layer in range(depth)]
         if len(flags) < depth:
             raise PretrainedError(
                 f"config.json: no_rope_layers has {len(flags)} entries, but num_hidden_layers is {depth}; each layer needs one. {FIX}"

@@ -80,6 +80,18 @@ def test_missing_keys_have_the_defaults_of_their_class(kind: str, heads: int, kv
     assert FAMILIES[kind].from_hf({"num_key_value_heads": None}, set()).kv_heads == heads
 
 
+@pytest.mark.parametrize(
+    "name", "granite llama ministral mistral olmo2 olmo3 phi phi3 qwen2 qwen3 smollm3 starcoder2".split()
+)
+def test_a_key_that_is_null_has_its_default(name: str) -> None:
+    """But for those where null has a meaning in transformers: no window, no padding, as many key/value heads as heads, heads of D / H."""
+    family = FAMILIES[name]
+    meaningful = {"sliding_window", "pad_token_id", "num_key_value_heads", "head_dim"}
+    keys = {field.name for field in family.config_fields} | family.other_keys.keys()
+    extra = {"use_sliding_window": True} if "use_sliding_window" in keys else {}
+    assert family.from_hf(dict.fromkeys(keys - meaningful) | extra, set()) == family.from_hf(extra, set())
+
+
 @pytest.mark.parametrize("variant", ["mistral", "qwen2"])
 def test_a_variant_of_llama_is_its_family(variant: str, tmp_path: pathlib.Path) -> None:
     """A run of model.family=llama with a variant has the architecture and the files of the family of that name."""
