@@ -91,6 +91,12 @@ class MeshConfig(Section):
         low=0,
         high=2**20,
     )
+    expert: int | None = key(
+        None,
+        "Devices on the expert axis (divides the batch, and the experts of layers that have some); None is 1.",
+        low=0,
+        high=2**20,
+    )
     context: int | None = key(
         None,
         "Devices on the context axis (divides the positions of each sequence; ring attention); None leaves it to "
@@ -107,7 +113,7 @@ class MeshConfig(Section):
     rules: dict[str, tuple[str, ...]] | None = key(
         None,
         "Mesh axes that shard each parameter axis, where they differ from the default (vocab, heads and mlp over "
-        'tensor, embed over fsdp), for example {"vocab": ["fsdp", "tensor"], "embed": ["none"]}.',
+        'tensor, embed over fsdp, expert over expert), for example {"vocab": ["fsdp", "tensor"], "embed": ["none"]}.',
         read=read_rules,
     )
     zero1: bool = key(

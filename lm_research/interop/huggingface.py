@@ -292,7 +292,7 @@ def save(
     entries: dict[str, list[tuple[str, int]]] = {}
     for path, shape in shapes.items():
         weight = weights[path]
-        for layer in range(layers_of(path, shape.shape)[0]):
+        for layer in range(layers_of(weight, shape.shape)[0]):
             back = [name for name in weight.kept if name in (kept or {})]
             for name in dict.fromkeys((weight.names[0], *weight.copies, *back)):
                 name = weight.of_layer(name, layer)
@@ -304,7 +304,7 @@ def save(
     def tensor(parts: list[tuple[str, int]]) -> np.ndarray:
         made = []
         for path, layer in parts:
-            layers, part = layers_of(path, shapes[path].shape)
+            layers, part = layers_of(weights[path], shapes[path].shape)
             made.append(host(path).reshape(layers, *part)[layer])
         return np.ascontiguousarray(to_stored([weights[path] for path, _ in parts], made))
 
@@ -314,7 +314,7 @@ def save(
             if name in dead and dead[name].dtype == leaves[path].dtype:
                 yield name, dead[name].shape, dead[name].dtype, functools.partial(dead.__getitem__, name)
                 continue
-            shape = stored_shape(weights[path], layers_of(path, shapes[path].shape)[1])
+            shape = stored_shape(weights[path], layers_of(weights[path], shapes[path].shape)[1])
             yield name, shape, np.dtype(leaves[path].dtype), functools.partial(tensor, parts)
         for name in dead.keys() - entries.keys():
             value = dead[name].astype(next(iter(leaves.values())).dtype)

@@ -106,7 +106,7 @@ class WeightReader:
 
     def stored_names(self, path: str) -> set[str]:
         """The names of the tensors of all layers of a parameter, as far as the files have them."""
-        layers = range(layers_of(path, self.shapes[path].shape)[0])
+        layers = range(layers_of(self.weights[path], self.shapes[path].shape)[0])
         return {name for layer in layers if (name := self.stored_name(path, layer)) is not None}
 
     def check(self, path: str, may_miss: bool, may_differ: bool) -> str:
@@ -121,7 +121,7 @@ class WeightReader:
           PretrainedError: a tensor is missing or has another shape, and this is not allowed; or it is not floating-point.
         """
         weight = self.weights[path]
-        layers, shape = layers_of(path, self.shapes[path].shape)
+        layers, shape = layers_of(self.weights[path], self.shapes[path].shape)
         for layer in range(layers):
             name = self.stored_name(path, layer)
             if name is None:
@@ -152,7 +152,7 @@ class WeightReader:
     def read(self, path: str, dtype: np.dtype) -> np.ndarray:
         """Read all layers of a parameter into a new array."""
         shape = self.shapes[path].shape
-        layers, part = layers_of(path, shape)
+        layers, part = layers_of(self.weights[path], shape)
         array = np.empty((layers, *part), dtype)
         for layer in range(layers):
             name = self.names.stored(self.weights[path], layer)[0]
@@ -289,6 +289,7 @@ def _as_matrix(weight: ParamMapping, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def layers_of(path: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Return the number of layers stacked in a parameter (1 if none are), and the shape of one."""
-    return (shape[0], shape[1:]) if "/layers/" in path else (1, shape)
+def layers_of(weight: ParamMapping, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return the number of tensors that are stacked in a parameter (of layers, and of experts in each), and the shape of one."""
+    axes = 1 + weight.by_expert if "/layers/" in weight.path else 0
+    return math.prod(shape[:axes]), shape[axes:]

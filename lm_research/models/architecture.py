@@ -104,6 +104,8 @@ class Architecture:
       logit_scale: factor on hidden states before the vocabulary projection.
       logit_cap: soft cap c of token logits, c tanh(logit / c) (Gemma 2); 0 for none.
 
+      balance_weight: factor on the loss that balances the use of experts in training (feed_forward.load_balancing).
+
       dropout_rate: dropout on embeddings and residual branches.
       attention_dropout_rate: dropout on attention probabilities.
       activation_dropout_rate: dropout inside the feed-forward layer.
@@ -194,6 +196,8 @@ class Architecture:
     masked_bias: bool = True
     logit_scale: float = 1.0
     logit_cap: float = 0.0
+
+    balance_weight: float = 0.0
 
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0

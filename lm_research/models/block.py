@@ -38,6 +38,7 @@ class BlockInputs(NamedTuple):
       input_BLD, segments_BL: the stack's input and its segments, for convolutions.
       buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
       global_tokens: the positions with global attention.
+      load_weights_BL: weights of positions in the router loads of layers with experts; None collects none.
       length: number of positions in use, for kinds of layers whose rotations depend on it.
     """
 
@@ -51,6 +52,7 @@ class BlockInputs(NamedTuple):
     buckets: Mapping[LayerSpec, jax.Array] = MappingProxyType({})
     global_tokens: GlobalTokens | None = None
     length: jax.Array | None = None
+    load_weights_BL: jax.Array | None = None
 
 
 @dataclasses.dataclass

@@ -1,20 +1,24 @@
 """Feed-forward layers, plain or gated, and mixtures of experts.
 
-Legend: lm_research/models/__init__.py; here E is experts, and K experts per token.
+Legend: lm_research/models/__init__.py; here E is experts, K experts per token, and S rows: a position for each expert that it uses.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, make_param, norm
-from lm_research.parallel.rules import constrain
+from lm_research.parallel.hardware import platform
+from lm_research.parallel.rules import batch_shards, constrain, length_parts, partition_spec
 
 
 class FeedForward(nnx.Module):
@@ -58,63 +62,148 @@ class ExpertMatrices(nnx.Module):
 class Experts(nnx.Module):
     """A mixture of experts (Shazeer et al. 2017): each position uses the feed-forward layers with the highest router probability.
 
-    Every expert computes every position, and experts that a position does not use have weight zero. This is exact and has static shapes, at
-    the cost of all experts' products.
+    No position is dropped: rows are sorted by expert and multiplied with the matrix of their expert (Gale et al. 2022, MegaBlocks).
+    Where the mesh divides experts, each device gathers the rows of its `expert` group, computes those of its own experts, and the
+    results are summed and scattered back.
     """
 
     def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs) -> None:
         width, inner, count = arch.hidden_size, spec.intermediate_size, spec.num_experts
         self.router = Dense([(width, "embed")], [(count, None)], arch, rngs, bias=False)
-        up, down = ((count, width, inner), (None, "embed", "mlp")), ((count, inner, width), (None, "mlp", "embed"))
-        self.up = ExpertMatrices(*up, arch, rngs, 0.0)
+        up, down = (
+            ((count, width, inner), ("expert", "embed", "mlp")),
+            ((count, inner, width), ("expert", "mlp", "embed")),
+        )
+        self.expert_up = ExpertMatrices(*up, arch, rngs, 0.0)
         if spec.gated:
-            self.gate = ExpertMatrices(*up, arch, rngs, 0.0)
-        self.down = ExpertMatrices(*down, arch, rngs, arch.residual_init_std)
+            self.expert_gate = ExpertMatrices(*up, arch, rngs, 0.0)
+        self.expert_down = ExpertMatrices(*down, arch, rngs, arch.residual_init_std)
+        if spec.shared_expert_size:
+            shared = dataclasses.replace(spec, num_experts=0, intermediate_size=spec.shared_expert_size)
+            self.shared = FeedForward(arch, shared, rngs)
+            self.shared_gate = Dense([(width, "embed")], [(1, None)], arch, rngs, bias=False)
         self.arch, self.spec = arch, spec
 
     def __call__(
         self, x_BLD: jax.Array, dropout_key: jax.Array | None = None, routing: list[jax.Array] | None = None
     ) -> jax.Array:
         """Apply the experts, [B, L, D]; `routing` collects the router's probabilities [B, L, E] before the selection."""
-        arch, spec = self.arch, self.spec
+        spec = self.spec
         probs_BLE = jax.nn.softmax(self.router(x_BLD).astype(jnp.float32), axis=-1)
         if routing is not None:
             routing.append(probs_BLE)
         top_BLK, chosen_BLK = jax.lax.top_k(probs_BLE, spec.experts_per_token)
         if spec.normalize_experts:
             top_BLK /= top_BLK.sum(-1, keepdims=True)
-        weights_BLE = (jax.nn.one_hot(chosen_BLK, spec.num_experts) * top_BLK[..., None]).sum(-2)
+        kernels = [matrices.kernel[...].astype(x_BLD.dtype) for matrices in self._matrices()]
+        y_BLD = self._on_mesh(x_BLD, top_BLK.astype(x_BLD.dtype), chosen_BLK, kernels, dropout_key)
+        if spec.shared_expert_size:
+            y_BLD += jax.nn.sigmoid(self.shared_gate(x_BLD)) * self.shared(x_BLD)
+        return y_BLD
 
-        def project(matrices: ExpertMatrices) -> jax.Array:
-            return jnp.einsum("BLD,EDF->BLEF", x_BLD, matrices.kernel[...].astype(x_BLD.dtype))
+    def _matrices(self) -> list[ExpertMatrices]:
+        gate = [self.expert_gate] if self.spec.gated else []
+        return [self.expert_up, self.expert_down, *gate]
 
-        inner_BLEF = project(self.up)
-        if spec.gated:
-            inner_BLEF = activation(arch.activation, project(self.gate)) * inner_BLEF
-        else:
-            inner_BLEF = activation(arch.activation, inner_BLEF)
-        inner_BLEF = constrain(inner_BLEF, "batch", "length", None, "act_mlp")
-        inner_BLEF = dropout(inner_BLEF, arch.activation_dropout_rate, dropout_key)
-        weighted_BLEF = inner_BLEF * weights_BLE[..., None].astype(inner_BLEF.dtype)
-        return jnp.einsum("BLEF,EFD->BLD", weighted_BLEF, self.down.kernel[...].astype(x_BLD.dtype))
+    def _on_mesh(
+        self,
+        x_BLD: jax.Array,
+        top_BLK: jax.Array,
+        chosen_BLK: jax.Array,
+        kernels: list[jax.Array],
+        key: jax.Array | None,
+    ) -> jax.Array:
+        """Run `_compute`, on a mesh of several devices inside `jax.shard_map`."""
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+            return self._compute(x_BLD, top_BLK, chosen_BLK, kernels, key)
+
+        if x_BLD.shape[0] % batch_shards(mesh.shape):  # as in generation
+            return self._compute_all(x_BLD, top_BLK, chosen_BLK, kernels, key)
+
+        def on_device(rows: list[jax.Array], kernels: list[jax.Array], key: jax.Array | None) -> jax.Array:
+            x_BLD, top_BLK, chosen_BLK = (jax.lax.all_gather(part, "expert", axis=0, tiled=True) for part in rows)
+            first = jax.lax.axis_index("expert") * len(kernels[0])
+            y_BLD = jax.lax.psum(self._compute(x_BLD, top_BLK, chosen_BLK, kernels, key, first), "tensor")
+            return jax.lax.psum_scatter(y_BLD, "expert", scatter_dimension=0, tiled=True)
+
+        length = "length" if length_parts(x_BLD.shape[1]) > 1 else None
+        of_rows = partition_spec(("batch", length, None))
+        up, down = partition_spec(("expert", None, "mlp")), partition_spec(("expert", "mlp", None))
+        specs = ([of_rows] * 3, [up, down, up][: len(kernels)], PartitionSpec())
+        run = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=of_rows, check_vma=False)
+        return run([x_BLD, top_BLK, chosen_BLK], kernels, key)
+
+    def _compute(
+        self,
+        x_BLD: jax.Array,
+        top_BLK: jax.Array,
+        chosen_BLK: jax.Array,
+        kernels: list[jax.Array],
+        key: jax.Array | None,
+        first: jax.Array | int = 0,
+    ) -> jax.Array:
+        """The sum of the chosen experts' outputs, weighted by `top_BLK`, over the experts of `kernels`, which start at `first`."""
+        up, down, *gate = kernels
+        count, shape, name = len(up), x_BLD.shape, self.arch.activation
+        chosen_BLK -= first  # those outside of 0 to count - 1 are computed elsewhere
+        if platform() == "cpu":
+            return self._compute_all(x_BLD, top_BLK, chosen_BLK, kernels, key)
+        x_RD, chosen_S = x_BLD.reshape(-1, shape[-1]), chosen_BLK.reshape(-1)
+        own_S = (chosen_S >= 0) & (chosen_S < count)
+        chosen_S = jnp.where(own_S, chosen_S, count)  # rows of other experts come last, in no group
+        order_S = jnp.argsort(chosen_S, stable=True)
+        sizes_E = jnp.bincount(chosen_S, length=count).astype(jnp.int32)
+        rows_SD = x_RD[order_S // self.spec.experts_per_token]
+        inner_SF = activation(name, jax.lax.ragged_dot(rows_SD, gate[0] if gate else up, sizes_E))
+        if gate:
+            inner_SF *= jax.lax.ragged_dot(rows_SD, up, sizes_E)
+        inner_SF = dropout(inner_SF, self.arch.activation_dropout_rate, key)
+        out_SD = jax.lax.ragged_dot(inner_SF, down, sizes_E)
+        out_SD = jnp.where(own_S[order_S][:, None], out_SD, 0) * top_BLK.reshape(-1)[order_S][:, None]
+        place_S = jnp.argsort(order_S)  # the inverse permutation: a gather instead of a scatter
+        return out_SD[place_S].reshape(*shape[:2], -1, shape[-1]).sum(2)
+
+    def _compute_all(
+        self,
+        x_BLD: jax.Array,
+        top_BLK: jax.Array,
+        chosen_BLK: jax.Array,
+        kernels: list[jax.Array],
+        key: jax.Array | None,
+    ) -> jax.Array:
+        """`_compute` where all experts compute all positions, with weight 0 for unused ones: XLA has no grouped product on CPUs."""
+        up, down, *gate = kernels
+        weights_BLE = (jax.nn.one_hot(chosen_BLK, len(up), dtype=x_BLD.dtype) * top_BLK[..., None]).sum(-2)
+        projected = [jnp.einsum("BLD,EDF->BLEF", x_BLD, matrix) for matrix in (*gate, up)]
+        inner_BLEF = activation(self.arch.activation, projected[0])
+        inner_BLEF = inner_BLEF * projected[1] if gate else inner_BLEF
+        inner_BLEF = dropout(inner_BLEF, self.arch.activation_dropout_rate, key)
+        return jnp.einsum("BLEF,EFD->BLD", inner_BLEF * weights_BLE[..., None], down)
 
 
-def load_balancing(routing_BLE: jax.Array, experts_per_token: int, weights_BL: jax.Array | None = None) -> jax.Array:
-    """Load-balancing loss: num_experts x sum over experts of (fraction of positions that use it) x (its mean probability).
-
-    It is `experts_per_token` if all experts are used equally often, and larger otherwise (Fedus et al. 2022, equations 4 to 6, with several
-    experts per position).
+def router_load(routing_BLE: jax.Array, experts_per_token: int, weights_BL: jax.Array | None = None) -> jax.Array:
+    """Sums over positions of whether each expert is used, and of its probability, [2, E], for `load_balancing`.
 
     Args:
       routing_BLE: the router's probabilities.
       experts_per_token: number of experts that each position uses.
       weights_BL: weights of positions, 0 to exclude one; None is 1 for all.
     """
-    experts = routing_BLE.shape[-1]
-    used_BLE = jax.nn.one_hot(jax.lax.top_k(routing_BLE, experts_per_token)[1], experts).sum(-2)
+    used_BLE = jax.nn.one_hot(jax.lax.top_k(routing_BLE, experts_per_token)[1], routing_BLE.shape[-1]).sum(-2)
     weights_BL = jnp.ones(routing_BLE.shape[:2]) if weights_BL is None else weights_BL
+    return jnp.einsum("XBLE,BL->XE", jnp.stack([used_BLE, routing_BLE]), weights_BL.astype(jnp.float32))
 
-    def mean(x_BLE: jax.Array) -> jax.Array:
-        return jnp.einsum("BLE,BL->E", x_BLE, weights_BL) / weights_BL.sum()
 
-    return experts * (mean(used_BLE) * mean(routing_BLE)).sum()
+def load_balancing(load_2E: jax.Array, positions: jax.Array | float) -> jax.Array:
+    """Load-balancing loss: num_experts x sum over experts of (fraction of positions that use it) x (its mean probability).
+
+    It is the number of experts per token if all experts are used equally often, and larger otherwise (Fedus et al. 2022, equations 4 to
+    6, with several experts per position).
+
+    Args:
+      load_2E: the sum of `router_load` over layers.
+      positions: the sum of the weights over layers.
+    """
+    used_E, probs_E = load_2E / positions
+    return load_2E.shape[-1] * (used_E * probs_E).sum()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -91,7 +92,7 @@ def _used_fraction(definition: ModelDefinition, arch: Architecture, path: str) -
     layers = definition.layers_of(path)
     assert layers is not None
     spec = arch.layer_specs[layers[0] % arch.num_layers]
-    expert = spec.num_experts and "/feed_forward/" in path and "/router/" not in path
+    expert = spec.num_experts and "/feed_forward/" in path and not re.search("/(router|shared)", path)
     return spec.experts_per_token / spec.num_experts if expert else 1.0
 
 

@@ -89,6 +89,7 @@ def _shapes(arch: Architecture, spec: LayerSpec) -> Shapes:
 # Fields that determine a layer's parameters -> the word for them in the name of a stack.
 _NAME_WORDS = {
     "num_experts": "experts",
+    "shared_expert_size": "shared",
     "gated": "gated",
     "attention_norm": "attention_norm",
     "residual": "",

@@ -67,6 +67,7 @@ class LayerSpec:
       num_experts: number of expert feed-forward layers; 0 for one layer without a router.
       experts_per_token: number of experts with the highest router probability that each position uses.
       normalize_experts: whether the probabilities of the chosen experts are scaled to sum to one.
+      shared_expert_size: width of one more expert, which all positions use, times the sigmoid of a learned gate (Qwen2-MoE); 0 for none.
     """
 
     attention: Literal["full", "window", "chunked", "none"] = "full"
@@ -116,6 +117,7 @@ class LayerSpec:
     num_experts: int = 0
     experts_per_token: int = 0
     normalize_experts: bool = True
+    shared_expert_size: int = 0
 
     @property
     def reach(self) -> int:

@@ -61,6 +61,7 @@ RANGES: dict[str, Any] = {
     "embedding_scale": Scale,
     "logit_scale": Scale,
     "logit_cap": Scale,
+    "balance_weight": Scale,
     "activation": Literal[tuple(ACTIVATIONS)],
     "pooler_activation": Literal["", *ACTIVATIONS],
     "head_activation": Literal["", *ACTIVATIONS],
@@ -87,6 +88,7 @@ LAYER_RANGES: dict[str, Any] = {
     "conv_activation": Literal[tuple(ACTIVATIONS)],
     "num_experts": Count,
     "experts_per_token": Count,
+    "shared_expert_size": Count,
 }
 
 
@@ -136,13 +138,14 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     if spec.own_relative_table:
         attention += arch.relative_buckets * spec.num_heads
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
+    shared = (3 if spec.gated else 2) * width * spec.shared_expert_size + width * bool(spec.shared_expert_size)
     distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
     convolution = width * width // spec.conv_groups * spec.conv_width
     if spec.span_conv_width:
         inner = spec.num_heads * spec.head_size
         convolution += spec.span_conv_width * (width + inner * spec.num_heads) + 3 * inner * width
     gate = width * spec.num_heads * spec.head_size if spec.attention_gate else 0
-    return attention + gate + feed_forward + width * spec.num_experts + distances + convolution
+    return attention + gate + feed_forward + shared + width * spec.num_experts + distances + convolution
 
 
 def _has(arch: Architecture, positions: str) -> bool:
@@ -191,6 +194,8 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
         return "depth_weights=True requires layers with attention and a feed-forward layer, one after the other"
     if arch.depth_weights and arch.encoder is not None:
         return "depth_weights=True does not support attention to an encoder"
+    if arch.balance_weight and len({spec.num_experts for spec in arch.kinds if spec.num_experts}) > 1:
+        return "its layers have different numbers of experts, whose use cannot be balanced together (balance_weight)"
     if arch.share_layers and len(arch.kinds) > 1:
         return "layers that share parameters must all be of one kind, but its pattern has several"
     return ""
@@ -219,6 +224,8 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
     if spec.num_experts and spec.inner_norm:
         return f"a layer has num_experts={spec.num_experts} and inner_norm=True, but experts have no norms"
+    if spec.shared_expert_size and not spec.num_experts:
+        return f"a layer has shared_expert_size={spec.shared_expert_size} and num_experts=0, but only experts share one"
     if spec.num_experts and spec.mlp_bias:
         return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
     if arch.merged_attention and (arch.encoder is None or arch.memory_width != arch.hidden_size):

@@ -5,8 +5,10 @@ Legend: lm_research/models/__init__.py.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ from lm_research.models.attention.mask import (
 from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
 from lm_research.models.embeddings import Embeddings, TokenTable
+from lm_research.models.feed_forward import router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, dropout, make_param, norm, split_key
@@ -63,6 +66,26 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class RouterLoads(NamedTuple):
+    """How the layers of a stack use their experts: the sum of `feed_forward.router_load` over layers [2, E], and that of the weights."""
+
+    load_2E: jax.Array
+    positions: jax.Array
+
+
+_LOADS: list[list[RouterLoads]] = []
+
+
+@contextlib.contextmanager
+def router_loads() -> Iterator[list[RouterLoads]]:
+    """Collect the router loads of all stacks with experts that are traced inside."""
+    _LOADS.append([])
+    try:
+        yield _LOADS[-1]
+    finally:
+        _LOADS.pop()
 
 
 class Stacks(nnx.Module):
@@ -159,7 +182,13 @@ class Transformer(nnx.Module):
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
         if any(spec.conv_width or spec.span_conv_width for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
+        weights_BL = (segments_BL > 0).astype(jnp.float32)
+        if balanced := bool(_LOADS and arch.balance_weight and not capture):
+            inputs = inputs._replace(load_weights_BL=weights_BL)
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
+        loads = list(itertools.chain(*layers)) if balanced else []
+        if loads:
+            _LOADS[-1].append(RouterLoads(functools.reduce(jnp.add, loads), weights_BL.sum() * len(loads)))
         x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])
@@ -275,8 +304,8 @@ class Transformer(nnx.Module):
           slots: the cache's slots that the tokens take.
 
         Returns:
-          The last block's output; a tuple per layer of its input and its probabilities (BlockCapture), if `capture`; and the cache with
-          the new keys and values.
+          The last block's output; a tuple per layer of its input and its probabilities (BlockCapture), if `capture`, or of its router
+          loads, if `inputs` has weights for them; and the cache with the new keys and values.
         """
         keys_N, layers, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
         past: tuple[jax.Array, ...] = (x_BLD,) if self.arch.depth_weights else ()
@@ -306,6 +335,7 @@ class Transformer(nnx.Module):
         looped = not inlined and arch.scan_layers
         specs = arch.layer_specs[first : first + period]
         params, select = self._parameters(segment)
+        returns_probs = capture or inputs.load_weights_BL is not None
         cross_store = None
         if store is not None:  # the cache is a carry of the loop, so that only new entries are written
             store, cross_store = store
@@ -314,7 +344,7 @@ class Transformer(nnx.Module):
             spec: LayerSpec, params: Any, state: State, key: Any, layer: Any, pair: Any, cross_pair: Any
         ) -> tuple[State, tuple[Any, ...], Any]:
             x_BLD, past = state
-            block, probs = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if capture else None
+            block, probs = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if returns_probs else None
             layer_cache = None
             if pair is not None:
                 assert slots is not None
@@ -322,7 +352,12 @@ class Transformer(nnx.Module):
             cross_cache = None if cross_pair is None else LayerCache(cross_pair[0], cross_pair[1])
             average = self.depth_average(past, first) if past else None
             y_BLD = block(x_BLD, inputs, key, layer, probs, layer_cache, cross_cache, average)
-            captured = () if probs is None else (x_BLD, probs.attention, probs.cross_attention, probs.routing)
+            captured: tuple[Any, ...] = ()
+            if probs is not None and capture:
+                captured = (x_BLD, probs.attention, probs.cross_attention, probs.routing)
+            elif probs is not None:
+                loads = (router_load(one, spec.experts_per_token, inputs.load_weights_BL) for one in probs.routing)
+                captured = tuple(loads)
             state = y_BLD, () if average is None else tuple(average.states)
             return state, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
 
@@ -361,9 +396,11 @@ class Transformer(nnx.Module):
             unroll = 1 if arch.scan_layers else count
             (state, store), stacked = jax.lax.scan(body, (state, store), repetitions, unroll=unroll)
             layers = (
-                [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in stacked] if capture else []
+                [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in stacked]
+                if returns_probs
+                else []
             )
-        return state, layers if capture else [], None if store is None else (store, cross_store)
+        return state, layers if returns_probs else [], None if store is None else (store, cross_store)
 
     def depth_average(self, states: Sequence[jax.Array], layer: int = 0) -> DepthAverage:
         """The weighted sums after each branch from this layer on, given the states before."""

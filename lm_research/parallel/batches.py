@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
 from lm_research.parallel.mesh import AXES, AnyMesh, mesh_shape
-from lm_research.parallel.rules import batch_sharding, batch_shards
+from lm_research.parallel.rules import RULES, batch_sharding, batch_shards
 
 
 def resolve_batch(config: Config, num_devices: int) -> Config:
@@ -30,10 +30,12 @@ def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length:
     num_shards = batch_shards(mesh.shape)
     rows = batch_size // accumulation_steps
     if rows % num_shards:
+        divided = [axis for axis in RULES["batch"] if axis != "expert" or mesh.shape[axis] > 1]
+        axes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in divided)
         parts = f"train.batch_size={batch_size} / train.accumulation_steps={accumulation_steps}"
         raise MeshError(
             f"mesh: a micro-batch of {rows} examples ({parts}) cannot be divided equally over {num_shards} devices "
-            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}). Make train.batch_size a multiple of "
+            f"({axes}). Make train.batch_size a multiple of "
             f"{num_shards * accumulation_steps}."
         )
     parts = mesh.shape["context"]
@@ -47,7 +49,7 @@ def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length:
 def local_rows(mesh: Mesh, num_rows: int) -> slice:
     """Return the rows of a [num_rows, ...] global batch that this process's devices need.
 
-    They are contiguous, because the data and fsdp axes are outermost in the mesh.
+    They are contiguous, because the axes that divide the batch are outermost in the mesh.
     """
     spans = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
     starts = [span[0].indices(num_rows) for span in spans if span is not None]

@@ -1,8 +1,8 @@
 """The device mesh of a run.
 
-Its four axes, outermost first: `data` divides the batch and replicates the model; `fsdp` divides the batch, parameters and optimizer
-state (ZeRO-3, Rajbhandari et al. 2019); `context` divides the positions of each sequence (ring attention, Liu et al. 2023); `tensor`
-divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). A single device is the mesh (1, 1, 1, 1), without a special case.
+Its five axes, outermost first: `data` divides the batch and replicates the model; `fsdp` divides the batch, parameters and optimizer
+state (ZeRO-3, Rajbhandari et al. 2019); `expert` divides the batch, and the experts of mixtures (Lepikhin et al. 2020); `context` divides the positions of each sequence (ring attention, Liu et al. 2023); `tensor`
+divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). A single device is the mesh (1, 1, 1, 1, 1), without a special case.
 
 Several slices (TPU pods joined by the data-center network) form the outermost part of the data axis, or of fsdp if the data axis has
 size 1, so that only one sum of gradients per step crosses the slow network.
@@ -24,7 +24,7 @@ from lm_research.common.documents import whole_number
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError, suggest
 
-AXES = ("data", "fsdp", "context", "tensor")
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 # Size of an axis that a preset names and that has no size: the chips of one TPU host, which have the shortest links.
 NAMED_SIZE = 4
 
@@ -70,8 +70,9 @@ AnyMesh = Mesh | AbstractMesh
 
 
 def describe_mesh(shape: Sequence[int]) -> str:
-    """Describe a mesh as `data=2 x fsdp=1 x context=1 x tensor=4`; 0 counts as 1."""
-    return " x ".join(f"{axis}={size or 1}" for axis, size in zip(AXES, shape, strict=True))
+    """Describe a mesh as `data=2 x fsdp=1 x context=1 x tensor=4`; 0 counts as 1, and an expert axis of size 1 is left out."""
+    sizes = zip(AXES, shape, strict=True)
+    return " x ".join(f"{axis}={size or 1}" for axis, size in sizes if axis != "expert" or (size or 1) > 1)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

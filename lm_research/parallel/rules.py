@@ -28,8 +28,9 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "heads": "tensor",
     "mlp": "tensor",
     "embed": "fsdp",
+    "expert": "expert",
     # activations
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
     "length": "context",
     "act_heads": "tensor",
     "act_mlp": "tensor",
@@ -43,7 +44,10 @@ def batch_shards(sizes: Mapping[str, int]) -> int:
 
 
 # Parameter axes that mesh.rules may assign, and the mesh axes it may assign to them. Rules of activations are fixed.
-PARAMETER_AXES, _TARGETS = ("vocab", "heads", "mlp", "embed", "layers"), ("fsdp", "tensor", "context", "data", "none")
+PARAMETER_AXES, _TARGETS = (
+    ("vocab", "heads", "mlp", "embed", "expert", "layers"),
+    ("fsdp", "tensor", "expert", "context", "data", "none"),
+)
 
 
 def resolve_rules(given: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def over_data(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Return the sharding of a batch array: data and fsdp divide the axis after `leading` undivided ones."""
+    """Return the sharding of a batch array: data, fsdp and expert divide the axis after `leading` undivided ones."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
 
 

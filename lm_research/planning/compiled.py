@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from lm_research.config import Config
 from lm_research.errors import MeshError
+from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import resolve_batch
 from lm_research.parallel.mesh import arrange_devices
 from lm_research.parallel.rules import batch_sharding
@@ -77,9 +78,10 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     mesh = topology_mesh(config, topology)
     work = make_workload(config)
     optimizer = make_optimizer(config.optimizer)
-    shapes = jax.eval_shape(lambda: init_state(work.definition, optimizer, config, work.objective))
+    objective = balanced(work.objective, work.definition.arch)
+    shapes = jax.eval_shape(lambda: init_state(work.definition, optimizer, config, objective))
     shardings = state_shardings(mesh, work.definition, shapes, config.mesh)
-    step = make_train_step(work.objective, work.definition, optimizer, make_schedule(config), config)
+    step = make_train_step(objective, work.definition, optimizer, make_schedule(config), config)
     micro = config.train.accumulation_steps
     batch = work.batch(config.train.batch_size // micro, micro)
     rows = batch_sharding(mesh, 1)

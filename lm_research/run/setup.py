@@ -21,6 +21,7 @@ from lm_research.errors import TokenizerError
 from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
+from lm_research.objectives.balanced import balanced
 from lm_research.objectives.base import Objective, Trainable
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, resolve_batch
@@ -67,7 +68,7 @@ class RunSetup:
     @property
     def objective(self) -> Objective:
         """The training objective."""
-        return self.trainable.objective
+        return balanced(self.trainable.objective, self.definition.arch)
 
 
 def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> RunSetup:

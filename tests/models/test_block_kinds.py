@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from helpers import tiny
 from lm_research.interop.weight_reader import from_stored, weights_of
-from lm_research.models import decode
+from lm_research.models import decode, feed_forward
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.attention.mask import attention_bias, chunk_segments
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
-from lm_research.models.feed_forward import load_balancing
+from lm_research.models.feed_forward import Experts, load_balancing, router_load
 from lm_research.models.heads import HeadSpec
 from lm_research.models.positions import alibi_slopes
 from lm_research.trees import flatten, unflatten
@@ -139,7 +140,7 @@ def named(name: str) -> tuple[ParamMapping, ...]:
     mlp = f"{layer}.mlp"
     gate = "gate" if name == "modernbert" else "gate_proj"
     experts = name == "mixtral"
-    plain = dict(transpose=not experts)
+    plain, kind = dict(transpose=not experts), "expert_" if experts else ""
     return (
         *tensor(f"{stack}/embeddings/tokens", f"{top}{tokens}.weight"),
         *norm(f"{stack}/embeddings/norm", "embeddings.norm" if name == "modernbert" else "word_embeddings_layernorm"),
@@ -150,9 +151,9 @@ def named(name: str) -> tuple[ParamMapping, ...]:
         ),
         *(weight for ours_, theirs in norms.items() for weight in norm(f"{ours}/{ours_}_norm", f"{layer}.{theirs}")),
         *dense(f"{ours}/feed_forward/router", f"{mlp}.gate"),
-        *dense(f"{ours}/feed_forward/up", f"{mlp}.{up}", **plain),
-        *dense(f"{ours}/feed_forward/gate", f"{mlp}.{gate}", **plain),
-        *dense(f"{ours}/feed_forward/down", f"{mlp}.{down}", **plain),
+        *dense(f"{ours}/feed_forward/{kind}up", f"{mlp}.{up}", **plain),
+        *dense(f"{ours}/feed_forward/{kind}gate", f"{mlp}.{gate}", **plain),
+        *dense(f"{ours}/feed_forward/{kind}down", f"{mlp}.{down}", **plain),
         *norm(f"{stack}/final_norm", f"{top}{last}"),
     )
 
@@ -259,8 +260,8 @@ def test_the_router_is_returned_and_its_load_matches_transformers() -> None:
     def run(params: Any) -> jax.Array:
         captured: list = []
         states(definition, params, golden, captured=captured)
-        routing_BLE = jnp.concatenate(captured[0].routing)
-        return load_balancing(routing_BLE, 2, np.concatenate([golden["mask"]] * 2).astype(np.float32))
+        loads = [router_load(routing_BLE, 2, golden["mask"]) for routing_BLE in captured[0].routing]
+        return load_balancing(sum(loads), 2.0 * golden["mask"].sum())
 
     assert float(tiny.jit(run)(params)) == pytest.approx(float(golden["load_balancing"]), rel=1e-5)
 
@@ -283,3 +284,35 @@ def test_chunks_match_llama_4() -> None:
 )
 def test_slopes_of_alibi(heads: int, expected: list[float]) -> None:
     assert alibi_slopes(heads).tolist() == expected
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_rows_sorted_by_expert_give_the_same_as_all_experts(gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped products, which accelerators run, against every expert on every position: outputs and gradients."""
+    arch = from_flat(
+        vocab_size=8,
+        hidden_size=12,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=10,
+        max_length=8,
+        num_experts=5,
+        experts_per_token=3,
+        gated=gated,
+        mlp_bias=False,
+        shared_expert_size=6,
+    )
+    graph, state = nnx.split(Experts(arch, arch.layer_specs[0], nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), state)
+    x_BLD, weights_BLD = rng.normal(size=(2, 3, 7, 12)).astype(np.float32)
+
+    def value(params: Any) -> jax.Array:
+        return (nnx.merge(graph, params)(x_BLD) * weights_BLD).sum()
+
+    expected = tiny.jit(jax.value_and_grad(value))(params)
+    monkeypatch.setattr(feed_forward, "platform", lambda: "tpu")
+    found = tiny.jit(jax.value_and_grad(lambda params: value(params)))(params)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found[1]))

@@ -310,12 +310,13 @@ def test_code_that_iterates_over_layers_uses_their_numbers() -> None:
     groups = make_groups(config, definition.shapes, definition.layers_of)
     up = "decoder/layers/{}/feed_forward/up/kernel"
     assert groups.rates[up.format("no_experts")].reshape(-1).tolist() == [0.5**5, 0.5**3, 0.5]
-    assert groups.rates[up.format("experts_4")].reshape(-1).tolist() == [0.5**4, 0.5**2]
+    expert_up = "decoder/layers/experts_4/feed_forward/expert_up/kernel"
+    assert groups.rates[expert_up].reshape(-1).tolist() == [0.5**4, 0.5**2]
     assert groups.rates["decoder/embeddings/tokens"] == 0.5**6
-    assert groups.masks[up.format("experts_4")].reshape(-1).tolist() == [1, 0]
+    assert groups.masks[expert_up].reshape(-1).tolist() == [1, 0]
     assert up.format("no_experts") not in groups.masks and up.format("no_experts") not in groups.frozen
     # A matrix for each expert is one of its own: [N, E, D, F].
-    axes = matrix_axes(up.format("experts_4"), 4)
+    axes = matrix_axes(expert_up, 4)
     assert (axes.reduction_axis, axes.output_axis) == ((2,), (3,))
     adapted = adapt(definition, LoraConfig(rank=2, target_modules="attention/query/"))
     shapes = flatten(adapted.shapes)

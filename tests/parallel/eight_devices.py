@@ -24,6 +24,7 @@ from lm_research.data.store import TokenStore
 from lm_research.models.adapters import adapt
 from lm_research.models.layers import dropout
 from lm_research.objectives import build_objective, cross_entropy, define
+from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 from lm_research.training.optimizer import make_optimizer
@@ -31,7 +32,7 @@ from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings, window_means
 from lm_research.training.step import jit_train_step, make_train_step
 
-OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption"}
+OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption", "mixtral": "causal_lm"}
 
 
 def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
@@ -70,7 +71,7 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     """Some real training steps on a mesh, from parameters that do not depend on it."""
     config = config_of(family, name, steps)
     definition = adapt(define(config, few.VOCAB), config.lora)
-    objective = build_objective(config, few.Words(sentinels=8), definition.arch)
+    objective = balanced(build_objective(config, few.Words(sentinels=8), definition.arch), definition.arch)
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)
     feed = BatchBuilder(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)

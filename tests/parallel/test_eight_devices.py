@@ -20,6 +20,7 @@ QUICK = {
     "t5": ["fsdp+tensor", "dp+context"],
     "gpt2+muon": ["fsdp data=2 context=2 tensor=2"],
     "bert+lora": ["fsdp+tensor"],
+    "mixtral": ["fsdp data=2 expert=2", "dp expert=4 tensor=2"],
 }
 ALL = [
     "dp",

@@ -57,7 +57,8 @@ class ParamMapping:
       copies: further names that the parameter is written to.
       kept: names of unused tensors that files may have in addition; if they do, these are written back.
       preferred: names that are read before `names` if the files have them, and never written.
-      group: number of blocks in a group, for names with both indices.
+      group: number of blocks in a group, or of experts in a layer, for names with both indices.
+      by_expert: whether the axis after that of layers counts experts, each of which has tensors of its own.
       layers: index of each stacked layer; empty if they count from 0.
     """
 
@@ -73,6 +74,7 @@ class ParamMapping:
     kept: tuple[str, ...] = ()
     preferred: tuple[str, ...] = ()
     group: int = 1
+    by_expert: bool = False
     layers: tuple[int, ...] = ()
 
     def columns(self, size: int) -> np.ndarray:
@@ -90,9 +92,10 @@ class ParamMapping:
 
     def of_layer(self, name: str, layer: int) -> str:
         """One of the names, with the index of the block at position `layer` of the stack."""
+        layer, inner = divmod(layer, self.group)
         layer = self.layers[layer] if self.layers else layer
         if name.count("{}") == 2:
-            return name.format(*divmod(layer, self.group))
+            return name.format(layer, inner)
         return name.replace("{}", str(layer))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
 
@@ -41,4 +42,19 @@ def decoder_weights(
         *norm(f"{stack}/final_norm", f"@{final_norm}"),
         *tensor("next_token/table", "lm_head.weight"),
         *dense("classifier", classifier),
+    )
+
+
+def expert_weights(count: int, router: str, expert: str, gate: str, up: str, down: str) -> tuple[ParamMapping, ...]:
+    """Map a router and `count` experts, by their names in a layer; `expert` has the index, and names of its matrices follow."""
+    ours, layer = "decoder/layers/feed_forward", "@layers.{}"
+    options: dict[str, Any] = dict(transpose=True, group=count, by_expert=True)
+    matrices = {"gate": gate, "up": up, "down": down}
+    return (
+        *dense(f"{ours}/router", f"{layer}.{router}"),
+        *(
+            weight
+            for name, theirs in matrices.items()
+            for weight in tensor(f"{ours}/expert_{name}/kernel", f"{layer}.{expert}.{theirs}.weight", **options)
+        ),
     )

@@ -28,6 +28,7 @@ class Case:
     apart: bool = False  # `extra` are tensors that config.json ties to others of different values
     new_tokens: int = 0  # makes a file of texts: that many tokens, chosen greedily and by 3 beams
     computed: str = ""  # pattern of tensors of the state that follow from the config and are not in the file
+    fused: bool = False  # the class makes single parameters of the experts' tensors in the file
     slow: bool = False  # the file is in slow/, and its test runs on request
     absent: tuple[str, ...] = ()  # tensors that the files lack, as others are tied to them
     attention: str = "eager"  # attn_implementation of transformers

@@ -198,7 +198,11 @@ def load(golden: Golden, case: Case, folder: pathlib.Path):
     """Load the checkpoint with from_pretrained and check it."""
     write_checkpoint(folder / "in", golden)
     model, info = class_named(golden.kind).from_pretrained(
-        folder / "in", output_loading_info=True, attn_implementation=case.attention, dtype=torch.float32
+        folder / "in",
+        output_loading_info=True,
+        attn_implementation=case.attention,
+        dtype=torch.float32,
+        **({"experts_implementation": "eager"} if case.fused else {}),
     )
     info["missing_keys"] = {name for name in info["missing_keys"] if not computed(name, case)}
     assert not any(info.values()), (golden.name, info)
