@@ -58,6 +58,16 @@ COUNTS = {
     "roberta": (50265, "masked_lm", {"base": (124_697_433, 125), "large": (355_412_057, 355)}),
     # Conneau et al. 2019, section 4 (270M, 550M), without the head's dense layer and bias
     "xlm_roberta": (250002, "masked_lm", {"base": (278_295_186, 270), "large": (560_142_482, 550)}),
+    # Jiang et al. 2024, section 1 (47B), and the card of 8x22B (141B)
+    "mixtral": (32000, "causal_lm", {"8x7b": (46_702_792_704, 47_000), "8x22b": (140_620_634_112, 141_000)}),
+    # Qwen1.5-MoE's card (14.3B), Yang et al. 2024, table 1 (57B)
+    "qwen2_moe": (151936, "causal_lm", {"a2.7b": (14_315_784_192, 14_300), "57b_a14b": (57_408_658_944, 57_000)}),
+    # Yang et al. 2025, table 2 (30.5B, 235B)
+    "qwen3_moe": (
+        151936,
+        "causal_lm",
+        {"30b_a3b": (30_532_122_624, 30_500), "235b_a22b": (235_093_634_560, 235_000)},
+    ),
     # Martin et al. 2019, table 1 of its camembert-model.fr (110M, 335M); vocabulary of 32,005
     "camembert": (32005, "masked_lm", {"base": (110_655_493, 110), "large": (336_695_557, 335)}),
     # The shape of RoBERTa
