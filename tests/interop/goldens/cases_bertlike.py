@@ -186,7 +186,7 @@ CASES = [
     Case("rembert_sequence", "RemBertForSequenceClassification", merged(REMBERT, num_labels=4), "sequence", slow=True),
     Case("rembert_choice", "RemBertForMultipleChoice", REMBERT, "choice", slow=True),
     Case("rembert_losses", "RemBertForMaskedLM", merged(REMBERT, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
-    Case("mpnet_masked", "MPNetForMaskedLM", MPNET, "tokens", length=17),
+    Case("mpnet_masked", "MPNetForMaskedLM", MPNET, "tokens", length=16),
     Case(
         "mpnet_masked_untied",
         "MPNetForMaskedLM",
@@ -201,7 +201,7 @@ CASES = [
     Case("mpnet_question", "MPNetForQuestionAnswering", MPNET, "span", slow=True),
     Case("mpnet_losses", "MPNetForMaskedLM", merged(MPNET, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
     Case("deberta_v2_masked", "DebertaV2ForMaskedLM", merged(V3, legacy=False), "tokens", length=15),
-    Case("deberta_v2_masked_conv", "DebertaV2ForMaskedLM", merged(V3, **CONV), "tokens", length=15),
+    Case("deberta_v2_masked_conv", "DebertaV2ForMaskedLM", merged(V3, **CONV), "tokens", length=15, slow=True),
     Case(
         "deberta_v2_masked_groups",
         "DebertaV2ForMaskedLM",
