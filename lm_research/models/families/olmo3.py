@@ -8,6 +8,7 @@ from typing import Any
 from typing_extensions import override
 
 from lm_research.errors import PretrainedError
+from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import FIX
 from lm_research.models.families.layer_kinds import FULL, KEYS, SLIDING
@@ -27,6 +28,12 @@ class OLMo3(OLMo2):
     other_keys = {**OLMo2.other_keys, **KEYS}
 
     _defaults = {"sliding_window": 4096, "rope_theta": 5e5}
+
+    @override
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        hf = super().to_hf(arch)
+        rope = hf["rope_parameters"]
+        return hf if rope.keys() <= {FULL, SLIDING} else hf | {"rope_parameters": {FULL: rope, SLIDING: rope}}
 
     @override
     def _kinds(self, hf: Mapping[str, Any], depth: int, window: int) -> list[str]:
