@@ -77,6 +77,7 @@ def compare(
     ]
 
 
+DISENTANGLED = dict(positions="disentangled", position_terms=("query", "key"))
 PATTERNS = {
     "pattern of an encoder": (
         (dict(attention_norm=False), *(dict(attention="window", window=4), {}) * 2),
@@ -85,6 +86,10 @@ PATTERNS = {
     "tables of layers and global tokens": (
         (dict(positions="relative", own_relative_table=True), dict(attention="window", window=4, global_tokens=True)),
         dict(num_layers=3, relative_buckets=8, relative_max_distance=12),
+    ),
+    "distances and convolutions": (
+        (dict(DISENTANGLED, conv_width=3), dict(DISENTANGLED, position_projections=False), dict(span_conv_width=3)),
+        dict(num_layers=3, relative_buckets=8, relative_max_distance=0),
     ),
     "pattern of a decoder": (
         (

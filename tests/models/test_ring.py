@@ -16,7 +16,7 @@ from lm_research.models.positions import by_distance, distance_table, relative_b
 HERE = pathlib.Path(__file__).parent
 CASES = ("bidirectional", "causal", "window and dropout", "prefix", "relative, dropout", "relative, causal")
 CASES += ("flash, window and dropout", "window to both sides, capped", "pattern of an encoder", "pattern of a decoder")
-CASES += ("tables of layers and global tokens",)
+CASES += ("tables of layers and global tokens", "distances and convolutions")
 
 
 @pytest.fixture(scope="module")
