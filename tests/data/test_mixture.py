@@ -92,6 +92,12 @@ def test_each_source_reads_every_example_once_an_epoch(small_blocks: None) -> No
         assert len({tuple(index) for index in whole}) == len(whole)  # each epoch in another order
 
 
+def test_rows_that_equal_remainders_leave_go_to_the_first_sources() -> None:
+    """Of 64 rows 16 sources have 1.5 each, 16 have 1.25, and one has 20: 12 are left, for the first 12 of remainder 1/2."""
+    exact = np.array([1.5, 1.25] * 16 + [20])
+    assert quotas(exact / 64, 64).tolist() == [2, 1] * 12 + [1] * 8 + [20]
+
+
 def test_stages_change_the_weights_and_lose_nothing(small_blocks: None) -> None:
     """7 steps of 8 rows are a block of 40 and one of 16: 20 + 8 rows of each; then 30 and 10 in a block of 40."""
     mixed = make([(0, (0.5, 0.5)), (7, (0.75, 0.25)), (20, (0.0, 1.0))], (30, 11))
@@ -211,6 +217,7 @@ def test_weights_and_temperature() -> None:
     """Sizes 1,000 and 10 to the power 0.3: 7.943 and 1.995, so 0.7992 and 0.2008."""
     tokens = {"a": 1000, "b": 10}
     assert stages_of(data(mixture="a=x:3,b=y:1"), tokens) == [Stage(0, (0.75, 0.25))]
+    assert stages_of(data(mixture="a=x:0.375,b=y:0.125"), tokens) == [Stage(0, (0.75, 0.25))]  # with any sum above 0
     assert stages_of(data(mixture="a=x,b=y"), tokens)[0].weights == pytest.approx((1000 / 1010, 10 / 1010))
     assert stages_of(data(mixture="a=x,b=y", mixture_alpha=0.3), tokens)[0].weights == pytest.approx(
         (0.7992, 0.2008), abs=1e-4
