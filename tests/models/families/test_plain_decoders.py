@@ -5,6 +5,7 @@ Expected values are those of configuration_*.py and modeling_*.py of transformer
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers import tiny
 from lm_research.errors import PretrainedError
 from lm_research.interop.huggingface import hf_config, with_tokens
 from lm_research.models.families import FAMILIES, define_model
+from lm_research.models.limits import invalid_reason, num_parameters
 from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.trees import flatten
 
@@ -113,6 +115,31 @@ def test_variants_of_a_run_are_stored(
 def test_what_the_format_cannot_represent_is_refused(family: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(PretrainedError, match=f"{words}.*[Ss]ave it as native"):
         hf_config(define_model(FAMILIES.make(family, **SHAPE | changes), 64), family)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("opt", dict(embedding_size=12)), ("opt", {}), ("gptj", {}), ("falcon", dict(num_kv_heads=1)), ("bloom", {}), ("xglm", {})],
+)  # fmt: skip
+def test_the_estimate_of_parameters_counts_all_matrices_and_tables(family: str, changes: dict[str, Any]) -> None:
+    definition = define_model(FAMILIES.make(family, **SHAPE | changes), 64)
+    counted = ("kernel", "tokens", "positions", "table")
+    shapes = {path: leaf.shape for path, leaf in flatten(definition.shapes).items() if path.endswith(counted)}
+    assert num_parameters(definition.arch) == sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(project_tokens=True),
+        dict(project_tokens=True, embedding_projection=True, num_types=2),
+        dict(project_tokens=True, embedding_projection=True, embedding_norm=True),
+    ],
+)
+def test_projected_tokens_require_a_projection_and_nothing_else(changes: dict[str, Any]) -> None:
+    arch = define_model(FAMILIES.make("gpt2", **SHAPE), 64).arch
+    assert invalid_reason(arch.replace(project_tokens=True, embedding_projection=True)) == ""
+    assert invalid_reason(arch.replace(**changes)).startswith("project_tokens=True requires embedding_projection=True")
 
 
 def test_given_positions_count_from_0_where_the_mask_counts_them() -> None:
