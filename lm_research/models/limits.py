@@ -182,6 +182,9 @@ def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
         return f"{sizes} are incompatible: half of the buckets have one distance each, which the maximum must exceed"
     if arch.output_embedding_size and arch.tied:
         return f"{show('output_embedding_size')} requires an output table of its own, but the model has tied=True"
+    if arch.encoder is not None and arch.shared_tokens and arch.encoder.vocab_size != arch.vocab_size:
+        sizes = f"{show('vocab_size')}, and {arch.encoder.vocab_size} in the encoder,"
+        return f"{sizes} are incompatible: both sides use one token table"
     if arch.positions == "learned" and arch.max_length < 1:
         return f"its {show('max_length')} leaves no position for a token"
     if arch.norm_before_positions and not arch.embedding_norm:

@@ -90,6 +90,7 @@ def test_captured_probabilities_are_divided_between_the_sides() -> None:
     [
         (architecture(hidden_size=12), "requires an encoder whose states have the width of the decoder"),
         (from_flat(**STACK, causal=True, merged_attention=True), "requires an encoder"),
+        (architecture(vocab_size=40), "vocab_size=40, and 32 in the encoder, are incompatible"),
         (architecture(window=4, window_ahead=1), "causal windows have no later positions"),
     ],
 )

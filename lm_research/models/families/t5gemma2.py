@@ -11,12 +11,14 @@ from typing import Any
 
 from typing_extensions import override
 
+from lm_research.common.documents import Object
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ParamMapping, given
+from lm_research.models.families.common import ParamMapping, check_others, given
 from lm_research.models.families.gemma3 import Gemma3
 from lm_research.models.families.stack_pair import StackPair, T5GemmaConfig, head_weights, stack_weights
 from lm_research.models.layer_spec import LayerSpec
+from lm_research.models.limits import Token
 
 END_OF_IMAGE = 256_000  # the token that follows an image, whose embedding is not in the table
 
@@ -56,6 +58,7 @@ class T5Gemma2(StackPair, Gemma3):
     @override
     def _parts(self, hf: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         encoder, decoder = super()._parts(hf)
+        check_others(encoder, {"text_config": Object, "eoi_token_index": Token}, "config.json: encoder")
         return given(encoder, "text_config", {}), decoder
 
     @override

@@ -32,6 +32,7 @@ from lm_research.tasks.generation import read_init_settings
         ("t5gemma", {"is_encoder_decoder": False}, "is_encoder_decoder is false, a classifier of the encoder's states"),
         ("t5gemma", {"encoder": {"hidden_size": "wide"}}, "hidden_size"),
         ("t5gemma2", {"dropout_rate": 2.0}, "dropout_rate"),
+        ("t5gemma2", {"encoder": {"text_config": "x"}}, "config.json: encoder: text_config"),
         ("gemma3_multimodal", {"text_config": []}, "text_config"),
     ],
 )
