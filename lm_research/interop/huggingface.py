@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError, suggest
-from lm_research.interop import model_config, peft, quantized, tied_tables, zero_biases
+from lm_research.interop import gguf_model, model_config, peft, quantized, tied_tables, zero_biases
 from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
@@ -82,14 +82,18 @@ def inspect(
     model_config.check_num_labels(num_labels)
     if adapter is None and peft.is_adapter(directory):
         adapter, directory = directory, peft.base_of(directory)
-    config = read_config(directory)
+    packed = gguf_model.find(directory)
+    if packed is not None:
+        (config, source), directory = gguf_model.open_gguf(packed), packed.parent
+    else:
+        config = read_config(directory)
     try:
         family_name = name_of(config)
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name).of(config)
     quantized.check_config(directory / "config.json", config)
-    source = open_tensors(directory)
+    source = open_tensors(directory) if packed is None else source
     quantized.check_tensors(directory, {name: source.dtype(name) for name in source.names})
     if adapter is not None:
         arch = _architecture(directory, family, config, source)

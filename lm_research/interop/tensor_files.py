@@ -33,7 +33,7 @@ class TensorSource(abc.ABC):
 
     Attributes:
       names: names of the tensors, in PyTorch's convention.
-      format: "safetensors", "pytorch" or "flax".
+      format: "safetensors", "pytorch", "flax" or "gguf".
     """
 
     names: list[str]
@@ -56,7 +56,9 @@ class TensorSource(abc.ABC):
         """Read one tensor: a read-only view of the mapped file if the format allows it."""
 
 
-class _Files(TensorSource):
+class Files(TensorSource):
+    """Tensors by name, whose data are in files."""
+
     def __init__(self, format: str, tensors: dict[str, StoredTensor]) -> None:
         self.format, self.names, self._tensors = format, list(tensors), tensors
 
@@ -108,9 +110,9 @@ def open_tensors(directory: pathlib.Path) -> TensorSource:
             if (found := kind(file)) not in (FILE, NOTHING):
                 raise damaged(file, f"it is {'a folder' if found == FOLDER else found}")
         if kind(path) == FILE:
-            return _Files(format.name, _renamed(format, format.read(path)))
+            return Files(format.name, _renamed(format, format.read(path)))
         if kind(index) == FILE:
-            return _Files(format.name, _renamed(format, _read_shards(format, index)))
+            return Files(format.name, _renamed(format, _read_shards(format, index)))
     raise PretrainedError(_nothing_in(directory))
 
 
