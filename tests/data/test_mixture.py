@@ -218,6 +218,7 @@ def test_weights_and_temperature() -> None:
     tokens = {"a": 1000, "b": 10}
     assert stages_of(data(mixture="a=x:3,b=y:1"), tokens) == [Stage(0, (0.75, 0.25))]
     assert stages_of(data(mixture="a=x:0.375,b=y:0.125"), tokens) == [Stage(0, (0.75, 0.25))]  # with any sum above 0
+    assert stages_of(data(mixture="a=x:3,b=y:1", mixture_stages="1: a=1 b=1"), tokens)[1] == Stage(1, (0.5, 0.5))
     assert stages_of(data(mixture="a=x,b=y"), tokens)[0].weights == pytest.approx((1000 / 1010, 10 / 1010))
     assert stages_of(data(mixture="a=x,b=y", mixture_alpha=0.3), tokens)[0].weights == pytest.approx(
         (0.7992, 0.2008), abs=1e-4
