@@ -81,7 +81,7 @@ class T5(Family):
         "EncoderModel": "none",
         "Model": "none",
     }
-    encoder_classes = ("EncoderModel", "ForTokenClassification")
+    encoder_classes: tuple[str, ...] = ("EncoderModel", "ForTokenClassification")
     config_fields: tuple[ConfigField, ...] = (
         ConfigField("vocab_size", "vocab_size", 32128),
         ConfigField("hidden_size", "d_model", 512),

@@ -375,6 +375,12 @@ COUNTS = {
             "xxl": (12_972_531_712, 13_000),
         },
     ),
+    # Guo et al. 2021, section 4.1: the shapes of T5 v1.1, and its numbers
+    "longt5": (
+        32128,
+        "seq2seq_lm",
+        {"local_base": (247_577_856, 250), "local_large": (783_150_080, 800)},
+    ),
     "led": (50265, "seq2seq_lm", {"base": (161_894_745, 0), "large": (459_851_865, 0)}),
     # Ahmad et al. 2021, section 2.1: 140M; the large one's card, and Tang et al. 2022, section 3.3: 406M
     "plbart": (50005, "seq2seq_lm", {"base": (139_270_741, 140), "large": (406_075_221, 406)}),
