@@ -92,7 +92,7 @@ def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:
 
 
 def model_section(family: str) -> ModelConfig:
-    sizes = dict(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_length=64)
+    sizes = dict(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=64, max_length=64)
     return ModelConfig(family=family, **sizes)
 
 

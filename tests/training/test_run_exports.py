@@ -64,7 +64,10 @@ def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: 
     """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; the document separator also begins them."""
     pad, first, last = {"wordpiece": (0, 2, 3), "byte_bpe": (1, 0, 2)}[vocabulary]
     config = json.loads(exported(family, vocabulary)[1])
-    first = last if config["architectures"][0].endswith(("CausalLM", "LMHeadModel")) else first
+    if family == "m2m_100":  # its positions depend on the padding token's id, so a run keeps the released one
+        pad = 1
+    decoder = define_model(model_section(family), 64).arch.kind == "decoder"
+    first = last if decoder else first
     assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (pad, first, last)
     assert not {-1, 50256} & {value for value in config.values() if type(value) is int}
 

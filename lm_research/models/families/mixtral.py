@@ -26,6 +26,13 @@ class ExpertsConfig(ModelConfig):
     balance_weight: float = key(1e-3, "Factor on the loss that balances the use of experts.", low=0.0, high=1e6)
 
 
+@dataclasses.dataclass(frozen=True)
+class ScaledExpertsConfig(ExpertsConfig):
+    """Model section of families whose experts' weights may be scaled."""
+
+    normalize_experts: bool = key(False, "Whether the weights of a token's experts sum to one.")
+
+
 class Mixtral(LlamaLike):
     """A decoder with Llama's layers and a mixture of experts (Jiang et al. 2024)."""
 

@@ -92,11 +92,13 @@ class ModernBert(Family):
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = self.read(hf)
         kinds = _kinds(fields["num_layers"], given(hf, "global_attn_every_n_layers", 3))
+        kinds = layer_kinds.read_kinds(hf, kinds)
         rope = {
             kind: rotary.read_rotary(hf, kind, max_length=fields["max_length"], theta=given(hf, name, default))
             for kind, (name, default) in modernbert_format.THETAS.items()
+            if kind in kinds
         }
-        pattern = self._pattern(layer_kinds.read_kinds(hf, kinds), rope, given(hf, "local_attention", 128))
+        pattern = self._pattern(kinds, rope, given(hf, "local_attention", 128))
         means = hf.get("classifier_pooling") == "mean"
         fields |= dict(
             qkv_bias=fields["output_bias"],

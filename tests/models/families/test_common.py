@@ -8,7 +8,7 @@ import pytest
 
 from helpers import tiny
 from lm_research.config import ModelConfig
-from lm_research.errors import PretrainedError
+from lm_research.errors import ConfigError, PretrainedError
 from lm_research.interop.huggingface import hf_config
 from lm_research.models.families import FAMILIES, define_model
 
@@ -18,6 +18,10 @@ SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, ma
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_norms_are_where_the_family_or_the_run_puts_them(family: str) -> None:
     usual = define_model(ModelConfig(family=family, **SHAPE), 64).arch
+    if usual.layers[0].shared_norm:  # of both branches: there is no other place
+        with pytest.raises(ConfigError, match="only parallel branches share a norm"):
+            define_model(ModelConfig(family=family, norm_position="pre", **SHAPE), 64)
+        return
     for norm in ("pre", "post"):
         arch = define_model(ModelConfig(family=family, norm_position=norm, **SHAPE), 64).arch
         assert all(stack.layers[0].residual == norm for stack in (arch, arch.encoder) if stack is not None)

@@ -1,4 +1,4 @@
-"""Qwen's mixtures of experts: Qwen2-MoE (Yang et al. 2024, arXiv:2407.10671) and Qwen3-MoE (Yang et al. 2025, arXiv:2505.09388)."""
+"""Qwen2-MoE (Yang et al. 2024, arXiv:2407.10671): Qwen2's layers with experts, one of which all tokens use."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, with_defaults
 from lm_research.models.families.decoder_weights import expert_weights
 from lm_research.models.families.layer_kinds import FULL, SLIDING, shortest
-from lm_research.models.families.llama_like import LlamaLike
-from lm_research.models.families.mixtral import ExpertsConfig
+from lm_research.models.families.mixtral import ScaledExpertsConfig
 from lm_research.models.families.qwen2 import Qwen2
 
-_WINDOW_KEYS = ("layer_types", "max_window_layers")  # Qwen3-MoE has a window in all layers or in none
+_SIZE_KEYS = "num_layers hidden_size num_heads num_kv_heads intermediate_size num_experts experts_per_token".split()
+_SIZE_KEYS += ["shared_expert_size"]
 _SPARSE = ("num_experts", "experts_per_token", "normalize_experts", "shared_expert_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class QwenMoeConfig(ExpertsConfig):
-    """Model section of Qwen's mixtures of experts."""
+class Qwen2MoeConfig(ScaledExpertsConfig):
+    """Model section of Qwen2-MoE."""
 
-    shared_expert_size: int = key(0, "Width of an expert that all tokens use; 0 for none.", low=0, high=2**20)
-    normalize_experts: bool = key(False, "Whether the weights of a token's experts sum to one.")
+    shared_expert_size: int | None = key(
+        None, "Width of the expert that all tokens use; None is four times intermediate_size.", low=1, high=2**20
+    )
 
 
 class Qwen2Moe(Qwen2):
@@ -36,25 +37,11 @@ class Qwen2Moe(Qwen2):
 
     # Yang et al. 2024, table 1 (57B-A14B), and the released Qwen1.5-MoE-A2.7B; intermediate_size is that of an expert.
     sizes = {
-        "a2.7b": dict(
-            num_layers=24,
-            hidden_size=2048,
-            num_heads=16,
-            intermediate_size=1408,
-            num_experts=60,
-            experts_per_token=4,
-            shared_expert_size=5632,
-        ),
-        "57b_a14b": dict(
-            num_layers=28,
-            hidden_size=3584,
-            num_heads=28,
-            num_kv_heads=4,
-            intermediate_size=2560,
-            num_experts=64,
-            experts_per_token=8,
-            shared_expert_size=20480,
-        ),
+        name: dict(zip(_SIZE_KEYS, values, strict=True))
+        for name, values in {
+            "a2.7b": (24, 2048, 16, 16, 1408, 60, 4, 5632),
+            "57b_a14b": (28, 3584, 28, 4, 2560, 64, 8, 20480),
+        }.items()
     }
     model_types = {"qwen2_moe": "Qwen2Moe"}
     config_fields = (
@@ -90,8 +77,12 @@ class Qwen2Moe(Qwen2):
     }
 
     @override
-    def run_fields(self, config: QwenMoeConfig) -> Mapping[str, Any]:
-        return {**self.run_traits, **{name: getattr(config, name) for name in (*_SPARSE, "balance_weight")}}
+    def run_fields(self, config: ScaledExpertsConfig) -> Mapping[str, Any]:
+        names = ("num_experts", "experts_per_token", "normalize_experts", "balance_weight")
+        return {**self.run_traits, **{name: getattr(config, name) for name in names}, **self._shared(config)}
+
+    def _shared(self, config: Any) -> Mapping[str, Any]:
+        return {"shared_expert_size": config.shared_expert_size or 4 * config.intermediate_size}
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,66 +147,4 @@ class Qwen2Moe(Qwen2):
     _count_key = "num_experts"
 
 
-class Qwen3Moe(Qwen2Moe):
-    """A decoder with Qwen3's layers and a mixture of experts (Yang et al. 2025)."""
-
-    # Yang et al. 2025, table 2; intermediate_size is that of an expert.
-    sizes = {
-        "30b_a3b": dict(
-            num_layers=48,
-            hidden_size=2048,
-            num_heads=32,
-            num_kv_heads=4,
-            head_size=128,
-            intermediate_size=768,
-            num_experts=128,
-            experts_per_token=8,
-            normalize_experts=True,
-        ),
-        "235b_a22b": dict(
-            num_layers=94,
-            hidden_size=4096,
-            num_heads=64,
-            num_kv_heads=4,
-            head_size=128,
-            intermediate_size=1536,
-            num_experts=128,
-            experts_per_token=8,
-            normalize_experts=True,
-        ),
-    }
-    traits = {**LlamaLike.traits, "query_key_norm": "head"}
-    run_traits = {**LlamaLike.run_traits, "rotary_theta": 1e6}
-    model_types = {"qwen3_moe": "Qwen3Moe"}
-    config_fields = with_defaults(
-        Qwen2Moe.config_fields, {"num_attention_heads": 32, "intermediate_size": 6144, "num_experts_per_tok": 8}
-    )
-    other_keys = {
-        **{
-            name: kind
-            for name, kind in Qwen2Moe.other_keys.items()
-            if not name.startswith("shared") and name not in ("qkv_bias", *_WINDOW_KEYS)
-        },
-        "attention_bias": bool,
-    }
-    required: Mapping[str, Any] = {}
-
-    _defaults = {
-        **Qwen2Moe._defaults,
-        "num_key_value_heads": 4,
-        "num_experts": 128,
-        "moe_intermediate_size": 768,
-    }
-    _count_key = "num_local_experts"
-
-    @override
-    def to_hf(self, arch: Architecture) -> dict[str, Any]:
-        return {name: value for name, value in super().to_hf(arch).items() if name not in _WINDOW_KEYS}
-
-    @override
-    def _kinds(self, hf: Mapping[str, Any], depth: int, window: int) -> list[str]:
-        return [SLIDING if window else FULL] * depth
-
-
-FAMILIES.register("qwen2_moe", QwenMoeConfig)(Qwen2Moe())
-FAMILIES.register("qwen3_moe", QwenMoeConfig)(Qwen3Moe())
+FAMILIES.register("qwen2_moe", Qwen2MoeConfig)(Qwen2Moe())
