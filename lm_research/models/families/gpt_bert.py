@@ -53,6 +53,7 @@ class GptBert(Family):
     )
 
     model_types = {"gpt_bert": "GPTBERT"}
+    reference = "its authors' code (ltgoslo/gpt-bert), written again in the tests"
     classes = {
         "ForMaskedLM": "masked_lm",
         "ForCausalLM": "causal_lm",

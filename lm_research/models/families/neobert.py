@@ -39,6 +39,7 @@ class NeoBert(Family):
     )
 
     model_types = {"neobert": "NeoBERT"}
+    reference = "its authors' code (chandar-lab/NeoBERT), written again in the tests"
     classes = {
         "LMHead": "masked_lm",
         "ForSequenceClassification": "classification",
