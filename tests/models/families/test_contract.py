@@ -38,6 +38,9 @@ from lm_research.trees import flatten
 
 SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=64, max_length=32, dropout_rate=0.0)
 NAMES = sorted(FAMILIES)
+# One of each kind of block learns in the default run.
+LEARNS = """albert bart bert deberta_v2 distilbert electra falcon gemma3 gpt2 gpt_bert led llama mbart mixtral modernbert mt5 opt qwen2
+roberta t5 t5gemma2 transformer xlm_roberta""".split()
 
 
 def tiny_config(name: str) -> ModelConfig:
@@ -134,7 +137,9 @@ def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
         assert len(set(stored)) == len(stored)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in LEARNS else pytest.mark.slow) for name in NAMES]
+)
 def test_it_learns_is_saved_and_read_back(name: str, tmp_path: object) -> None:
     """A step down the gradient lowers the loss of a model with other than initial weights, whose files give the same outputs."""
     definition = define_model(tiny_config(name), 64, DEFAULT_HEADS[define_model(tiny_config(name), 64).arch.kind])
