@@ -21,6 +21,7 @@ SENTENCEPIECE_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "spm.model",
+    "sentencepiece.model",
 )  # names of a sentencepiece model
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *SENTENCEPIECE_FILES)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
@@ -53,7 +54,7 @@ _Token = Content | TokenFields
 _ADDED = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], TokenFields]
 _SIDE = Literal["left", "right"]
 _OPTIONS = """add_bos_token add_eos_token add_prefix_space do_lower_case keep_accents legacy legacy_behaviour separate_vocabs
-strip_accents tokenize_chinese_chars trim_offsets""".split()
+split_by_punct strip_accents tokenize_chinese_chars trim_offsets""".split()
 _NULL_IS_MISSING = ("do_lower_case", "tokenize_chinese_chars", "extra_ids")  # for other keys null means false, or none
 # The types of the keys that are read from each file; null is always allowed.
 _TYPES: dict[str, dict[str, Any]] = {
@@ -65,6 +66,7 @@ _TYPES: dict[str, dict[str, Any]] = {
         "extra_special_tokens": list[_Token] | dict[str, _Token],
         "chat_template": str | list[Any] | Object,
         "extra_ids": Annotated[int, Meta(ge=0, le=10**4)],
+        "offset": int,
         "model_input_names": list[Name],
         "model_max_length": Annotated[float, Meta(ge=1)],
         "padding_side": _SIDE,
@@ -84,6 +86,13 @@ _BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
 _ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")
 _DEBERTA = _BERT | dict(bos="[CLS]", eos="[SEP]")
 _END_OF_TEXT = "<|endoftext|>"
+_FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's first tokens, instead of sentencepiece's <unk> <s> </s>
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Classes that no file of theirs defines -> reason.
+_REFUSED = {"roformertokenizer": "it splits texts into words with jieba, which tokenizer.json does not record"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +109,13 @@ class Kind:
       strips_mask: whether the mask absorbs the space before it, as in the models' training.
       padding_side: "right" or "left".
       merges: whether the sentencepiece model is BPE, not unigram.
-      plain: whether a unigram model is used as sentencepiece itself does, with its own ids and rules (DeBERTa).
+      plain: whether a unigram model is used as sentencepiece itself does, with its own ids and rules (DeBERTa, BigBird).
+      folds: whether texts lose case and accents unless the settings keep them, and commas are split from numbers (ALBERT).
+      head, skips, tail: the ids of a sentencepiece model are those of the tokens `head`, its pieces after the first `skips`, and the
+        tokens `tail`.
+      words: the pattern that splits texts before byte-level BPE, "" for GPT-2's.
+      composes: whether byte-level BPE reads texts in Unicode's form NFC.
+      spaced: whether byte-level BPE puts a space before a text unless add_prefix_space is false.
       tab_piece: whether the byte piece of a tab is named by the tab itself, so that runs of tabs are merged from it.
       languages: language codes in the order of their ids.
       language: default source language.
@@ -116,6 +131,13 @@ class Kind:
     padding_side: str = "right"
     merges: bool = False
     plain: bool = False
+    folds: bool = False
+    head: Sequence[str] = ()
+    skips: int = 0
+    tail: Sequence[str] = ()
+    words: str = ""
+    composes: bool = False
+    spaced: bool = False
     tab_piece: bool = False
     languages: Sequence[str] = ()
     language: str = ""
@@ -126,9 +148,33 @@ KINDS = (
     Kind("BertTokenizer", "wordpiece", _BERT, wrap="cls sep", types=True),
     Kind("DistilBertTokenizer", "wordpiece", _BERT, wrap="cls sep"),
     Kind("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), _END_OF_TEXT), wrap="bos eos"),
+    Kind(
+        "GPTNeoXTokenizer",
+        "bytes",
+        dict.fromkeys(("bos", "eos", "unk"), _END_OF_TEXT) | {"pad": "<|padding|>"},
+        wrap="bos eos",
+        composes=True,
+    ),
+    Kind(
+        "Qwen2Tokenizer",
+        "bytes",
+        dict.fromkeys(("eos", "unk", "pad"), _END_OF_TEXT),
+        wrap="bos eos",
+        composes=True,
+        words=_QWEN_WORDS,
+    ),
+    Kind("BlenderbotTokenizer", "bytes", _ROBERTA, wrap="eos once", strips_mask=True, spaced=True),
     Kind("RobertaTokenizer", "bytes", _ROBERTA, wrap="cls sep sep", strips_mask=True),
     Kind("DebertaTokenizer", "bytes", _DEBERTA, wrap="cls sep", types=True, strips_mask=True),
     Kind("DebertaV2Tokenizer", "pieces", _DEBERTA, wrap="cls sep", types=True, plain=True),
+    Kind(
+        "BigBirdTokenizer",
+        "pieces",
+        _ROBERTA | dict(sep="[SEP]", cls="[CLS]", mask="[MASK]"),
+        wrap="cls sep",
+        strips_mask=True,
+        plain=True,
+    ),
     Kind("MPNetTokenizer", "wordpiece", _ROBERTA | {"unk": "[UNK]"}, wrap="cls sep sep", strips_mask=True),
     Kind("T5Tokenizer", "pieces", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
     Kind(
@@ -138,14 +184,55 @@ KINDS = (
         wrap="cls sep",
         types=True,
         strips_mask=True,
+        folds=True,
     ),
-    Kind("XLMRobertaTokenizer", "pieces", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind("RemBertTokenizer", "pieces", _DEBERTA | dict(unk="<unk>", pad="<pad>"), wrap="cls sep"),
+    Kind(
+        "PegasusTokenizer",
+        "pieces",
+        dict(eos="</s>", unk="<unk>", pad="<pad>", mask="<mask_2>"),
+        wrap="eos once",
+        head=("<pad>", "</s>", "<mask_1>", "<mask_2>", *(f"<unk_{number}>" for number in range(2, 103))),
+        skips=2,
+    ),
+    Kind(
+        "XLMRobertaTokenizer",
+        "pieces",
+        _ROBERTA,
+        wrap="cls sep sep",
+        strips_mask=True,
+        head=_FAIRSEQ,
+        skips=3,
+        tail=("<mask>",),
+    ),
+    Kind(
+        "CamembertTokenizer",
+        "pieces",
+        _ROBERTA,
+        wrap="cls sep sep",
+        strips_mask=True,
+        head=("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"),
+        skips=1,
+        tail=("<mask>",),
+    ),
+    Kind(
+        "XGLMTokenizer",
+        "pieces",
+        {role: token for role, token in _ROBERTA.items() if role != "mask"},
+        wrap="eos first",
+        head=_FAIRSEQ,
+        skips=3,
+        tail=[f"<madeupword{number}>" for number in range(7)],
+    ),
     Kind(
         "MBartTokenizer",
         "pieces",
         _ROBERTA,
         wrap="language last",
         strips_mask=True,
+        head=_FAIRSEQ,
+        skips=3,
+        tail=(*MBART, "<mask>"),
         languages=MBART,
         language="en_XX",
         starts_decoder=True,
@@ -156,6 +243,9 @@ KINDS = (
         _ROBERTA,
         wrap="language first",
         strips_mask=True,
+        head=_FAIRSEQ,
+        skips=3,
+        tail=(*MBART_50, "<mask>"),
         languages=MBART_50,
         language="en_XX",
     ),
@@ -166,6 +256,9 @@ KINDS = (
         wrap="language first",
         strips_mask=True,
         merges=True,
+        head=_FAIRSEQ,
+        skips=3,
+        tail=(*NLLB, "<mask>"),
         languages=NLLB,
         language="eng_Latn",
     ),
@@ -201,6 +294,8 @@ _SHARED = {
     "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
     "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
     "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
+    "GPTNeoXTokenizer": "Mpt",
+    "Qwen2Tokenizer": "Qwen2Moe Qwen3 Qwen3Moe",
     "T5Tokenizer": "MT5 UMT5 SwitchTransformers",
     "GemmaTokenizer": "Gemma2 Gemma3 Gemma3Text T5Gemma T5Gemma2",
     "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
@@ -276,6 +371,11 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
     else:
         model_type = model.get("model_type")
         class_name = class_name or model_type and f"{model_type}Tokenizer"
+        if class_name and _plain(class_name) in _REFUSED:
+            raise TokenizerError(
+                f"{where}: the tokenizer class {class_name} is not supported: {_REFUSED[_plain(class_name)]}. Tokenize texts with the "
+                "library that made the model, or use a model of another class."
+            )
         kind = _BY_NAME.get(_plain(class_name)) if class_name else guess
     strips_mask = bool(kind and kind.strips_mask)
     roles: dict[str, AddedToken | None] = {}

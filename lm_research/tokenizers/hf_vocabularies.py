@@ -22,9 +22,10 @@ from lm_research.tokenizers import sentencepiece_model as spm
 from lm_research.tokenizers.hf_settings import KIND, SENTENCEPIECE_FILES, Id, Kind, Settings
 from lm_research.tokenizers.languages import Languages
 from lm_research.tokenizers.spec import guarded
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 SPACE = "\u2581"
+_OFFSET = 103  # of the ids of Pegasus's pieces
 # The files of each type of vocabulary, in order of precedence; SENTENCEPIECE_FILES come last.
 FILES = {
     "two models": ("source.spm", "target.spm", "vocab.json"),
@@ -131,8 +132,13 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
             fuse_unk=False,
         )
     )
-    prefix = bool(settings.config.get("add_prefix_space", False))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    prefix = bool(settings.config.get("add_prefix_space", kind.spaced))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=not kind.words)
+    if kind.words:
+        words = pre_tokenizers.Split(Regex(kind.words), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, tokenizer.pre_tokenizer])
+    if kind.composes:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, kind
 
@@ -156,7 +162,8 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
             if sort in (spm.CONTROL, spm.USER_DEFINED)
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in kind.languages])
+    others = [name for name in (*kind.head, *kind.tail) if name not in kind.roles.values()]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in others])
     if kind.wrap == "eos":
         sentinels = (f"<extra_id_{number}>" for number in itertools.count())
         existing = itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels)
@@ -173,32 +180,36 @@ def _guess_kind(model: spm.SentencePieceModel) -> Kind:
     return KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
 
 
-def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
-    """Number pieces as fairseq does: <s> <pad> </s> <unk> replace sentencepiece's <unk> <s> </s>; languages and mask come last."""
-    pieces = [(text, score) for text, score, _ in model.pieces[3:]]
-    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", *kind.languages, "<mask>")]
-    return special[:4] + pieces + special[4:]
+def _numbered(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
+    """Return the tokens of a model with their scores, in the order of the kind's ids."""
+    head, tail = ([(name, 0.0) for name in names] for names in (kind.head, kind.tail))
+    return head + [(text, score) for text, score, _ in model.pieces[kind.skips :]] + tail
 
 
 def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
     config = settings.config
-    vocab, unknown = [(text, score) for text, score, _ in model.pieces], model.unk_id
+    if config.get("offset", _OFFSET) != _OFFSET and kind.wrap == "eos once":
+        raise TokenizerError(
+            f"{settings.where}: offset in tokenizer_config.json is {config['offset']}, but only {_OFFSET} is supported without a "
+            "tokenizer.json. Save one with the library that made the model."
+        )
+    vocab, unknown = _numbered(model, kind), model.unk_id
     steps: list[normalizers.Normalizer] = []
     if kind.wrap == "eos":  # T5: sentinels, the highest id first
         has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
         count = int(config.get("extra_ids", 0 if has_them else 100))
         vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
+    elif kind.head:
+        unknown = [text for text, _ in vocab].index(model.pieces[model.unk_id][0])
     elif kind.plain:
         steps += [normalizers.Lowercase()] if config.get("do_lower_case", False) else []
-    elif kind.wrap == "cls sep":  # ALBERT, which splits a comma from the number before it
-        vocab = [(text, score - 100 * bool(re.search(r"\d,$", text))) for text, score in vocab]
+    else:  # ALBERT, which splits a comma from the number before it, and RemBERT
+        vocab = [(text, score - 100 * bool(kind.folds and re.search(r"\d,$", text))) for text, score in vocab]
         steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
-        if not config.get("keep_accents", False):
+        if not config.get("keep_accents", not kind.folds):
             steps += [normalizers.NFKD(), normalizers.StripAccents()]
-        if config.get("do_lower_case", True):
+        if config.get("do_lower_case", kind.folds):
             steps.append(normalizers.Lowercase())
-    else:
-        vocab, unknown = _fairseq(model, kind), 3
     return _with_space_rules(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
 
 
@@ -216,7 +227,8 @@ def _with_space_rules(
         tokenizer.normalizer = normalizers.Sequence(steps)
     scheme = "always" if config.get("add_prefix_space", model.adds_prefix) else "never"
     words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    punctuation = [pre_tokenizers.Punctuation("isolated")] * config.get("split_by_punct", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), *punctuation, words])
     if model.byte_fallback:
         tokenizer.decoder = _fallback_decoder(strip=scheme == "always")
     else:
@@ -226,7 +238,7 @@ def _with_space_rules(
 
 def _bpe(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
     """Build a BPE model whose merges are in the order of their pieces' scores; Llama falls back to bytes for unknown characters."""
-    names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
+    names = [text for text, _ in _numbered(model, kind)]
     if kind.tab_piece and "\t" not in names:
         names = ["\t" if text == "<0x09>" else text for text in names]
     vocab = {text: number for number, text in enumerate(names)}
@@ -335,6 +347,8 @@ def set_post_processor(
         "cls sep": ("CLS $A SEP", "CLS $A SEP $B:1 SEP:1"),
         "cls sep sep": ("CLS $A SEP", "CLS $A SEP SEP $B SEP"),
         "eos": ("$A EOS", "$A EOS $B EOS"),
+        "eos once": ("$A EOS", "$A $B EOS"),
+        "eos first": ("EOS $A", "EOS $A EOS EOS $B"),
         "language last": ("$A EOS LANG", "$A $B EOS LANG"),
         "language first": ("LANG $A EOS", "LANG $A $B EOS"),
         "bos eos": (f"{start}$A{end}", f"{start}$A{end} {start}$B{end}"),
@@ -360,10 +374,10 @@ def apply_options(
     if isinstance(splitter, pre_tokenizers.ByteLevel) and config.get("add_prefix_space") is not None:
         splitter.add_prefix_space = bool(config["add_prefix_space"])
         tokenizer.pre_tokenizer = splitter
-    ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
-    if settings.kind and (
-        ends or languages is not None
-    ):  # the file has the language code that was current when it was saved
+    # transformers saves RemBERT's file without the special tokens around a text; add_bos_token and add_eos_token do not change a file.
+    bare = settings.kind and settings.kind.wrap.startswith("cls") and not tokenizer.num_special_tokens_to_add(False)
+    if settings.kind and (bare or languages is not None):
+        # The file has the language code that was current when it was saved.
         set_post_processor(tokenizer, settings.kind, settings, roles, languages)
 
 

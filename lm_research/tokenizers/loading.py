@@ -51,8 +51,8 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
 
     Args:
       path: a sentencepiece .model file, a tokenizer.json, or a folder. In a folder the first of these is used:
-        tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); spiece.model,
-        sentencepiece.bpe.model or tokenizer.model. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+        tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a sentencepiece model by one of
+        the names in SENTENCEPIECE_FILES. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
         config.json next to it define its class, special tokens and options. For the folder of a training run, the files of its
         newest checkpoint are used.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import ROLES as DEFAULT_NAMES
-from lm_research.tokenizers.hf_settings import Kind, Settings
+from lm_research.tokenizers.hf_settings import PLAIN_CLASS, Kind, Settings
 from tokenizers import Tokenizer
 
 # Role -> the roles whose token it takes if the tokenizer has none for it, in order of preference.
@@ -50,11 +50,17 @@ def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole:
 
 
 def uses_types(settings: Settings, kind: Kind | None, post_processor: Any) -> bool:
-    """Whether models use token type ids, by model_input_names, else by the kind, else by the post-processor."""
+    """Whether models use token type ids, by model_input_names, else by the kind, else by the post-processor.
+
+    As in transformers, a class that is not known uses none, but for PLAIN_CLASS, which older versions saved for any tokenizer.
+    """
     names = settings.config.get("model_input_names")
     if names:
         return "token_type_ids" in names
-    return kind.types if kind else _gives_types(post_processor)
+    if kind:
+        return kind.types
+    unknown = settings.class_name or settings.config.get("tokenizer_class", PLAIN_CLASS) != PLAIN_CLASS
+    return not unknown and _gives_types(post_processor)
 
 
 def _gives_types(processor: Any) -> bool:
