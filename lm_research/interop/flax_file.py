@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from lm_research.interop.tensor_types import StoredTensor, check_shape, damaged, map_file
+from lm_research.interop.tensor_types import StoredTensor, check_shape, damaged, map_file, transposed
 
 ARRAY_TYPES = (1, 3)
 CHUNKED = "__msgpack_chunked_array__"
@@ -163,7 +163,7 @@ def read_flax(path: pathlib.Path) -> dict[str, StoredTensor]:
     for name, tensor in _leaves(path, tree, ()):
         if name in tensors:
             raise damaged(path, "the name occurs twice", name)
-        tensors[name] = _transposed(tensor) if name.split("/")[-1] == "kernel" else tensor
+        tensors[name] = transposed(tensor) if name.split("/")[-1] == "kernel" else tensor
     if not tensors:
         raise damaged(path, "it holds no arrays")
     return tensors
@@ -205,9 +205,3 @@ def _in_order(numbered: Any) -> list[Any] | None:
     if not isinstance(numbered, dict) or numbered.keys() != {str(i) for i in range(len(numbered))}:
         return None
     return [numbered[str(i)] for i in range(len(numbered))]
-
-
-def _transposed(tensor: StoredTensor) -> StoredTensor:
-    if len(tensor.shape) != 2:
-        return tensor
-    return StoredTensor(tensor.path, tensor.shape[::-1], tensor.dtype, lambda: tensor.load().T)

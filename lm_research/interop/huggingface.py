@@ -92,9 +92,8 @@ def inspect(
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name).of(config)
-    quantized.check_config(directory / "config.json", config)
-    source = open_tensors(directory) if packed is None else source
-    quantized.check_tensors(directory, {name: source.dtype(name) for name in source.names})
+    if packed is None:
+        config, source = quantized.open_quantized(directory, config, open_tensors(directory), family.input_first)
     if adapter is not None:
         arch = _architecture(directory, family, config, source)
         ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind], kind)

@@ -1,18 +1,28 @@
-"""Detection of quantized weights, which are rejected: without their scales they would be read as different numbers.
+"""Quantized weights: those of LLM.int8, GPTQ and AWQ are dequantized when they are read, and others are rejected.
 
 Methods: https://huggingface.co/docs/transformers/quantization/overview. Names of tensors: the files that each method writes.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import pathlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.documents import check_fields, short
 from lm_research.errors import PretrainedError
+from lm_research.interop import dequantize
+from lm_research.interop.dequantize import Parts
+from lm_research.interop.tensor_files import Files
+from lm_research.interop.tensor_types import StoredTensor, damaged, transposed
+
+LOG = logging.getLogger("lm_research")
 
 # Key of config.json -> method to report if the key does not name one.
 KEYS = {
@@ -35,17 +45,129 @@ METHODS = {
     "FP8 in blocks (weight_scale_inv)": (".weight_scale_inv",),
 }
 
+INT8 = "bitsandbytes (8 bit)"
+# Supported method -> last parts of names of its tensors. The first is in all files.
+SUPPORTED = {
+    INT8: ("SCB", "weight_format"),
+    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
+    "awq": ("qweight", "qzeros", "scales"),
+}
+_KINDS: dict[str, Any] = {
+    "bits": int,
+    "group_size": int,
+    "desc_act": bool,
+    "checkpoint_format": str,
+    "format": str,
+    "version": str,
+    "backend": str,
+}
+_DESCRIBED = (
+    INT8,
+    "GPTQ",
+    "AWQ",
+    "packed integers (qweight)",
+)  # keys of METHODS that quantization_config must describe
+_FIX = "Download the model again."
 
-def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Raise a PretrainedError that names the method if the weights are quantized according to config.json."""
+
+def open_quantized(
+    directory: pathlib.Path, config: dict[str, Any], source: Files, input_first: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], Files]:
+    """Replace quantized matrices by tensors that are dequantized when they are read.
+
+    Args:
+      directory: of the model, for messages.
+      config: config.json, whose quantization_config describes the tensors.
+      source: the weight files.
+      input_first: `Family.input_first`; quantized matrices are [out, in] in all families.
+
+    Returns:
+      config.json without quantization_config, and the weights with NAME.weight in place of NAME.qweight and the like; both
+      unchanged if no weights are quantized.
+
+    Raises:
+      PretrainedError: the method is not supported, the tensors do not match config.json, or they are damaged.
+    """
+    path, method = directory / "config.json", _method(directory / "config.json", config)
+    if method is None:
+        check_tensors(directory, {name: source.dtype(name) for name in source.names})
+        return config, source
+    describe = _describe(path, method, config["quantization_config"], source)
+    modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
+    for name, tensor in source.tensors.items():
+        module, _, suffix = name.rpartition(".")
+        if suffix in SUPPORTED[method]:
+            modules[module][suffix] = tensor
+    if not modules:
+        raise PretrainedError(
+            f"{path}: quantization_config is that of {method}, but the weight files have no tensor NAME.{SUPPORTED[method][0]}. {_FIX}"
+        )
+    tensors = dict(source.tensors)
+    for module, parts in modules.items():
+        for suffix in parts:
+            del tensors[f"{module}.{suffix}"]
+        if (whole := tensors.get(f"{module}.weight")) is not None:
+            if method != INT8:
+                raise damaged(whole.path, "the matrix is also stored as quantized values", f"{module}.weight")
+            parts["weight"] = whole
+        matrix = describe(module, parts)
+        tensors[f"{module}.weight"] = transposed(matrix) if module.endswith(input_first) else matrix
+    check_tensors(directory, {name: tensor.dtype for name, tensor in tensors.items()})
+    LOG.info("%s: dequantized %d matrices of %s", directory, len(modules), method)
+    return {key: value for key, value in config.items() if key != "quantization_config"}, Files(source.format, tensors)
+
+
+def _method(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
+    """Return the supported method of config.json, a key of SUPPORTED, or None if the weights are not quantized.
+
+    Raises:
+      PretrainedError: another method, which the message names.
+    """
     key = next((key for key in KEYS if config.get(key)), None)
     if key is None:
-        return
+        return None
     settings = config[key] if isinstance(config[key], dict) else {}
     bits = "4 bit" if settings.get("load_in_4bit") else "8 bit" if settings.get("load_in_8bit") else ""
     method = settings.get("quant_method") or ("bitsandbytes" if bits else KEYS[key])
     more = bits or settings.get("format") or (f"{settings['bits']} bit" if settings.get("bits") else "")
-    raise _refusal(path, f"{method} ({more})" if more else str(method))
+    whole = f"{method} ({more})" if more else str(method)
+    found = next((one for one in SUPPORTED if one in (method, whole)), None)
+    if found is None or key != "quantization_config":
+        raise _refusal(path, whole)
+    return found
+
+
+def _describe(
+    path: pathlib.Path, method: str, settings: Mapping[str, Any], source: Files
+) -> Callable[[str, Parts], StoredTensor]:
+    """Return the function that describes a dequantized matrix; raises a PretrainedError if settings are not supported."""
+    check_fields(settings, _KINDS, f"{path}: quantization_config", error=PretrainedError, fix=_FIX)
+    if method == INT8:
+        others = (tensor.dtype for name, tensor in source.tensors.items() if not name.endswith(".SCB"))
+        dtype = next((dtype for dtype in others if jnp.issubdtype(dtype, jnp.floating)), np.dtype(np.float16))
+        return functools.partial(dequantize.int8, dtype=dtype)
+    # The keys' names and defaults are those of transformers' GPTQConfig and AwqConfig.
+    given = settings.get("checkpoint_format" if method == "gptq" else "version") or settings.get("format")
+    layout = (given or {"gptq": "gptq", "awq": "gemm"}[method]).lower()
+    if layout not in {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}[method] or settings.get("backend") == "llm-awq":
+        raise _refusal(path, f"{method} in the layout {short(given or settings.get('backend'))}")
+    bits = settings.get("bits", 4 if method == "awq" else None)
+    if bits not in ((2, 3, 4, 8) if method == "gptq" else (4,)):
+        raise _refusal(path, f"{method} with bits {short(bits)}")
+    size = 128 if settings.get("group_size") is None else settings["group_size"]
+    if size != -1 and size < 1:
+        raise PretrainedError(
+            f"{path}: quantization_config: group_size is {size}, but must be positive, or -1 for one group. {_FIX}"
+        )
+    if method == "awq":
+        return functools.partial(dequantize.awq, group_size=size)
+    return functools.partial(
+        dequantize.gptq,
+        bits=bits,
+        group_size=size,
+        stored_less_one=layout == "gptq",
+        order=bool(settings.get("desc_act")),
+    )
 
 
 def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
@@ -56,7 +178,7 @@ def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
     for method, ends in METHODS.items():
         found = [next((name for name in tensors if name.endswith(end)), None) for end in ends]
         if all(found):
-            raise _refusal(path, f"{method}, by tensor {found[0]!r}")
+            raise _refusal(path, f"{method}, by tensor {found[0]!r}", undescribed=method in _DESCRIBED)
     for name, dtype in tensors.items():
         small = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 1
         if small or (name.endswith("weight") and dtype.kind in "iu"):
@@ -64,7 +186,11 @@ def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
             raise _refusal(path, f"{dtype.name} {'with' if scaled else 'without'} scales, by tensor {name!r}")
 
 
-def _refusal(path: pathlib.Path, method: str) -> PretrainedError:
+def _refusal(path: pathlib.Path, method: str, undescribed: bool = False) -> PretrainedError:
+    if undescribed:
+        return PretrainedError(
+            f"{path}: the weights are quantized: {method}. The quantization_config of config.json does not describe them. {_FIX}"
+        )
     return PretrainedError(
         f"{path}: the weights are quantized: {method}. Such files are not supported. Use the original model, or dequantize this one with "
         "transformers: load it there, call model.dequantize() and model.save_pretrained(DIR), and use DIR."

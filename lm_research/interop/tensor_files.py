@@ -60,19 +60,19 @@ class Files(TensorSource):
     """Tensors by name, whose data are in files."""
 
     def __init__(self, format: str, tensors: dict[str, StoredTensor]) -> None:
-        self.format, self.names, self._tensors = format, list(tensors), tensors
+        self.format, self.names, self.tensors = format, list(tensors), tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
+        return self.tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        return self._tensors[name].dtype
+        return self.tensors[name].dtype
 
     def file(self, name: str) -> pathlib.Path:
-        return self._tensors[name].path
+        return self.tensors[name].path
 
     def read(self, name: str) -> np.ndarray:
-        return self._tensors[name].load()
+        return self.tensors[name].load()
 
 
 class _Format(NamedTuple):
@@ -95,7 +95,7 @@ def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
     return _renamed(format, format.read(path))
 
 
-def open_tensors(directory: pathlib.Path) -> TensorSource:
+def open_tensors(directory: pathlib.Path) -> Files:
     """Find the weights of a model directory and check the headers of their files.
 
     Among several formats the first of FORMATS is used, and a single file is preferred to shards.

@@ -40,6 +40,13 @@ class StoredTensor:
     load: Callable[[], np.ndarray]
 
 
+def transposed(tensor: StoredTensor) -> StoredTensor:
+    """Return the transposed matrix; tensors of other ranks are returned unchanged."""
+    if len(tensor.shape) != 2:
+        return tensor
+    return StoredTensor(tensor.path, tensor.shape[::-1], tensor.dtype, lambda: tensor.load().T)
+
+
 def damaged(path: pathlib.Path, what: str, tensor: str | None = None, fix: str = AGAIN) -> PretrainedError:
     """Make the error for a file that violates its format."""
     where = "" if tensor is None else f"tensor {printable(repr(tensor))}: "

@@ -54,6 +54,7 @@ class Family:
       other_prefixes: further prefixes that files may have instead, which are never written.
       redundant: patterns of tensors without information, which are ignored.
       unread: patterns of tensors that are not used, but written back.
+      input_first: ends of names of modules whose matrices are stored [in, out] instead of [out, in], unless they are quantized.
       sinusoids: "encoder" or "decoder" -> name of its table of sinusoidal positions, which files may have; it is written back.
       tie_flags: keys of config.json that define which tables are tied.
     """
@@ -83,6 +84,7 @@ class Family:
     other_prefixes: tuple[str, ...] = ()
     redundant: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    input_first: tuple[str, ...] = ()
     sinusoids: Mapping[str, str] = {}
     tie_flags: tuple[str, ...] = ("tie_word_embeddings",)
 

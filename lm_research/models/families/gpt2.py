@@ -53,6 +53,7 @@ class GPT2(PlainDecoder):
     decoder_config: Mapping[str, Any] | None = {}  # it is always a decoder
 
     unread = (r"\.(crossattention|ln_cross_attn)\.",)  # in decoders without an encoder
+    input_first = (".c_attn", ".q_attn", ".c_proj", ".c_fc")  # transformers' Conv1D
 
     @override
     def run_fields(self, config: ModelConfig) -> dict[str, Any]:
