@@ -143,8 +143,10 @@ def _describe(
     """Return the function that describes a dequantized matrix; raises a PretrainedError if settings are not supported."""
     check_fields(settings, _KINDS, f"{path}: quantization_config", error=PretrainedError, fix=_FIX)
     if method == INT8:
-        others = (tensor.dtype for name, tensor in source.tensors.items() if not name.endswith(".SCB"))
-        dtype = next((dtype for dtype in others if jnp.issubdtype(dtype, jnp.floating)), np.dtype(np.float16))
+        others = [tensor.dtype for name, tensor in source.tensors.items() if not name.endswith(".SCB")]
+        # A model in half precision may have some matrices in float32 (T5), which are not quantized.
+        floating = (dtype for dtype in others if jnp.issubdtype(dtype, jnp.floating))
+        dtype = min(floating, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float16))
         return functools.partial(dequantize.int8, dtype=dtype)
     # The keys' names and defaults are those of transformers' GPTQConfig and AwqConfig.
     given = settings.get("checkpoint_format" if method == "gptq" else "version") or settings.get("format")

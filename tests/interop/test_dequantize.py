@@ -210,11 +210,14 @@ def test_matrices_that_gpt2_stores_transposed_and_an_adapter(kind: str, tmp_path
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_type_is_that_of_the_scales_or_of_the_other_tensors(tmp_path: pathlib.Path) -> None:
-    tensors = {name: tensor.astype(np.float32) for name, tensor in llama().items()}
+@pytest.mark.parametrize("others", [np.float16, np.float32])
+def test_int8_gets_the_smallest_type_of_the_other_tensors(others: type, tmp_path: pathlib.Path) -> None:
+    """As transformers' dequantize(): also in a model of half precision with some tensors in float32."""
+    tensors = {name: tensor.astype(others) for name, tensor in llama().items()}
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].astype(np.float32)
     small, _ = write_both(tmp_path, "int8", LLAMA, tensors)
     lm = lm_research.from_pretrained(small)
-    assert lm.params["decoder"]["layers"]["attention"]["query"]["kernel"].dtype == np.float32
+    assert lm.params["decoder"]["layers"]["attention"]["query"]["kernel"].dtype == others
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
