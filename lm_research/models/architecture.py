@@ -280,6 +280,11 @@ class Architecture:
         return any(spec.global_tokens for spec in self.layers)
 
     @property
+    def has_block_sums(self) -> bool:
+        """Whether layers attend to sums of blocks."""
+        return any(spec.block_sums for spec in self.layers)
+
+    @property
     def kinds(self) -> tuple[LayerSpec, ...]:
         """The distinct layer specs, in order of their first layer."""
         return tuple(dict.fromkeys(self.layer_specs))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.attention.block_sums import BlockSums
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import Attention, Distances, GlobalTokens, Memory
@@ -38,6 +39,7 @@ class BlockInputs(NamedTuple):
       input_BLD, segments_BL: the stack's input and its segments, for convolutions.
       buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
       global_tokens: the positions with global attention.
+      block_sums: the blocks of each kind of layer that attends to their sums.
       load_weights_BL: weights of positions in the router loads of layers with experts; None collects none.
       length: number of positions in use, for kinds of layers whose rotations depend on it.
     """
@@ -51,6 +53,7 @@ class BlockInputs(NamedTuple):
     segments_BL: jax.Array | None = None
     buckets: Mapping[LayerSpec, jax.Array] = MappingProxyType({})
     global_tokens: GlobalTokens | None = None
+    block_sums: Mapping[LayerSpec, BlockSums | None] = MappingProxyType({})
     length: jax.Array | None = None
     load_weights_BL: jax.Array | None = None
 
@@ -172,6 +175,7 @@ class Block(nnx.Module):
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
             options |= dict(buckets_BLS=inputs.buckets.get(spec), global_tokens=inputs.global_tokens)
             options |= dict(length=inputs.length, segments_BL=inputs.segments_BL)
+            options |= dict(block_sums=inputs.block_sums.get(spec))
             probs = None if capture is None else capture.attention
             if self.arch.merged_attention:
                 assert isinstance(inputs.memory_mask, jax.Array)

@@ -62,6 +62,12 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
         terms = [(1 + len(spec.position_terms) / 2) * (spec.attention != "none") for spec in arch.layer_specs]
         widths = [spec.num_heads * spec.head_size for spec in arch.layer_specs]
         self_width = sum(width * count for width, count in zip(widths, terms, strict=True))
+        sums = [
+            width * (own_length // s.block_sums)
+            for width, s in zip(widths, arch.layer_specs, strict=True)
+            if s.block_sums
+        ]
+        attention += 12.0 * own_length * sum(sums)
         cross_width = sum(widths) if arch.encoder is not None else 0
         attention += 12.0 * own_length * (self_width * own_length + cross_width * source_length)
     head = 6.0 * definition.arch.vocab_size * definition.arch.prediction_width * predicted

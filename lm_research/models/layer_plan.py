@@ -101,6 +101,7 @@ _NAME_WORDS = {
     "query_key_norm": "query_key_norm",
     "own_relative_table": "relative_table",
     "global_tokens": "global_tokens",
+    "block_sums": "block_sums",
     "shared_norm": "shared_norm",
     "query_bias": "query_bias",
     "key_bias": "key_bias",

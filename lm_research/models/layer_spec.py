@@ -23,6 +23,8 @@ class LayerSpec:
         is window // 2 positions on each side and the query's.
       global_tokens: whether a bidirectional window has further queries, keys and values for chosen positions, which attend to all
         positions and which all attend to (Beltagy et al. 2020).
+      block_sums: length of blocks whose summed inputs, after a norm, are further keys and values, with a bias by distance in blocks from
+        another table of the stack (transient-global attention, Guo et al. 2021); 0 for none.
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), "disentangled", products with embeddings of the distance
@@ -74,6 +76,7 @@ class LayerSpec:
     window: int = 0
     window_ahead: int = -1
     global_tokens: bool = False
+    block_sums: int = 0
     positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
     own_relative_table: bool = False
     scaled_alibi: bool = False
@@ -139,7 +142,8 @@ class LayerSpec:
     def mask_traits(self) -> tuple[Any, ...]:
         """All that the layer's mask and its bias on scores depend on; sizes must be filled in."""
         alibi = (self.num_heads, self.scaled_alibi and self.score_scale) if self.positions == "alibi" else ()
-        return (self.attention, self.window, self.window_ahead, self.positions, self.own_relative_table, *alibi)
+        own = (self.own_relative_table, bool(self.block_sums))
+        return (self.attention, self.window, self.window_ahead, self.positions, *own, *alibi)
 
     @property
     def rotary_width(self) -> int:
@@ -176,6 +180,7 @@ class LayerSpec:
             window=0,
             window_ahead=-1,
             global_tokens=False,
+            block_sums=0,
             positions="none",
             own_relative_table=False,
             position_terms=(),

@@ -70,6 +70,7 @@ RANGES: dict[str, Any] = {
 # Field of LayerSpec -> its range.
 LAYER_RANGES: dict[str, Any] = {
     "window": Count,
+    "block_sums": Count,
     "window_ahead": Annotated[int, Meta(ge=-1, le=2**31 - 1)],
     "rotary_theta": Wavelength,
     "rotary_fraction": Annotated[float, Meta(gt=0, le=1)],
@@ -123,6 +124,7 @@ def num_parameters(arch: Architecture) -> int:
     tables += (arch.embedding_projection + arch.output_projection) * arch.embedding_width * width
     shared = any(spec.uses_relative_table for spec in arch.layers)
     relative = arch.relative_buckets * arch.num_heads if shared else 0
+    relative += arch.relative_buckets * arch.num_heads if arch.has_block_sums else 0
     relative += arch.relative_buckets * width if _has(arch, "disentangled") else 0
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
     blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
@@ -219,6 +221,8 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return f"a layer has own_relative_table=True and positions={spec.positions}, which has no such table"
     if spec.global_tokens and (arch.causal or spec.attention != "window" or spec.query_key_norm != "none"):
         return "a layer has global_tokens=True, which requires a bidirectional window and query_key_norm=none"
+    if spec.block_sums and (arch.causal or not spec.uses_relative_table or spec.global_tokens or spec.span_conv_width):
+        return f"a layer has block_sums={spec.block_sums}, which requires a bidirectional stack with a table of relative positions, and neither global tokens nor convolutions"
     if spec.uses_relative_table and spec.num_heads != arch.num_heads:
         return "a layer with relative positions has its own num_heads, but all layers share one table of the stack"
     if reason := _incompatible_distances(arch, spec, show):

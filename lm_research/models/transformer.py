@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.attention.block_sums import BlockSums, block_sums
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
 from lm_research.models.attention.mask import (
     AttentionMask,
@@ -49,7 +50,7 @@ class StackOutputs(NamedTuple):
 
     Attributes:
       hidden_states: N + 1 arrays [B, L, D], the input of each block and the final states.
-      attentions: probabilities [B, H, L, S] of each layer with attention.
+      attentions: probabilities [B, H, L, S] of each layer with attention; sums of blocks follow the positions.
       cross_attentions: the same of attention to an encoder.
       routing: router probabilities [B, L, experts] of each layer with experts.
     """
@@ -127,6 +128,8 @@ class Transformer(nnx.Module):
             self.output_projection = Dense(width, narrow, arch, rngs, bias=False)
         if any(spec.uses_relative_table for spec in arch.layers):
             self.relative_bias = make_param(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
+        if arch.has_block_sums:
+            self.block_relative_bias = make_param(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
         if any(spec.position_terms for spec in arch.layers):
             shape = (arch.relative_buckets, arch.hidden_size)
             self.relative_embeddings = make_param(rngs, shape, (None, "embed"), arch)
@@ -185,6 +188,8 @@ class Transformer(nnx.Module):
         weights_BL = (segments_BL > 0).astype(jnp.float32)
         if balanced := bool(_LOADS and arch.balance_weight and not capture):
             inputs = inputs._replace(load_weights_BL=weights_BL)
+        if arch.has_block_sums:
+            inputs = inputs._replace(block_sums=self._block_sums(segments_BL))
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
         loads = list(itertools.chain(*layers)) if balanced else []
         if loads:
@@ -240,7 +245,8 @@ class Transformer(nnx.Module):
                 if spec.positions == "alibi" and spec.scaled_alibi:
                     places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
                     mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
-                distinct[traits] = self._add_distances(spec, mask, fused or (ring and not spec.position_terms))
+                in_full = spec.position_terms or spec.block_sums
+                distinct[traits] = self._add_distances(spec, mask, fused or (ring and not in_full))
             masks[spec] = distinct[traits]
         distances = {spec: self.distances() for spec in masks if spec.position_terms}
         chosen = None
@@ -265,6 +271,12 @@ class Transformer(nnx.Module):
         table_RD = self.relative_embeddings[...]
         table_RD = self.relative_norm(table_RD) if self.arch.relative_norm else table_RD
         return Distances(table_RD, rows_BLS, self.arch.relative_max_distance)
+
+    def _block_sums(self, segments_BL: jax.Array) -> dict[LayerSpec, BlockSums | None]:
+        """The blocks of each kind of layer that attends to their sums."""
+        table_RH, furthest = self.block_relative_bias[...], self.arch.relative_max_distance
+        kinds = (spec for spec in self.arch.kinds if spec.block_sums)
+        return {spec: block_sums(segments_BL, spec.block_sums, table_RH, furthest) for spec in kinds}
 
     def _add_distances(self, spec: LayerSpec, mask: AttentionMask, blockwise: bool) -> jax.Array | AttentionMask:
         """Add the layer's bias by distance to a mask: an AttentionMask if `blockwise`, else the whole bias."""

@@ -36,7 +36,13 @@ from lm_research.trees import flatten, unflatten
 # Path of a parameter -> the layers in its rows; None if it is not stacked.
 Layers = dict[str, tuple[int, ...] | None]
 LayersOf = Callable[[str], tuple[int, ...] | None]
-_BELOW = ("embeddings", "relative_bias", "relative_embeddings", "relative_norm")  # parts below the layers of a stack
+_BELOW = (
+    "embeddings",
+    "relative_bias",
+    "block_relative_bias",
+    "relative_embeddings",
+    "relative_norm",
+)  # parts below the layers of a stack
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.attention.block_sums import BlockSums
 from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import MASKED, AttentionMask
@@ -48,7 +49,7 @@ def use_fused_kernel(
       has_prefix: whether the mask has prefixes.
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
-    if spec.by_distance or spec.window_ahead >= 0 or arch.merged_attention:
+    if spec.by_distance or spec.block_sums or spec.window_ahead >= 0 or arch.merged_attention:
         return False
     if spec.global_tokens and has_prefix:
         return False
@@ -145,7 +146,7 @@ def blockwise_attention(
 
 
 class Memory(NamedTuple):
-    """The encoder's states for merged attention: a bias [B, 1, L, S] or [B, 1, 1, S], and states [B, S, D] or their keys and values."""
+    """Further states in the same softmax, the encoder's or sums of blocks: a bias [B, 1 or H, L, S] or [B, 1, 1, S], and states [B, S, D] or their keys and values."""
 
     bias_BHLS: jax.Array
     x_BSD: jax.Array | None
@@ -202,6 +203,8 @@ class Attention(nnx.Module):
             self.global_query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
             self.global_key = Dense(width, kv_heads, arch, rngs, bias=spec.key_bias)
             self.global_value = Dense(width, kv_heads, arch, rngs, bias=spec.value_bias)
+        if spec.block_sums:
+            self.block_norm = norm(arch)
         if spec.own_relative_table:
             self.relative_bias = make_param(rngs, (arch.relative_buckets, spec.num_heads), (None, "heads"), arch)
         if spec.mix_norm:
@@ -231,6 +234,7 @@ class Attention(nnx.Module):
         global_tokens: GlobalTokens | None = None,
         length: jax.Array | None = None,
         segments_BL: jax.Array | None = None,
+        block_sums: BlockSums | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -249,8 +253,12 @@ class Attention(nnx.Module):
           global_tokens: the positions with global attention, for layers that have them.
           length: number of positions in use, for `rotary_by_length`.
           segments_BL: segment of each position, for convolutions.
+          block_sums: the blocks whose sums are `merged`, for layers that have them.
         """
         spec = self.spec
+        if block_sums is not None:
+            sums_BGD = jnp.einsum("BLD,BLG->BGD", x_BLD, block_sums.members_BLG.astype(x_BLD.dtype))
+            merged = Memory(block_sums.bias_BHLG, self.block_norm(sums_BGD))
         if spec.positions == "rotary" and positions_BL is None:
             positions_BL = jnp.arange(x_BLD.shape[1])[None]
         query_BLHK = self._project(self.query, x_BLD)

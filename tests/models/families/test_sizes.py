@@ -379,7 +379,13 @@ COUNTS = {
     "longt5": (
         32128,
         "seq2seq_lm",
-        {"local_base": (247_577_856, 250), "local_large": (783_150_080, 800)},
+        {
+            "local_base": (247_577_856, 250),
+            "local_large": (783_150_080, 800),
+            "tglobal_base": (247_587_456, 250),
+            "tglobal_large": (783_175_168, 800),
+            "tglobal_xl": (2_849_807_360, 3000),
+        },
     ),
     "led": (50265, "seq2seq_lm", {"base": (161_894_745, 0), "large": (459_851_865, 0)}),
     # Ahmad et al. 2021, section 2.1: 140M; the large one's card, and Tang et al. 2022, section 3.3: 406M
