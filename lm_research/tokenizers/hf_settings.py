@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from lm_research.common.documents import Object, check_fields, parse_json
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB
+from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB, PLBART, PLBART_MULTI
 from tokenizers import AddedToken
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -108,7 +108,7 @@ class Kind:
       types: whether models of this class use token type ids for pairs.
       strips_mask: whether the mask absorbs the space before it, as in the models' training.
       padding_side: "right" or "left".
-      merges: whether the sentencepiece model is BPE, not unigram.
+      merges: whether the sentencepiece model is BPE, not unigram; None if it may be either.
       plain: whether a unigram model is used as sentencepiece itself does, with its own ids and rules (DeBERTa, BigBird).
       folds: whether texts lose case and accents unless the settings keep them, and commas are split from numbers (ALBERT).
       head, skips, tail: the ids of a sentencepiece model are those of the tokens `head`, its pieces after the first `skips`, and the
@@ -118,7 +118,7 @@ class Kind:
       spaced: whether byte-level BPE puts a space before a text unless add_prefix_space is false.
       tab_piece: whether the byte piece of a tab is named by the tab itself, so that runs of tabs are merged from it.
       languages: language codes in the order of their ids.
-      language: default source language.
+      language: default source language, "" for none.
       starts_decoder: see languages.Languages.
     """
 
@@ -129,7 +129,7 @@ class Kind:
     types: bool = False
     strips_mask: bool = False
     padding_side: str = "right"
-    merges: bool = False
+    merges: bool | None = False
     plain: bool = False
     folds: bool = False
     head: Sequence[str] = ()
@@ -302,12 +302,32 @@ _SHARED = {
 }
 
 
+# The value of language_codes in tokenizer_config.json -> the kind that it makes of PLBART's.
+_PLBART = {
+    codes: Kind(
+        "PLBartTokenizer",
+        "pieces",
+        {role: token for role, token in _ROBERTA.items() if role != "mask" or has_mask},
+        wrap="language last",
+        strips_mask=True,
+        merges=None,
+        head=_FAIRSEQ,
+        skips=3,
+        tail=(*(f"__{name}__" for name in names), *["<mask>"] * has_mask),
+        languages=names,
+        language=language,
+        starts_decoder=True,
+    )
+    for codes, names, language, has_mask in (("base", PLBART, "", True), ("multi", PLBART_MULTI, "en_XX", False))
+}
+
+
 def _plain(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower()).removesuffix("fast")
 
 
-KIND = {kind.name: kind for kind in KINDS}
-_BY_NAME = {_plain(kind.name): kind for kind in KINDS}
+KIND = {kind.name: kind for kind in (*KINDS, _PLBART["base"])}
+_BY_NAME = {_plain(name): kind for name, kind in KIND.items()}
 _BY_NAME |= {
     _plain(f"{name}Tokenizer"): _BY_NAME[_plain(owner)] for owner, names in _SHARED.items() for name in names.split()
 }
@@ -377,6 +397,13 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
                 "library that made the model, or use a model of another class."
             )
         kind = _BY_NAME.get(_plain(class_name)) if class_name else guess
+    if kind is _PLBART["base"]:
+        codes = config.get("language_codes") or "base"
+        if codes not in _PLBART:
+            raise TokenizerError(
+                f"{where}/tokenizer_config.json: language_codes is {codes!r}, but PLBART's are {' or '.join(_PLBART)}. {_FIX}"
+            )
+        kind = _PLBART[codes]
     strips_mask = bool(kind and kind.strips_mask)
     roles: dict[str, AddedToken | None] = {}
     for role in ROLES:

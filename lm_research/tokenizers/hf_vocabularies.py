@@ -147,13 +147,13 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     model = spm.read_model(proto)
     kind = settings.kind or _guess_kind(model)
     expected = spm.BPE if kind.merges else spm.UNIGRAM
-    if model.kind != expected:
+    if model.kind != expected and not (kind.merges is None and model.kind == spm.BPE):
         names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
         raise TokenizerError(
             f"{settings.where}: a {kind.name} needs a sentencepiece model of type {names[expected]}, but this one has type "
             f"{names.get(model.kind, model.kind)}: the file belongs to another model, or it is truncated. Copy it again."
         )
-    tokenizer = (_bpe if kind.merges else _unigram)(model, kind, settings)
+    tokenizer = (_bpe if model.kind == spm.BPE else _unigram)(model, kind, settings)
     # Control pieces never result from text; user-defined pieces do, always as one token.
     tokenizer.add_tokens(
         [
@@ -292,16 +292,18 @@ def find_languages(
     if kind is None or not kind.languages:
         return None
     added = sorted(tokenizer.get_added_tokens_decoder().items())
-    ids = {token.content: number for number, token in added if token.special and token.content not in roles.values()}
+    special = [(token.content, number) for number, token in added if token.special]
+    ids = {name.strip("_"): number for name, number in special if name not in roles.values()}  # PLBART has __java__
     return languages_among(ids, kind, settings) if ids.keys() & set(kind.languages) else None
 
 
 def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> Languages:
     """Build the languages from code -> id and the settings; raise a TokenizerError if these name a code that is not in `ids`."""
     config = settings.config
-    source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
+    named = {key: (config.get(key) or "").strip("_") for key in ("src_lang", "tgt_lang")}
+    default = kind.language if kind.language in ids or not kind.language else next(iter(ids))
     last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))
-    found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.starts_decoder)
+    found = Languages(ids, named["src_lang"] or default, named["tgt_lang"], last, kind.starts_decoder)
     for key, code in (("src_lang", found.source), ("tgt_lang", found.target)):
         if code and code not in ids:
             raise TokenizerError(
@@ -355,7 +357,8 @@ def set_post_processor(
     }
     form, language = kind.wrap, ""
     if languages is not None:
-        form, language = f"language {'last' if languages.code_last else 'first'}", languages.source
+        form = f"language {'last' if languages.code_last else 'first'}" if languages.source else "eos once"
+        language = tokenizer.id_to_token(languages.id_of(languages.source)) or "" if languages.source else ""
     tokenizer.post_processor = template(*forms[form], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
 
 

@@ -1,4 +1,4 @@
-"""Language codes of multilingual tokenizers: mBART, mBART-50, NLLB and M2M-100.
+"""Language codes of multilingual tokenizers: mBART, mBART-50, NLLB, M2M-100 and PLBART.
 
 An encoder input carries the code of the source language, a decoder target the code of the target language, so these tokenizers encode
 the same text in two ways. tokenizer_config.json names the languages as in transformers: src_lang and tgt_lang.
@@ -48,6 +48,8 @@ ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no n
 so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
 """.split()
 WMT_21 = "en ha is ja cs ru zh de".split()
+PLBART = "java python en_XX".split()  # Ahmad et al. 2021
+PLBART_MULTI = PLBART + "javascript php ruby go".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Languages:
 
     Attributes:
       ids: language code -> id of its token.
-      source: code of the source language.
+      source: code of the source language, "" if texts are not marked (PLBART).
       target: code of the target language, "" if the files do not name one.
       code_last: whether the code follows a text and its end token; otherwise it precedes the text.
       starts_decoder: whether the code takes the place of the decoder's start token (mBART); otherwise it is the first target token.
@@ -85,11 +87,14 @@ class Languages:
         return next((code for code, number in self.ids.items() if number == token), "")
 
     def frame_ids(self, code: str, end: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the ids before and after a text in a language; `end` is the id of the end token."""
-        return ((), (end, self.id_of(code))) if self.code_last else ((self.id_of(code),), (end,))
+        """Return the ids before and after a text in a language, or in none (""); `end` is the id of the end token."""
+        marks = (self.id_of(code),) if code else ()
+        return ((), (end, *marks)) if self.code_last else (marks, (end,))
 
     def generation_options(self, code: str) -> dict[str, int]:
-        """Return the argument of `generate` that makes a decoder write in a language."""
+        """Return the argument of `generate` that makes a decoder write in a language, {} for none ("")."""
+        if not code:
+            return {}
         return {"decoder_start_token_id" if self.starts_decoder else "forced_bos_token_id": self.id_of(code)}
 
     def language_of(self, settings: Mapping[str, object]) -> str:

@@ -14,7 +14,7 @@ from lm_research.tokenizers.languages import NLLB
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_model import read_model
 
-FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"]
+FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100", "PLBart", "PLBart multi"]
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
 
 

@@ -77,9 +77,10 @@ def test_a_class_that_needs_jieba_is_refused_by_name(settings: dict[str, object]
         tokenizer_from_files(files, "here")
 
 
-def test_an_offset_of_pegasus_that_is_not_supported_is_refused_by_key() -> None:
-    """BigBird-Pegasus numbers its pieces without one."""
+@pytest.mark.parametrize(("name", "key", "value"), [("Pegasus", "offset", 0), ("PLBart", "language_codes", "some")])
+def test_a_numbering_that_is_not_supported_is_refused_by_key(name: str, key: str, value: object) -> None:
+    """BigBird-Pegasus numbers its pieces without an offset."""
     files = {"spiece.model": base64.b64decode(GOLDEN["files"]["pegasus"])}
-    files["tokenizer_config.json"] = b'{"tokenizer_class": "PegasusTokenizer", "offset": 0}'
-    with pytest.raises(TokenizerError, match="offset .* is 0"):
+    files["tokenizer_config.json"] = json.dumps({"tokenizer_class": f"{name}Tokenizer", key: value}).encode()
+    with pytest.raises(TokenizerError, match=f"{key} .*is '?{value}"):
         tokenizer_from_files(files, "here")

@@ -55,9 +55,11 @@ def folders() -> dict[str, dict[str, bytes]]:
     """Name -> files."""
     unigram, merges = sentencepieces(vocab_size=150), sentencepieces(vocab_size=160, model_type="bpe")
     found = {}
-    for name, model in {"MBart": unigram, "MBart50": unigram, "M2M100": merges}.items():
+    for name, model in {"MBart": unigram, "MBart50": unigram, "M2M100": merges, "PLBart": merges}.items():
         settings = json.dumps({"tokenizer_class": f"{name}Tokenizer"}).encode()
         found[name] = {SPM: model, "tokenizer_config.json": settings}
+    multi = json.dumps({"tokenizer_class": "PLBartTokenizer", "language_codes": "multi"}).encode()
+    found["PLBart multi"] = {SPM: merges, "tokenizer_config.json": multi}
     found["M2M100"]["vocab.json"] = m2m_vocabulary(merges)
     for name, legacy in {"Nllb": False, "Nllb legacy": True}.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +72,7 @@ def folders() -> dict[str, dict[str, bytes]]:
 
 
 def main() -> None:
-    pairs = {"Nllb": ("eng_Latn", "ron_Latn"), "M2M100": ("en", "ro")}
+    pairs = {"Nllb": ("eng_Latn", "ron_Latn"), "M2M100": ("en", "ro"), "PLBart": ("java", "en_XX")}
     golden = {"sources": SOURCES, "targets": TARGETS, "families": {}}
     golden["origin"] = f"transformers {transformers.__version__}, sentencepiece {sentencepiece.__version__}"
     for name, files in folders().items():
@@ -86,7 +88,7 @@ def main() -> None:
             "target": target,
             "input_ids": both["input_ids"],
             "labels": both["labels"],
-            "code": tokenizer.convert_tokens_to_ids(f"__{target}__" if name == "M2M100" else target),
+            "code": tokenizer.convert_tokens_to_ids(f"__{target}__" if name.startswith(("M2M", "PLBart")) else target),
         }
         print(name, len(tokenizer), both["input_ids"][-1], both["labels"][-1])
     (HERE / "languages.json").write_text(json.dumps(golden, separators=(",", ":"), sort_keys=True) + "\n")
