@@ -46,6 +46,8 @@ def collectives(
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
     context: gradients as on data, because its chips have the same parameters. Each attention layer also passes keys and values around
       the ring in the forward pass, and their gradients in the backward pass (Liu et al. 2023, section 3); recomputation adds one pass.
+    expert: gradients of parameters that it does not divide, as on data. Each layer with experts gathers the rows of its group, and
+      scatters the sums of its output, [b, L, D] each; the backward pass does the reverse.
     tensor: each sub-layer sums its output over the axis in the forward pass and the gradient of its input in the backward pass (Shoeybi
       et al. 2019, section 3), [b, L, D] each; recomputation adds one forward sum. The token table and the vocabulary projection do the
       same.
@@ -77,13 +79,19 @@ def collectives(
     add("all-reduce", "fsdp", "gradients of whole parameters", micro, learn_whole * item)
     add("all-reduce", "data", "gradients", micro, (learn_divided + learn_whole) * item)
     add("all-reduce", "context", "gradients", micro, (learn_divided + learn_whole) * item)
+    _, outside = _parameters_per_chip(config, work, mesh, learning=True, axis="expert")
+    add("all-reduce", "expert", "gradients", micro, outside * item)
+    for kind in ("all-gather", "reduce-scatter"):
+        add(kind, "expert", "rows of experts", *_expert_rows(work, mesh, rows, micro, item))
     add("collective-permute", "context", "keys and values", *_rings(work, mesh, rows, micro, item))
     add("all-reduce", "tensor", "activations", *_activation_sums(work, rows, micro, item))
     return tuple(found)
 
 
-def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False) -> tuple[int, int]:
-    """Count the elements per chip of (trainable) parameters that fsdp divides, and of those that it does not."""
+def _parameters_per_chip(
+    config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False, axis: str = "fsdp"
+) -> tuple[int, int]:
+    """Count the elements per chip of (trainable) parameters that a mesh axis divides, and of those that it does not."""
     rules = resolve_rules(config.mesh.rules)
     placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
     shapes = work.definition.shapes
@@ -94,8 +102,19 @@ def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, lea
         elements = 1
         for size in sharding.shard_shape(leaf.shape):
             elements *= size
-        sums["fsdp" not in _names(sharding.spec)] += elements
+        sums[axis not in _names(sharding.spec)] += elements
     return sums[0], sums[1]
+
+
+def _expert_rows(work: Workload, mesh: AbstractMesh, rows: int, micro: int, item: int) -> tuple[int, float]:
+    """Return the number of times in a step that an `expert` group collects its rows, and the bytes of one group's array.
+
+    Each layer with experts gathers its input and scatters the sum of its output, and does the reverse in the backward pass.
+    """
+    arch = work.definition.arch
+    count = sum(bool(spec.num_experts) for spec in arch.layer_specs)
+    length = work.length / mesh.shape["context"]
+    return 2 * micro * count, rows * mesh.shape["expert"] * length * arch.hidden_size * item
 
 
 def _rings(work: Workload, mesh: AbstractMesh, rows: int, micro: int, item: int) -> tuple[int, float]:

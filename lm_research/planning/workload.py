@@ -232,5 +232,6 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
             leaves = jax.tree.leaves(jax.eval_shape(pull_back, work.definition.shapes, work.batch(rows)))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
-    mesh = AbstractMesh((1, 1, context, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = tuple(context if axis == "context" else 1 for axis in AXES)
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     return float(kept(2) - kept(1)) / context

@@ -16,8 +16,8 @@ from lm_research.parallel.batches import check_batch, local_rows, resolve_batch,
 from lm_research.parallel.mesh import AXES, make_mesh
 
 
-def mesh(*shape: int) -> AbstractMesh:
-    return AbstractMesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+def mesh(data: int, fsdp: int, context: int, tensor: int) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, 1, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_one_process_holds_everything() -> None:
     placed = to_global(single, batch, leading=1)
     for name, value in batch.items():
         np.testing.assert_array_equal(placed[name], value)
-        assert placed[name].sharding.spec == jax.sharding.PartitionSpec(None, ("data", "fsdp"))
+        assert placed[name].sharding.spec == jax.sharding.PartitionSpec(None, ("data", "fsdp", "expert"))

@@ -16,7 +16,7 @@ from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape, named_mesh
 @pytest.mark.parametrize(
     ("given", "devices", "expected"),
     [
-        ({}, 1, (1, 1, 1, 1)),
+        ({}, 1, (1, 1, 1, 1, 1)),
         ({}, 8, (8, 1, 1, 1, 1)),
         ({"preset": "fsdp"}, 8, (1, 8, 1, 1, 1)),
         ({"tensor": 2}, 8, (4, 1, 1, 1, 2)),
@@ -112,7 +112,7 @@ def test_slices_are_the_outermost_part_of_the_data_axis_or_of_fsdp() -> None:
 
 def test_one_device_is_also_a_mesh() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
+    assert mesh.axis_names == AXES and dict(mesh.shape) == dict.fromkeys(AXES, 1)
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
 
 

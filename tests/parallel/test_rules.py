@@ -36,8 +36,8 @@ from lm_research.parallel.rules import (
 )
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1, expert: int = 1) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, expert, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1) -> Abs
         (("embed", "mlp"), PartitionSpec("fsdp", "tensor")),
         (("layers", "embed", "heads", None), PartitionSpec(None, "fsdp", "tensor", None)),
         (("vocab", "embed"), PartitionSpec("tensor", "fsdp")),
-        (("batch", None, "act_mlp"), PartitionSpec(("data", "fsdp"), None, "tensor")),
-        (("batch", "length", None), PartitionSpec(("data", "fsdp"), "context", None)),
+        (("batch", None, "act_mlp"), PartitionSpec(("data", "fsdp", "expert"), None, "tensor")),
+        (("batch", "length", None), PartitionSpec(("data", "fsdp", "expert"), "context", None)),
         ((None,), PartitionSpec(None)),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_run_maps_the_axes_of_its_parameters_as_configured() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("batch=fsdp", "'batch' is not an axis of parameters. Valid: embed, heads, layers, mlp, vocab"),
+        ("batch=fsdp", "'batch' is not an axis of parameters. Valid: embed, expert, heads, layers, mlp, vocab"),
         ("vocab=fsdq", "is not a mesh axis. Did you mean 'fsdp'"),
         ("vocab=fsdp+none", "is not a mesh axis"),
     ],
@@ -167,7 +167,7 @@ def test_activations_are_divided_where_their_length_allows_it(context: int, leng
             jnp.zeros((4, length, 3, 1))
         )
     (constraint,) = jaxpr.eqns
-    assert constraint.params["sharding"].spec == PartitionSpec(("data", "fsdp"), parts, None, "tensor")
+    assert constraint.params["sharding"].spec == PartitionSpec(("data", "fsdp", "expert"), parts, None, "tensor")
     with jax.sharding.use_abstract_mesh(mesh()):  # of one device
         assert not jax.make_jaxpr(lambda x: constrain(x, "batch", None))(jnp.zeros((4, 3))).eqns
 
@@ -198,7 +198,7 @@ def test_devices_run_on_their_rows_and_heads() -> None:
 
 
 def test_first_rows_and_heads_of_devices() -> None:
-    """Devices are numbered along data, then fsdp; heads along tensor. As a part of the batch, a device has all heads."""
+    """Devices are numbered along data, then fsdp, then expert; heads along tensor. As a part of the batch, a device has all heads."""
 
     def on_devices(work: Callable[[], jax.Array], **sizes: int) -> list:
         def function(_: jax.Array) -> jax.Array:
@@ -208,14 +208,14 @@ def test_first_rows_and_heads_of_devices() -> None:
             function = jax.vmap(function, axis_name=name)
         return function(jnp.zeros(tuple(sizes.values()))).tolist()
 
-    assert on_devices(lambda: first_row(4), data=2, fsdp=3) == [[0, 4, 8], [12, 16, 20]]
+    assert on_devices(lambda: first_row(4), data=2, fsdp=1, expert=3) == [[[0, 4, 8]], [[12, 16, 20]]]
     assert on_devices(lambda: first_head(5), tensor=3) == [0, 5, 10]
     with as_batch_shard(jnp.int32(3)):
         assert int(first_row(4)) == 12
         with as_batch_shard(jnp.int32(5)):
             assert (int(first_row(4)), int(first_head(5))) == (20, 0)
         assert int(first_row(4)) == 12
-    assert on_devices(lambda: first_row(4), data=1, fsdp=2) == [[0, 4]]
+    assert on_devices(lambda: first_row(4), data=1, fsdp=2, expert=1) == [[[0], [4]]]
 
 
 def test_flattened_rows_are_the_parts_of_the_devices_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +229,8 @@ def test_flattened_rows_are_the_parts_of_the_devices_one_after_another(monkeypat
 
 
 def test_a_batch_is_divided_over_data_and_fsdp() -> None:
-    assert batch_shards(mesh(data=2, fsdp=3, context=5, tensor=7).shape) == 2 * 3
-    assert batch_shards({"data": 1, "fsdp": 1}) == 1
+    assert batch_shards(mesh(data=2, fsdp=3, expert=11, context=5, tensor=7).shape) == 2 * 3 * 11
+    assert batch_shards({"data": 1, "fsdp": 1, "expert": 1}) == 1
 
 
 @pytest.mark.parametrize(("context", "length", "parts"), [(1, 6, 1), (2, 6, 2), (2, 5, 1), (4, 6, 1), (4, 8, 4)])
