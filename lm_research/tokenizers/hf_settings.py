@@ -293,12 +293,12 @@ KINDS = (
 _SHARED = {
     "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
     "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
-    "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
+    "GPT2Tokenizer": "GPTNeo GPTJ CodeGen OPT Phi Starcoder2",
     "GPTNeoXTokenizer": "Mpt",
     "Qwen2Tokenizer": "Qwen2Moe Qwen3 Qwen3Moe",
-    "T5Tokenizer": "MT5 UMT5 SwitchTransformers",
+    "T5Tokenizer": "MT5 UMT5 LongT5 SwitchTransformers",
     "GemmaTokenizer": "Gemma2 Gemma3 Gemma3Text T5Gemma T5Gemma2",
-    "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
+    "XLMRobertaTokenizer": "Xmod XLMRobertaXL Gte",
 }
 
 

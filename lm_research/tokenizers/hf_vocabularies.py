@@ -3,7 +3,8 @@
 Each tokenizer follows the published model's training code, as the tokenizer.json files published with the models do. transformers 5.24
 departs from that for some of these older files; this module does not: RoBERTa's mask absorbs the space before it; mBART normalizes
 with its sentencepiece model's rules, and mBART-50 and NLLB produce no lone space; NLLB has its languages; ALBERT splits commas from
-numbers; mT5 falls back to bytes; Llama begins a text with bos.
+numbers; mT5 falls back to bytes; Llama begins a text with bos; Blenderbot ends one with eos; XGLM has its pieces; RemBERT's unknown token is its
+model's. White space is folded as sentencepiece folds it, at the ends of a text and before special tokens too.
 """
 
 from __future__ import annotations

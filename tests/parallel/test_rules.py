@@ -37,7 +37,9 @@ from lm_research.parallel.rules import (
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1, expert: int = 1) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, expert, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+    return AbstractMesh(
+        (data, fsdp, expert, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
+    )
 
 
 @pytest.mark.parametrize(

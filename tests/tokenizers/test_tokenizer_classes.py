@@ -70,6 +70,25 @@ def test_tokenizer_json_and_its_class_agree_as_in_transformers(
     assert tokenizer.uses_types == types
 
 
+@pytest.mark.parametrize(
+    ("model_type", "class_name"),
+    [
+        ("opt", "GPT2Tokenizer"),
+        ("phi", "GPT2Tokenizer"),
+        ("starcoder2", "GPT2Tokenizer"),
+        ("mpt", "GPTNeoXTokenizer"),
+        ("qwen2_moe", "Qwen2Tokenizer"),
+        ("gte", "XLMRobertaTokenizer"),
+    ],
+)
+def test_a_model_type_names_its_class(model_type: str, class_name: str) -> None:
+    """The classes are those of transformers 5.24's TOKENIZER_MAPPING_NAMES."""
+    pool = {name: base64.b64decode(content) for name, content in GOLDEN["files"].items()}
+    files = {"vocab.json": pool["vocab.json"], "merges.txt": pool["merges.txt"], "spiece.model": pool["fairseq"]}
+    tokenizer = tokenizer_from_files(files | {"config.json": json.dumps({"model_type": model_type}).encode()}, "here")
+    assert json.loads(tokenizer.files["tokenizer_config.json"])["tokenizer_class"] == class_name
+
+
 @pytest.mark.parametrize("settings", [{"tokenizer_class": "RoFormerTokenizerFast"}, {}])
 def test_a_class_that_needs_jieba_is_refused_by_name(settings: dict[str, object]) -> None:
     files = saved(settings) | {"config.json": b'{"model_type": "roformer"}'}
