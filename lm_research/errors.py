@@ -67,6 +67,10 @@ class TokenizerError(UserError):
     """A tokenizer that cannot be trained, loaded or used with this model."""
 
 
+class UnsupportedTokenizerError(TokenizerError):
+    """A tokenizer class that is not supported, of a model that may be."""
+
+
 class MeshError(UserError):
     """Devices that cannot be arranged, or arrays that cannot be divided, as requested."""
 

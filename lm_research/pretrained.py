@@ -29,7 +29,7 @@ from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import generation_config as decoding_options
 from lm_research.decoding.engine import Engine
 from lm_research.decoding.generation_request import read_texts
-from lm_research.errors import PretrainedError, TokenizerError, UserError
+from lm_research.errors import PretrainedError, TokenizerError, UnsupportedTokenizerError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
@@ -54,7 +54,7 @@ class LanguageModel:
       config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
       definition: the architecture and the head.
       params: nested dict of arrays; stacked layers have a leading axis.
-      tokenizer: a tokenizers.base.Tokenizer, or None if the directory has none.
+      tokenizer: a tokenizers.base.Tokenizer, or None if the directory has none, or one whose class is not supported.
       family: name of the model family, a module of models/families.
       report: parameters that were initialized, and stored tensors that were left unused, when the model was loaded.
       generation_config: defaults of `generate`, from generation_config.json; {} if there is no such file.
@@ -521,11 +521,14 @@ def load_params(
 
 
 def find_tokenizer(directory: pathlib.Path) -> Any:
-    """Load the tokenizer of a directory, or return None if it has no tokenizer files."""
+    """Load the tokenizer of a directory; return None if it has no tokenizer files, or with a warning if their class is not supported."""
     if not any(os.path.lexists(directory / name) for name in STARTS):
         return None
     try:
         return load_tokenizer(directory)
+    except UnsupportedTokenizerError as error:
+        LOG.warning("The model is loaded without a tokenizer. %s", error)
+        return None
     except TokenizerError as error:
         raise PretrainedError(f"The tokenizer in {directory} cannot be read: {error}") from error
 

@@ -480,3 +480,14 @@ def test_names_that_no_directory_can_have(name: str, tmp_path: pathlib.Path) -> 
     for given in ({"path": name}, {"path": tmp_path, "adapter": name or "\0"}):
         with pytest.raises(PretrainedError, match="path"):
             lm_research.from_pretrained(**given)
+
+
+def test_a_model_is_loaded_without_a_tokenizer_whose_class_is_not_supported(
+    write: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RoFormer's published directories have a vocab.txt whose words only jieba can split."""
+    directory = write("gpt2_causal")
+    (directory / "vocab.txt").write_text("[UNK]\nthe\n")
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "RoFormerTokenizer"}')
+    assert lm_research.from_pretrained(directory).tokenizer is None
+    assert "RoFormerTokenizer is not supported" in caplog.text

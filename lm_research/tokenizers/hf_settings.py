@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 from msgspec import Meta
 
 from lm_research.common.documents import Object, check_fields, parse_json
-from lm_research.errors import TokenizerError
+from lm_research.errors import TokenizerError, UnsupportedTokenizerError
 from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB, PLBART, PLBART_MULTI
 from tokenizers import AddedToken
 
@@ -92,7 +92,10 @@ _QWEN_WORDS = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Classes that no file of theirs defines -> reason.
-_REFUSED = {"roformertokenizer": "it splits texts into words with jieba, which tokenizer.json does not record"}
+_REFUSED = {
+    "roformertokenizer": "it splits texts into words with jieba, which tokenizer.json does not record",
+    "blenderbotsmalltokenizer": "its pieces end with @@ inside a word, and the tokenizer.json of earlier versions has other ids",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +395,7 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         model_type = model.get("model_type")
         class_name = class_name or model_type and f"{model_type}Tokenizer"
         if class_name and _plain(class_name) in _REFUSED:
-            raise TokenizerError(
+            raise UnsupportedTokenizerError(
                 f"{where}: the tokenizer class {class_name} is not supported: {_REFUSED[_plain(class_name)]}. Tokenize texts with the "
                 "library that made the model, or use a model of another class."
             )

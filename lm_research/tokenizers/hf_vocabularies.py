@@ -18,7 +18,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.common.documents import parse_json, short
 from lm_research.common.lines import split_lines
-from lm_research.errors import TokenizerError
+from lm_research.errors import TokenizerError, UnsupportedTokenizerError
 from lm_research.tokenizers import sentencepiece_model as spm
 from lm_research.tokenizers.hf_settings import KIND, SENTENCEPIECE_FILES, Id, Kind, Settings
 from lm_research.tokenizers.languages import Languages
@@ -52,7 +52,7 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
     if not found:
         return ()
     if settings.class_name and not settings.kind:
-        raise TokenizerError(
+        raise UnsupportedTokenizerError(
             f"{settings.where} contains {found[0][0]}, but its files require {settings.class_name}, which is not supported without a "
             f"tokenizer.json (supported: {', '.join(KIND)} and classes like them). Save a tokenizer.json with the library that made it "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the supported classes, set "

@@ -89,10 +89,19 @@ def test_a_model_type_names_its_class(model_type: str, class_name: str) -> None:
     assert json.loads(tokenizer.files["tokenizer_config.json"])["tokenizer_class"] == class_name
 
 
-@pytest.mark.parametrize("settings", [{"tokenizer_class": "RoFormerTokenizerFast"}, {}])
-def test_a_class_that_needs_jieba_is_refused_by_name(settings: dict[str, object]) -> None:
-    files = saved(settings) | {"config.json": b'{"model_type": "roformer"}'}
-    with pytest.raises(TokenizerError, match=r"(?i)RoFormerTokenizer\w* is not supported.*jieba"):
+@pytest.mark.parametrize(
+    ("model_type", "settings", "problem"),
+    [
+        ("roformer", {"tokenizer_class": "RoFormerTokenizerFast"}, r"RoFormerTokenizerFast is not supported.*jieba"),
+        ("roformer", {}, r"roformerTokenizer is not supported.*jieba"),
+        ("blenderbot-small", {}, r"blenderbot-smallTokenizer is not supported.*@@"),
+    ],
+)
+def test_a_class_that_tokenizer_json_cannot_express_is_refused_by_name(
+    model_type: str, settings: dict[str, object], problem: str
+) -> None:
+    files = saved(settings) | {"config.json": json.dumps({"model_type": model_type}).encode()}
+    with pytest.raises(TokenizerError, match=problem):
         tokenizer_from_files(files, "here")
 
 
