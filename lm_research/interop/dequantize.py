@@ -17,7 +17,7 @@ from lm_research.interop.tensor_types import StoredTensor, damaged
 
 # Of AWQ: the k-th field of an integer, counted from the lowest bits, belongs to this one of its 8 columns.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-BLOCK = 1024  # rows that are computed at a time, which limits the memory in float32
+BLOCK = 128  # rows that are computed at a time, so that their float32 values fit in the cache
 
 Parts = Mapping[str, StoredTensor]  # the tensors of one matrix by the last part of their names
 
