@@ -87,6 +87,7 @@ class Architecture:
         padding), or of the last `eos_id` ("eos"); the "mean" of all states, or the mean after the pooler's layers ("late_mean").
       choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`.
       pooler_activation: activation of the pooler's dense layer; empty for no dense layer.
+      sequence_activation: activation of that layer under a classifier of sequences, where it differs; empty is `pooler_activation`.
       pooler_norm: whether a norm follows the activation (ModernBERT).
       token_pooler: whether classifiers of tokens have the pooler's layers too, applied to each token (ModernBERT).
       transform_bias: whether the dense layers of pooler and masked-token head have biases.
@@ -180,6 +181,7 @@ class Architecture:
     pooling: Literal["first", "first_real", "last", "eos", "mean", "late_mean"] = "first"
     choice_pooling: Literal["", "first_real", "mean"] = ""
     pooler_activation: str = "tanh"
+    sequence_activation: str = ""
     pooler_norm: bool = False
     token_pooler: bool = False
     transform_bias: bool = True

@@ -36,7 +36,7 @@ class BlockInputs(NamedTuple):
       positions_BL: rotary positions; None counts from 0.
       memory_BSD, memory_mask: the encoder's states, and their mask.
       distances: of each kind of layer with "disentangled" positions.
-      input_BLD, segments_BL: the stack's input and its segments, for convolutions.
+      input_BLD, segments_BL: the stack's input and its segments, for convolutions and attention to "blocks".
       buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
       global_tokens: the positions with global attention.
       block_sums: the blocks of each kind of layer that attends to their sums.

@@ -118,8 +118,9 @@ class Pooler(nnx.Module):
     These are a dense layer and an activation, after which a norm may follow. With pooling "tokens" the summary is that of each position.
     """
 
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs, pooling: str) -> None:
-        if arch.pooler_activation:
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs, pooling: str, activation: str = "") -> None:
+        self.activation = activation or arch.pooler_activation
+        if self.activation:
             width, bias = arch.output_width, arch.transform_bias
             self.dense = Dense([(width, "embed")], [(width, None)], arch, rngs, bias=bias)
             self.norm = norm(arch) if arch.pooler_norm else None
@@ -141,9 +142,9 @@ class Pooler(nnx.Module):
         return self._transformed(self._pooled(x_BLD, tokens_BL, segments_BL, num_segments))
 
     def _transformed(self, x: jax.Array) -> jax.Array:
-        if not self.arch.pooler_activation:
+        if not self.activation:
             return x
-        x = activation(self.arch.pooler_activation, self.dense(x))
+        x = activation(self.activation, self.dense(x))
         return x if self.norm is None else self.norm(x)
 
     def _pooled(
@@ -211,7 +212,8 @@ class Model(nnx.Module):
         next_token = MaskedLMHead if arch.head_transform else NextTokenHead
         self.next_token = next_token(arch, rngs) if kind.tokens == "next" else None
         pooling = self._pooling(arch, head)
-        self.pooler = Pooler(arch, rngs, pooling) if pooling else None
+        own_activation = arch.sequence_activation if head.name == "classification" else ""
+        self.pooler = Pooler(arch, rngs, pooling, own_activation) if pooling else None
         if kind.next_sentence:
             self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs, std=arch.readout_init_std)
         if kind.replaced:

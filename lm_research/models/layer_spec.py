@@ -18,13 +18,15 @@ class LayerSpec:
 
     Attributes:
       attention: "full"; "window", the nearest positions (Beltagy et al. 2020); "chunked", the positions of the same chunk of the
-        sequence (Llama 4); or "none", a layer without attention.
-      window: size of the window or chunk. A causal window is the latest `window` positions, the query's included; a bidirectional one
+        sequence (Llama 4); "blocks", the near blocks of positions and the first and last ones (Zaheer et al. 2020; mask.block_bias); or
+        "none", a layer without attention.
+      window: size of the window, chunk or block. A causal window is the latest `window` positions, the query's included; a bidirectional one
         is window // 2 positions on each side and the query's.
       global_tokens: whether a bidirectional window has further queries, keys and values for chosen positions, which attend to all
         positions and which all attend to (Beltagy et al. 2020).
       block_sums: length of blocks whose summed inputs, after a norm, are further keys and values, with a bias by distance in blocks from
         another table of the stack (transient-global attention, Guo et al. 2021); 0 for none.
+      random_blocks: number of random blocks that a block attends to in addition, all of which are the first block (see mask.block_bias).
       window_ahead: number of later positions in a bidirectional window if it is not window // 2 (T5Gemma 2); -1 is window // 2.
       positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
         stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), "disentangled", products with embeddings of the distance
@@ -72,11 +74,12 @@ class LayerSpec:
       shared_expert_size: width of one more expert, which all positions use, times the sigmoid of a learned gate (Qwen2-MoE); 0 for none.
     """
 
-    attention: Literal["full", "window", "chunked", "none"] = "full"
+    attention: Literal["full", "window", "chunked", "blocks", "none"] = "full"
     window: int = 0
     window_ahead: int = -1
     global_tokens: bool = False
     block_sums: int = 0
+    random_blocks: int = 0
     positions: Literal["rotary", "relative", "alibi", "disentangled", "none"] = "none"
     own_relative_table: bool = False
     scaled_alibi: bool = False
@@ -128,6 +131,10 @@ class LayerSpec:
         local = self.attention in ("window", "chunked") and not self.is_renewed
         return self.window if local else 0
 
+    def has_sparse_blocks(self, length: int) -> bool:
+        """Whether a sequence is long enough for attention to "blocks" to differ from full attention."""
+        return self.attention == "blocks" and length > (5 + 2 * self.random_blocks) * self.window
+
     @property
     def score_scale(self) -> float:
         """Factor on scores; `head_size` must be filled in."""
@@ -142,7 +149,7 @@ class LayerSpec:
     def mask_traits(self) -> tuple[Any, ...]:
         """All that the layer's mask and its bias on scores depend on; sizes must be filled in."""
         alibi = (self.num_heads, self.scaled_alibi and self.score_scale) if self.positions == "alibi" else ()
-        own = (self.own_relative_table, bool(self.block_sums))
+        own = (self.own_relative_table, bool(self.block_sums), self.random_blocks)
         return (self.attention, self.window, self.window_ahead, self.positions, *own, *alibi)
 
     @property
@@ -181,6 +188,7 @@ class LayerSpec:
             window_ahead=-1,
             global_tokens=False,
             block_sums=0,
+            random_blocks=0,
             positions="none",
             own_relative_table=False,
             position_terms=(),

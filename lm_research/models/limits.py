@@ -65,12 +65,14 @@ RANGES: dict[str, Any] = {
     "activation": Literal[tuple(ACTIVATIONS)],
     "pooler_activation": Literal["", *ACTIVATIONS],
     "head_activation": Literal["", *ACTIVATIONS],
+    "sequence_activation": Literal["", *ACTIVATIONS],
     "dtype": Literal["float32", "bfloat16", "float16"],
 }
 # Field of LayerSpec -> its range.
 LAYER_RANGES: dict[str, Any] = {
     "window": Count,
     "block_sums": Count,
+    "random_blocks": Count,
     "window_ahead": Annotated[int, Meta(ge=-1, le=2**31 - 1)],
     "rotary_theta": Wavelength,
     "rotary_fraction": Annotated[float, Meta(gt=0, le=1)],
@@ -213,8 +215,10 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         sizes = show("hidden_size", "num_heads", "head_size")
         part = "" if spec.rotary_fraction == 1 else f", of which a fraction of {spec.rotary_fraction} is rotated"
         return f"heads are {spec.head_size} wide ({sizes}){part}, but rotary positions rotate pairs of elements"
-    if spec.attention in ("window", "chunked") and not spec.window:
+    if spec.attention in ("window", "chunked", "blocks") and not spec.window:
         return f"a layer has attention={spec.attention}, but window=0"
+    if spec.attention == "blocks" and arch.causal:
+        return "a layer has attention=blocks, which requires a bidirectional stack"
     if spec.attention == "chunked" and not arch.causal:
         return "a layer has attention=chunked, which requires a causal stack"
     if spec.own_relative_table and spec.positions != "relative":

@@ -22,6 +22,7 @@ from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
 from lm_research.models.attention.mask import (
     AttentionMask,
     attention_bias,
+    block_bias,
     chunk_segments,
     document_positions,
     positions_from_segments,
@@ -183,7 +184,7 @@ class Transformer(nnx.Module):
         capture = captured is not None  # probabilities are returned whole, so not computed blockwise
         has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
-        if any(spec.conv_width or spec.span_conv_width for spec in arch.layers):
+        if any(spec.conv_width or spec.span_conv_width or spec.attention == "blocks" for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         weights_BL = (segments_BL > 0).astype(jnp.float32)
         if balanced := bool(_LOADS and arch.balance_weight and not capture):
@@ -245,7 +246,7 @@ class Transformer(nnx.Module):
                 if spec.positions == "alibi" and spec.scaled_alibi:
                     places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
                     mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
-                in_full = spec.position_terms or spec.block_sums
+                in_full = spec.position_terms or spec.block_sums or spec.attention == "blocks"
                 distinct[traits] = self._add_distances(spec, mask, fused or (ring and not in_full))
             masks[spec] = distinct[traits]
         distances = {spec: self.distances() for spec in masks if spec.position_terms}
@@ -290,6 +291,8 @@ class Transformer(nnx.Module):
                 distances_HX = jnp.asarray(alibi_table(spec.num_heads, length))
             return mask._replace(distances_HX=distances_HX)
         bias = mask.bias(0, 0)
+        if spec.has_sparse_blocks(length):
+            bias += block_bias(length, spec.window, spec.random_blocks)
         if spec.uses_relative_table:
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
         elif spec.positions == "alibi" and not spec.scaled_alibi:

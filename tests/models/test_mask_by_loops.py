@@ -13,6 +13,7 @@ from lm_research.models.attention.mask import (
     MASKED,
     AttentionMask,
     attention_bias,
+    block_bias,
     chunk_segments,
     document_positions,
     in_window,
@@ -195,6 +196,14 @@ def test_rings_hold_the_latest_slots(kind: str, window: int, slots: int, prompt:
             else:
                 seen = [*range(tokens[row, -1] + 1)]
                 assert kept >= set(seen[-(window + count - 1) if number and window else 0 :])
+
+
+def test_blocks_see_their_neighbors_and_the_ends() -> None:
+    # Zaheer et al. 2020, figure 1. Blocks of 2, the last of which has one position; random blocks repeat the first.
+    rows = ["++++++", "R++--+", "R+++-+", "R-++++", "R--+++", "++++++"]
+    values = {"+": 0.0, "-": MASKED, "R": np.log(3)}
+    expected = np.kron([[values[one] for one in row] for row in rows], np.ones((2, 2)))[:11, :11]
+    np.testing.assert_allclose(block_bias(11, 2, 2), expected, rtol=1e-6)
 
 
 def test_tokens_of_a_single_row_need_not_be_adjacent() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm_research.models.positions import by_distance
 
@@ -63,6 +64,21 @@ def in_window(distance: jax.Array, window: int, causal: bool, window_ahead: int 
         return distance < window
     ahead = window // 2 if window_ahead < 0 else window_ahead
     return (distance <= window // 2) & (distance >= -ahead)
+
+
+def block_bias(length: int, block: int, random_blocks: int = 0) -> np.ndarray:
+    """Bias [L, L] of attention by block: 0 where a query's block sees a key's, else MASKED (Zaheer et al. 2020, section 2).
+
+    A block sees itself, its two neighbors, and the first and last block, which see all. The random blocks that others see in addition are all
+    the first one, as transformers chooses outside of training: its keys count 1 + `random_blocks` times. The whole square is stored, at a
+    cost of L^2.
+    """
+    number_L = np.arange(length) // block
+    queries, keys, last = number_L[:, None], number_L[None, :], number_L[-1]
+    whole = (queries == 0) | (queries == last)
+    visible = whole | (np.abs(queries - keys) <= 1) | (keys == 0) | (keys == last)
+    repeated = np.where(~whole & (keys == 0), np.log1p(random_blocks), 0.0)
+    return np.where(visible, repeated, MASKED).astype(np.float32)
 
 
 def mask_to_bias(visible: jax.Array) -> jax.Array:

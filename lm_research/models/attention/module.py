@@ -49,7 +49,13 @@ def use_fused_kernel(
       has_prefix: whether the mask has prefixes.
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
-    if spec.by_distance or spec.block_sums or spec.window_ahead >= 0 or arch.merged_attention:
+    if (
+        spec.by_distance
+        or spec.block_sums
+        or spec.attention == "blocks"
+        or spec.window_ahead >= 0
+        or arch.merged_attention
+    ):
         return False
     if spec.global_tokens and has_prefix:
         return False
@@ -252,7 +258,7 @@ class Attention(nnx.Module):
           buckets_BLS: rows of the layer's own table of relative positions; None for those of whole sequences.
           global_tokens: the positions with global attention, for layers that have them.
           length: number of positions in use, for `rotary_by_length`.
-          segments_BL: segment of each position, for convolutions.
+          segments_BL: segment of each position, for convolutions and attention to "blocks".
           block_sums: the blocks whose sums are `merged`, for layers that have them.
         """
         spec = self.spec
@@ -279,6 +285,9 @@ class Attention(nnx.Module):
                 mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
                 if global_tokens is not None and spec.global_tokens:
                     mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
+                if spec.has_sparse_blocks(x_BLD.shape[1]):  # padding has no keys
+                    assert segments_BL is not None
+                    mixed = jnp.where(segments_BL[..., None, None] > 0, mixed, 0)
                 return self._projected(mixed, x_BLD, segments_BL)
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:

@@ -375,6 +375,8 @@ COUNTS = {
             "xxl": (12_972_531_712, 13_000),
         },
     ),
+    # Zaheer et al. 2020 print no totals: RoBERTa's 125M and 355M with 3,583 positions more, and a dense layer and a norm
+    "big_bird": (50358, "pretraining", {"base": (128_112_824, 125), "large": (360_228_024, 355)}),
     # Guo et al. 2021, section 4.1: the shapes of T5 v1.1, and its numbers
     "longt5": (
         32128,
