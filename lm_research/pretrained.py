@@ -137,7 +137,8 @@ class LanguageModel:
         Returns:
           A dict of arrays: `logits`; `last_hidden_state` and `pooler_output` of a model without a head; `prediction_logits` and
           `seq_relationship_logits` of the two pre-training heads; `start_logits` and `end_logits` of spans; `loss` if labels
-          are given; `encoder_last_hidden_state` of encoder-decoders.
+          are given; `encoder_last_hidden_state` of encoder-decoders; `aux_loss`, which is part of `loss`, of mixtures of experts
+          whose config.json has `output_router_logits`.
 
         Raises:
           UserError: an input is unknown, missing, of the wrong shape, longer than the model's positions, or has ids outside
@@ -155,9 +156,12 @@ class LanguageModel:
     def _forward(self) -> Any:
         definition, problem_type = self.definition, self._config.get("problem_type")
         head = self.forward_head
+        balanced = head == "causal_lm" and self._config.get("output_router_logits")
 
         def run(params: Params, inputs: Mapping[str, jax.Array], capture: bool) -> dict[str, Any]:
-            return forward_lib.forward(definition.bind(params), head, inputs, capture, problem_type=problem_type)
+            model = definition.bind(params)
+            outputs = forward_lib.forward(model, head, inputs, capture, problem_type=problem_type)
+            return outputs | forward_lib.balance(model, head, inputs) if balanced else outputs
 
         return jax.jit(run, static_argnums=2)
 

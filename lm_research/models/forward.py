@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.feed_forward import load_balancing
 from lm_research.models.head_kinds import HEADS, Arrays
 from lm_research.models.heads import Model
 from lm_research.models.label_losses import IGNORED, classification_loss, cross_entropy
-from lm_research.models.transformer import StackOutputs
+from lm_research.models.transformer import StackOutputs, router_loads
 
 INPUTS = (
     "input_ids",
@@ -88,6 +89,15 @@ def forward(
     if head == "classification" and inputs.get("labels") is not None:
         outputs["loss"] = classification_loss(outputs["logits"], inputs["labels"], problem_type)
     return outputs if captured is None else outputs | _captured(model, captured)
+
+
+def balance(model: Model, head: str, inputs: Mapping[str, jax.Array]) -> Arrays:
+    """Return `aux_loss`, the load-balancing loss of a decoder with experts, and, with labels, the `loss` that includes it."""
+    with router_loads() as loads:
+        outputs = forward(model, head, inputs)
+    balance = sum((load_balancing(*load) for load in loads), jnp.zeros(()))
+    weighted = {"loss": outputs["loss"] + model.arch.balance_weight * balance} if "loss" in outputs else {}
+    return {"aux_loss": balance} | weighted
 
 
 def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:

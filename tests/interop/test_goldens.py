@@ -36,8 +36,9 @@ def read(golden: Golden, directory: pathlib.Path) -> LanguageModel:
 
 def run(lm: LanguageModel, inputs: dict[str, np.ndarray], capture: bool) -> dict[str, Any]:
     """`lm(**inputs)` through a program that compiles faster."""
-    lm._forward = tiny.jit(lambda params, given: forward(lm.definition.bind(params), lm.forward_head, given, capture))
-    wrapped, lm._forward = lm._forward, lambda params, given, _: wrapped(params, given)
+    whole = lm._forward.__wrapped__
+    wrapped = tiny.jit(lambda params, given: whole(params, given, capture))
+    lm._forward = lambda params, given, _: wrapped(params, given)
     return lm(**inputs, output_hidden_states=capture, output_attentions=capture)
 
 

@@ -52,7 +52,7 @@ class Mixtral(LlamaLike):
         ConfigField("experts_per_token", "num_experts_per_tok", 2),
         ConfigField("balance_weight", "router_aux_loss_coef", 1e-3),
     )
-    other_keys = {**LlamaLike.other_keys, "sliding_window": KEYS["sliding_window"]}
+    other_keys = {**LlamaLike.other_keys, "sliding_window": KEYS["sliding_window"], "output_router_logits": bool}
     required = {"router_jitter_noise": (0, 0.0)}  # noise on the router's input in training
 
     _defaults = {"num_key_value_heads": 8}

@@ -47,6 +47,8 @@ class OLMo3(OLMo2):
             raise PretrainedError(
                 f"config.json: rope_parameters has other keys than {FULL} and {SLIDING}, by which this family gives them. {FIX}"
             )
+        if not all(isinstance(one, Mapping | None) for one in rope.values()):
+            raise PretrainedError(f"config.json: rope_parameters is not an object of objects. {FIX}")
         theta = {"rope_theta": hf["rope_theta"]} if hf.get("rope_theta") else {}
         full = {**theta, **(rope.get(FULL) or {}), **(hf.get("rope_scaling") or {})}
         sliding = rope.get(SLIDING) or {"rope_type": "default"}

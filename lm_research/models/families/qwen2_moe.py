@@ -43,6 +43,8 @@ class Qwen2Moe(Qwen2):
             "57b_a14b": (28, 3584, 28, 4, 2560, 64, 8, 20480),
         }.items()
     }
+    traits = {name: value for name, value in Qwen2.traits.items() if name != "qkv_bias"}
+    run_traits = {**Qwen2.run_traits, "qkv_bias": True}
     model_types = {"qwen2_moe": "Qwen2Moe"}
     config_fields = (
         *with_defaults(
@@ -55,16 +57,11 @@ class Qwen2Moe(Qwen2):
     )
     other_keys = {
         **Qwen2.other_keys,
-        "num_experts": Count,
-        "num_local_experts": Count,
-        "moe_intermediate_size": Size,
-        "shared_expert_intermediate_size": Size,
-        "decoder_sparse_step": Size,
+        **dict.fromkeys(("num_experts", "num_local_experts", "sliding_window"), Count),
+        **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step"), Size),
+        **dict.fromkeys(("qkv_bias", "output_router_logits"), bool),
         "mlp_only_layers": list[Count],
-        "sliding_window": Count,
-        "qkv_bias": bool,
     }
-    required: Mapping[str, Any] = {"qkv_bias": True}
 
     _defaults = {
         **Qwen2._defaults,
@@ -74,7 +71,9 @@ class Qwen2Moe(Qwen2):
         "shared_expert_intermediate_size": 5632,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
+        "qkv_bias": True,
     }
+    _count_key = "num_experts"
 
     @override
     def run_fields(self, config: ScaledExpertsConfig) -> Mapping[str, Any]:
@@ -87,7 +86,9 @@ class Qwen2Moe(Qwen2):
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         # Only layers with experts have these.
-        return {name: value for name, value in super().read(hf).items() if name not in _SPARSE}
+        fields = {name: value for name, value in super().read(hf).items() if name not in _SPARSE}
+        bias = self._get(hf, "qkv_bias")
+        return fields if bias is None else fields | {"qkv_bias": bias}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -105,6 +106,7 @@ class Qwen2Moe(Qwen2):
                 "mlp_only_layers": [number for number in range(arch.num_layers) if number not in sparse],
                 "decoder_sparse_step": 1,
             }
+            | ({"qkv_bias": spec.query_bias} if "qkv_bias" in self.other_keys else {})
             | ({"shared_expert_intermediate_size": spec.shared_expert_size} if spec.shared_expert_size else {})
         )
 
@@ -143,8 +145,6 @@ class Qwen2Moe(Qwen2):
         return shortest(
             [dict(layers[n % len(layers)]) | (experts if is_sparse else {}) for n, is_sparse in enumerate(sparse)]
         )
-
-    _count_key = "num_experts"
 
 
 FAMILIES.register("qwen2_moe", Qwen2MoeConfig)(Qwen2Moe())

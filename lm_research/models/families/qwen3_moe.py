@@ -60,7 +60,6 @@ class Qwen3Moe(Qwen2Moe):
         },
         "attention_bias": bool,
     }
-    required: Mapping[str, Any] = {}
 
     _defaults = {
         **Qwen2Moe._defaults,

@@ -23,12 +23,14 @@ QWEN2 |= {"decoder_sparse_step": 2, "num_hidden_layers": 5, "mlp_only_layers": [
 QWEN3 = merged(MIXTRAL, num_experts=5, moe_intermediate_size=9, mlp_only_layers=[1], num_hidden_layers=4)
 QWEN3 = {name: value for name, value in QWEN3.items() if name != "num_local_experts"} | {"norm_topk_prob": True}
 WINDOW = {"sliding_window": 4}
+ROUTER = MIXTRAL | {"output_router_logits": True, "router_aux_loss_coef": 0.3}
 
 CASES = [
     Case("mixtral_causal", "MixtralForCausalLM", MIXTRAL, labels="causal", deep=True),
     Case("mixtral_texts", "MixtralForCausalLM", MIXTRAL | WINDOW, length=11, masks="left left", new_tokens=9),
     Case("mixtral_window", "MixtralForCausalLM", MIXTRAL | WINDOW, length=11, labels="causal", slow=True),
     Case("mixtral_losses", "MixtralForCausalLM", MIXTRAL, labels="causal", steps=0.003),
+    Case("mixtral_router", "MixtralForCausalLM", ROUTER, labels="causal", slow=True),
     Case("mixtral_model", "MixtralModel", MIXTRAL, slow=True),
     Case(
         "mixtral_sequence",
@@ -41,6 +43,7 @@ CASES = [
     Case("mixtral_token", "MixtralForTokenClassification", MIXTRAL | {"num_labels": 3}, slow=True),
     Case("qwen2_moe_causal", "Qwen2MoeForCausalLM", QWEN2, labels="causal"),
     Case("qwen2_moe_all", "Qwen2MoeForCausalLM", QWEN2 | {"decoder_sparse_step": 1, "mlp_only_layers": []}, slow=True),
+    Case("qwen2_moe_unbiased", "Qwen2MoeForCausalLM", QWEN2 | {"qkv_bias": False}, labels="causal", slow=True),
     Case("qwen2_moe_texts", "Qwen2MoeForCausalLM", QWEN2, masks="left left", new_tokens=9),
     Case(
         "qwen2_moe_window", "Qwen2MoeForCausalLM", QWEN2 | WINDOW | {"use_sliding_window": True}, length=11, slow=True
