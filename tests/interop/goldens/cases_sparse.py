@@ -88,4 +88,13 @@ CASES = [
         types=False,
         **BLOCKS,
     ),
+    Case(
+        "big_bird_losses",
+        "BigBirdForMaskedLM",
+        merged(BIG_BIRD, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "tokens",
+        steps=4e-3,
+        slow=True,
+        **BLOCKS,
+    ),
 ]
