@@ -30,11 +30,30 @@ _STACKS = ("encoder_", "decoder_", "")  # prefixes of results, in the order of c
 _FINAL = ("last_hidden_state", "pooler_output", "logits")
 
 
+# Results -> what they are computed with after the results before them.
+_PARTS = {
+    "embeddings": "the tables of tokens, positions and token types, their scales and their norm",
+    "attentions": "the norm before attention, queries and keys with their biases and norms, positions, the mask, or the scale of scores",
+    "cross_attentions": "the norm before cross-attention, its queries and keys, or the mask of the source",
+    "hidden_states": "values, the output projection, norms with their epsilon, the order of the branches, or the feed-forward layer "
+    "(its gate, activation and biases)",
+    "logits": "the head: the table that it is tied to, its bias, or a factor or cap on logits",
+    "loss": "which labels are shifted or ignored, and what is averaged",
+}
+
+
 class Result(NamedTuple):
-    """A result that both implementations have: its description, and its largest difference relative to the reference's scale."""
+    """A result that both implementations have.
+
+    Attributes:
+      what: its description.
+      difference: the largest difference relative to the reference's scale.
+      kind: a key of _PARTS, or another result's name.
+    """
 
     what: str
     difference: float
+    kind: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,20 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     def check(arguments: argparse.Namespace) -> int:
         reference = arguments.reference or arguments.directory / REFERENCE
         results = list(compare(arguments.directory, reference))
-        for what, difference in results:
+        for what, difference, _ in results:
             print(f"{'ok    ' if difference <= arguments.tolerance else 'DIFFERS'} {difference:9.2e}  {what}")
         print("\n" + verdict(results, arguments.tolerance))
-        return DONE if all(difference <= arguments.tolerance for _, difference in results) else _DIFFERENT
+        return DONE if all(difference <= arguments.tolerance for _, difference, _ in results) else _DIFFERENT
 
     return cli.parsed(parser, check, argv)
 
 
 def verdict(results: Sequence[Result], tolerance: float) -> str:
-    """A sentence that names the first result that differs."""
+    """Sentences that name the first result that differs, and the parts that it depends on."""
     first = next((result for result in results if not result.difference <= tolerance), None)
     if first is None:
         return f"All {len(results)} results agree to {tolerance:g} of their scale."
-    return f"The first difference is in {first.what}. All results before it agree, so look for the cause there."
+    parts = _PARTS.get(first.kind, "what computes it from them")
+    if first.kind == "hidden_states" and not any(result.kind == "attentions" for result in results):
+        parts = f"{_PARTS['attentions']}; {parts}. A reference with attentions would narrow it down"
+    return f"The first difference is in {first.what}. All results before it agree, so compare {parts}."
 
 
 def compare(directory: Path, reference: Path) -> Iterator[Result]:
@@ -106,8 +128,9 @@ def read_reference(path: Path) -> tuple[Arrays, Arrays]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)[:200]
         raise PretrainedError(
-            f"{path} cannot be read as an npz file: {str(error)[:200]}. Write the reference as docs/porting.md describes."
+            f"{path} cannot be read as an npz file: {reason}. Write the reference as docs/porting.md describes."
         ) from error
     groups: dict[str, Arrays] = {"inputs": {}, "outputs": {}}
     for key, value in arrays.items():
@@ -147,17 +170,17 @@ def _results(expected: Arrays, found: Mapping[str, Any], inputs: Arrays) -> Iter
         layers = max(
             (len(expected[name]) - (name == states) for name in (states, probs) if name in expected), default=-1
         )
-        where = stack.replace("_", "'s ")
+        where = f"the {stack[:-1]}'s " if stack else ""
         for layer in range(-1, layers):
             for name in filter(None, (probs, crossed)) if layer >= 0 else ():
                 if name in expected:
                     kind = name.removeprefix(stack).replace("_", "-").removesuffix("s")
                     yield _result(
-                        f"the {kind} probabilities of the {where}layer {layer}", name, layer, expected, found, inputs
+                        f"the {kind} probabilities of {where}layer {layer}", name, layer, expected, found, inputs
                     )
             if states in expected:
                 last = " (after the final norm, if there is one)" if layer == layers - 1 else ""
-                what = f"the {where}embeddings" if layer < 0 else f"the output of the {where}layer {layer}{last}"
+                what = f"{where or 'the '}embeddings" if layer < 0 else f"the output of {where}layer {layer}{last}"
                 yield _result(what, states, layer + 1, expected, found, inputs)
     for name, _ in ordered(expected):
         if not name.endswith(layered):
@@ -178,7 +201,9 @@ def _result(
         real = (mask > 0).reshape([mask.shape[0], *(mask.shape[1] if n == axis else 1 for n in range(1, theirs.ndim))])
     scale = float(np.abs(theirs * real).max()) or 1.0
     difference = np.abs(theirs - ours) * real
-    return Result(what, float("inf") if np.isnan(difference).any() else float(difference.max()) / scale)
+    start = row == 0 and name.endswith("hidden_states")
+    kind = "embeddings" if start else name.removeprefix("encoder_").removeprefix("decoder_")
+    return Result(what, float("inf") if np.isnan(difference).any() else float(difference.max()) / scale, kind)
 
 
 if __name__ == "__main__":

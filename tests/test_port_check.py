@@ -41,25 +41,34 @@ def test_a_model_that_agrees_has_exit_code_0(
 
 
 @pytest.mark.parametrize(
-    ("tensor", "first"),
+    ("tensor", "first", "part"),
     [
-        ("embeddings.LayerNorm.weight", "the embeddings."),
-        ("encoder.layer.1.attention.self.query.weight", "the attention probabilities of the layer 1."),
-        ("encoder.layer.0.output.dense.weight", "the output of the layer 0."),
+        ("embeddings.LayerNorm.weight", "the embeddings.", "the tables of tokens"),
+        ("encoder.layer.1.attention.self.query.weight", "the attention probabilities of layer 1.", "queries and keys"),
+        ("encoder.layer.0.output.dense.weight", "the output of layer 0.", "the feed-forward layer"),
         (
             "encoder.layer.1.attention.self.value.weight",
-            "the output of the layer 1 (after the final norm, if there is one).",
+            "the output of layer 1 (after the final norm, if there is one).",
+            "values, the output projection",
         ),
-        ("pooler.dense.weight", "pooler_output."),
+        ("pooler.dense.weight", "pooler_output.", "what computes it"),
     ],
 )
 def test_the_first_layer_that_differs_is_named(
-    tensor: str, first: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tensor: str, first: str, part: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = folder("bert_model", tmp_path)
     change(directory, tensor)
     assert port_check.main([str(directory), "--tolerance=2e-5"]) == 1
-    assert f"The first difference is in {first}" in capsys.readouterr().out
+    _, _, verdict = capsys.readouterr().out.partition("The first difference is in ")
+    assert verdict.startswith(first) and part in verdict
+
+
+def test_without_attentions_all_parts_of_a_layer_are_named() -> None:
+    results = [port_check.Result("the output of layer 0", 0.1, "hidden_states")]
+    assert "queries and keys" in port_check.verdict(results, 1e-5) and "feed-forward" in port_check.verdict(
+        results, 1e-5
+    )
 
 
 def test_a_difference_where_the_mask_is_0_does_not_count(tmp_path: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import with_defaults, without
 from lm_research.models.families.llama_like import LlamaLike
+from lm_research.models.families.plain_decoder import check_sizes
 
 
 class Helium(LlamaLike):
@@ -40,6 +41,7 @@ class Helium(LlamaLike):
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        check_sizes(self, arch, {"num_heads x head_size": (arch.num_heads * arch.head_width, arch.hidden_size)})
         return super().to_hf(arch) | {"attention_bias": arch.layers[-1].query_bias}
 
 

@@ -46,14 +46,25 @@ class PlainDecoder(Family):
             sizes["num_kv_heads"] = arch.kv_heads, arch.num_heads
         if self._inner_ratio:
             sizes["intermediate_size"] = arch.intermediate_size, self._inner_ratio * arch.hidden_size
-        for name, (actual, required) in sizes.items():
-            if actual != required:
-                raise PretrainedError(
-                    f"The Hugging Face format of {next(iter(self.model_types))} requires {name}={required} for hidden_size={arch.hidden_size} and "
-                    f"num_heads={arch.num_heads}, but this model has {actual}. Save it as native."
-                )
+        check_sizes(self, arch, sizes)
         hf = write_keys(arch, self.config_fields)
         return {name: value for name, value in hf.items() if name != "pad_token_id" or arch.pad_id >= 0}
+
+
+def check_sizes(family: Family, arch: Architecture, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise a PretrainedError if a model has a size that its format cannot express.
+
+    Args:
+      family: the family in whose format the model is written.
+      arch: the model's architecture.
+      sizes: name of a size -> the model's, and the only one that the format has.
+    """
+    for name, (actual, required) in sizes.items():
+        if actual != required:
+            raise PretrainedError(
+                f"The Hugging Face format of {next(iter(family.model_types))} requires {name}={required} for hidden_size={arch.hidden_size} and "
+                f"num_heads={arch.num_heads}, but this model has {actual}. Save it as native."
+            )
 
 
 def size(num_layers: int, hidden_size: int, num_heads: int, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ConfigField, with_defaults
+from lm_research.models.families.common import ConfigField, given, with_defaults
 from lm_research.models.families.llama_like import LlamaLike
 
 
@@ -41,11 +41,12 @@ class SeedOss(LlamaLike):
     )
     other_keys = {**LlamaLike.other_keys, "attention_bias": bool, "attention_out_bias": bool, "mlp_bias": bool}
 
-    _defaults = {"num_key_value_heads": 8, "head_dim": 128, "attention_bias": True}
+    _defaults = {"num_key_value_heads": 8, "head_dim": 128}
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        return super().read(hf) | dict(output_bias=bool(self._get(hf, "attention_out_bias")))
+        biases = dict(qkv_bias=given(hf, "attention_bias", True), output_bias=given(hf, "attention_out_bias", False))
+        return super().read(hf) | biases
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:

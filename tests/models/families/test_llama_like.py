@@ -71,17 +71,24 @@ def test_invalid_layer_types_are_refused(changes: dict[str, Any], words: str) ->
 
 @pytest.mark.parametrize(
     ("kind", "heads", "kv_heads", "width"),
-    [("llama", 32, 32, 11008), ("mistral", 32, 8, 14336), ("qwen2", 32, 32, 22016)],
+    [
+        ("llama", 32, 32, 11008),
+        ("mistral", 32, 8, 14336),
+        ("qwen2", 32, 32, 22016),
+        ("seed_oss", 80, 8, 27648),
+        ("helium", 20, 20, 7040),
+    ],
 )
 def test_missing_keys_have_the_defaults_of_their_class(kind: str, heads: int, kv_heads: int, width: int) -> None:
-    """Those of transformers 5.24's LlamaConfig, MistralConfig and Qwen2Config; null key/value heads are as many as heads."""
+    """Those of the classes' configurations in transformers 5.24; null key/value heads are as many as heads."""
     arch = FAMILIES[kind].from_hf({}, set())
     assert (arch.num_heads, arch.kv_heads, arch.intermediate_size) == (heads, kv_heads, width)
     assert FAMILIES[kind].from_hf({"num_key_value_heads": None}, set()).kv_heads == heads
 
 
 @pytest.mark.parametrize(
-    "name", "granite llama ministral mistral olmo2 olmo3 phi phi3 qwen2 qwen3 smollm3 starcoder2".split()
+    "name",
+    "granite helium llama ministral mistral olmo2 olmo3 phi phi3 qwen2 qwen3 seed_oss smollm3 starcoder2".split(),
 )
 def test_a_key_that_is_null_has_its_default(name: str) -> None:
     """But for those where null has a meaning in transformers: no window, no padding, as many key/value heads as heads, heads of D / H."""
@@ -90,6 +97,14 @@ def test_a_key_that_is_null_has_its_default(name: str) -> None:
     keys = {field.name for field in family.config_fields} | family.other_keys.keys()
     extra = {"use_sliding_window": True} if "use_sliding_window" in keys else {}
     assert family.from_hf(dict.fromkeys(keys - meaningful) | extra, set()) == family.from_hf(extra, set())
+
+
+def test_heads_of_helium_are_together_as_wide_as_the_model() -> None:
+    """HeliumAttention of transformers 5.24 has an output projection from hidden_size to hidden_size."""
+    family = FAMILIES["helium"]
+    arch = family.from_hf(dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8), set())
+    with pytest.raises(PretrainedError, match="requires num_heads x head_size=64"):
+        family.to_hf(arch)
 
 
 @pytest.mark.parametrize("variant", ["mistral", "qwen2"])

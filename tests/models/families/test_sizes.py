@@ -215,6 +215,9 @@ COUNTS = {
     ),
     # The released model's card: 3.08B
     "smollm3": (128256, "causal_lm", {"3b": (3_075_098_624, 3080)}),
+    # The released model's card: 36B. Helium's preview: 2B. Exact: torch's count of their classes on the meta device
+    "seed_oss": (155136, "causal_lm", {"36b": (36_151_104_512, 36_000)}),
+    "helium": (48000, "causal_lm", {"2b": (2_172_643_840, 0)}),
     # The released models' cards: 1.48B, 7.3B, 13.7B, 32.2B
     "olmo2": (
         100352,
