@@ -64,7 +64,7 @@ class Qwen2Moe(Qwen2):
     }
 
     _defaults = {
-        **Qwen2._defaults,
+        "sliding_window": 4096,
         "num_key_value_heads": 16,
         "num_experts": 60,
         "moe_intermediate_size": 1408,

@@ -62,10 +62,11 @@ class Qwen3Moe(Qwen2Moe):
     }
 
     _defaults = {
-        **Qwen2Moe._defaults,
         "num_key_value_heads": 4,
         "num_experts": 128,
         "moe_intermediate_size": 768,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
     }
     _count_key = "num_local_experts"
 
