@@ -114,7 +114,9 @@ def name_of(hf: Mapping[str, Any]) -> str:
         return composite.name_of(hf, types)
     if not isinstance(kind, str) or kind not in types:
         supported = ", ".join(sorted([*types, composite.MODEL_TYPE]))
-        raise PretrainedError(f"model_type is {short(kind)}, which is not supported. Supported: {supported}.")
+        raise PretrainedError(
+            f"model_type is {short(kind)}, which is not supported. Supported: {supported}. docs/porting.md describes how to add a family."
+        )
     return types[kind]
 
 
