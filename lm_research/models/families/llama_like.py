@@ -90,6 +90,8 @@ class LlamaLike(Family):
         }
         if arch.pad_id < 0:
             hf["pad_token_id"] = None
+        if self._window({}) and "sliding_window" not in hf:  # a missing key would be the default's window
+            hf["sliding_window"] = None
         absent = {"attention_bias", "mlp_bias"} - self.other_keys.keys()
         return {name: value for name, value in hf.items() if name not in absent}
 
