@@ -20,7 +20,7 @@ from lm_research.models.families.qwen2 import Qwen2
 
 _SIZE_KEYS = "num_layers hidden_size num_heads num_kv_heads intermediate_size num_experts experts_per_token".split()
 _SIZE_KEYS += ["shared_expert_size"]
-_SPARSE = ("num_experts", "experts_per_token", "normalize_experts", "shared_expert_size")
+_SPARSE = ("num_experts", "experts_per_token", "normalize_experts", "shared_expert_size")  # of layers with experts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Qwen2Moe(Qwen2):
         "qkv_bias": True,
     }
     _count_key = "num_experts"
+    _span_prefix = "model."
 
     @override
     def run_fields(self, config: ScaledExpertsConfig) -> Mapping[str, Any]:
@@ -85,7 +86,6 @@ class Qwen2Moe(Qwen2):
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        # Only layers with experts have these.
         fields = {name: value for name, value in super().read(hf).items() if name not in _SPARSE}
         bias = self._get(hf, "qkv_bias")
         return fields if bias is None else fields | {"qkv_bias": bias}

@@ -69,6 +69,7 @@ class Qwen3Moe(Qwen2Moe):
         "mlp_only_layers": [],
     }
     _count_key = "num_local_experts"
+    _span_prefix = "transformer."
 
     @override
     def _shared(self, config: Any) -> Mapping[str, Any]:

@@ -49,6 +49,8 @@ CASES = [
         "qwen2_moe_window", "Qwen2MoeForCausalLM", QWEN2 | WINDOW | {"use_sliding_window": True}, length=11, slow=True
     ),
     Case("qwen2_moe_sequence", "Qwen2MoeForSequenceClassification", QWEN2 | {"num_labels": 3}, slow=True),
+    Case("qwen2_moe_question", "Qwen2MoeForQuestionAnswering", QWEN2, labels="span", slow=True),
+    Case("qwen3_moe_question", "Qwen3MoeForQuestionAnswering", QWEN3, labels="span", slow=True),
     Case("qwen3_moe_causal", "Qwen3MoeForCausalLM", QWEN3, labels="causal"),
     Case("qwen3_moe_texts", "Qwen3MoeForCausalLM", QWEN3, masks="left left", new_tokens=9),
     Case(
