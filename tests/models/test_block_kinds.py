@@ -308,7 +308,7 @@ def test_rows_sorted_by_expert_give_the_same_as_all_experts(gated: bool, monkeyp
     x_BLD, weights_BLD = rng.normal(size=(2, 3, 7, 12)).astype(np.float32)
 
     def value(params: Any) -> jax.Array:
-        return (nnx.merge(graph, params)(x_BLD) * weights_BLD).sum()
+        return (nnx.merge(graph, params)(jnp.asarray(x_BLD)) * weights_BLD).sum()
 
     expected = tiny.jit(jax.value_and_grad(value))(params)
     monkeypatch.setattr(feed_forward, "platform", lambda: "tpu")
