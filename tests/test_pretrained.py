@@ -276,7 +276,7 @@ def test_a_mesh_divides_the_parameters_by_the_rules(write: Any) -> None:
         (lambda d: (d / "config.json").write_text("[]"), "expected object, got array"),
         (
             lambda d: (d / "config.json").write_text('{"model_type": "mamba"}'),
-            "model_type is 'mamba'.*Supported: albert",
+            "model_type is 'mamba', which is not supported.* docs/families.md lists",
         ),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors"),
         (lambda d: os.truncate(d / "model.safetensors", 5000), "model.safetensors"),

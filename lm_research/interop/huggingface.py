@@ -323,6 +323,7 @@ def save(
             value = dead[name].astype(next(iter(leaves.values())).dtype)
             yield name, value.shape, value.dtype, functools.partial(np.asarray, value)
 
+    directory.mkdir(parents=True, exist_ok=True)  # here, so that its errors are about the path
     write_tensors(directory, listed(), max_shard_bytes)
     write_atomically(directory / "config.json", json.dumps(written, indent=2, sort_keys=True) + "\n")
 

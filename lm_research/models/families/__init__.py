@@ -5,6 +5,7 @@ Only this package and interop/ may depend on the name of a family.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from collections.abc import Mapping
@@ -113,9 +114,11 @@ def name_of(hf: Mapping[str, Any]) -> str:
     if kind == composite.MODEL_TYPE:
         return composite.name_of(hf, types)
     if not isinstance(kind, str) or kind not in types:
-        supported = ", ".join(sorted([*types, composite.MODEL_TYPE]))
+        supported = [*types, composite.MODEL_TYPE]
+        near = difflib.get_close_matches(str(kind), supported, n=1)
         raise PretrainedError(
-            f"model_type is {short(kind)}, which is not supported. Supported: {supported}. docs/porting.md describes how to add a family."
+            f"model_type is {short(kind)}, which is not supported. {f'Did you mean {near[0]!r}? ' if near else ''}docs/families.md lists the "
+            f"{len(supported)} that are (lm_research.families()), and docs/porting.md describes how to add a family."
         )
     return types[kind]
 

@@ -60,9 +60,12 @@ def read_distances(hf: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str
 def write_distances(arch: Architecture) -> dict[str, Any]:
     """The inverse of `read_distances`."""
     spec, half = arch.layers[-1], arch.relative_buckets // 2
+    # Without relative attention the number of terms only scales the scores.
+    count = round(spec.attention_scale**-2 / arch.head_width) - 1 if spec.attention_scale else 0
+    terms = spec.position_terms or tuple(TERMS.values())[:count]
     return {
         "relative_attention": bool(spec.position_terms),
-        "pos_att_type": [kind for kind, term in TERMS.items() if term in spec.position_terms],
+        "pos_att_type": [kind for kind, term in TERMS.items() if term in terms],
         "position_biased_input": arch.positions == "learned",
         "share_att_key": not spec.position_projections,
         "max_relative_positions": arch.relative_max_distance or half,

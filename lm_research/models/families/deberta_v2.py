@@ -127,12 +127,12 @@ class DebertaV2(Family):
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
-        hf = write_keys(arch, self.config_fields) | {"legacy": False}
+        hf = write_keys(arch, self.config_fields) | {"legacy": not arch.tied}  # the other head is always tied
         return hf | deberta_keys.write_distances(arch) | deberta_keys.write_convolution(arch)
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        return (*stack(), *heads(arch, head, self._legacy))
+        return (*stack(), *heads(arch, head, self._legacy or not arch.tied))
 
 
 FAMILIES.register("deberta_v2", DebertaConfig)(DebertaV2())
