@@ -90,7 +90,8 @@ def check_key(name: str) -> None:
 def _unknown(name: str, section: str, leaf: str) -> str:
     inside = _names_in(section)
     if name in sections():
-        return f"a section, not a key. Set one of: {', '.join(inside)}."
+        shown = ", ".join(inside[:12]) + (f" and {len(inside) - 12} more (--help_config)" if len(inside) > 12 else "")
+        return f"a section, not a key. Set one of: {shown}."
     if new := RENAMED.get(section, {}).get(leaf):
         return f"an earlier name. The key is now config.{section}.{new}: {find(f'{section}.{new}').meaning}"
     if leaf and inside:

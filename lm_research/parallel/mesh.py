@@ -151,6 +151,6 @@ def network_axis(mesh: Mapping[str, int], slices: int) -> str | None:
     if mesh["data"] == 1 and mesh["fsdp"] % slices == 0:
         return "fsdp"
     raise MeshError(
-        f"mesh: {describe_mesh([mesh[axis] for axis in AXES])} cannot be divided into {slices} slices: the size of the data axis (or of "
+        f"mesh: {describe_mesh([mesh.get(axis, 1) for axis in AXES])} cannot be divided into {slices} slices: the size of the data axis (or of "
         f"fsdp if data is 1) must be a multiple of them. Set for example --config.mesh.data={slices}."
     )

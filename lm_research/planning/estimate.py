@@ -98,7 +98,7 @@ def plan_run(
     return ResourcePlan(
         topology=str(topology),
         chips=topology.num_chips,
-        mesh=shape,
+        mesh={axis: size for axis, size in shape.items() if axis != "expert" or size > 1},
         remat=config.model.remat,
         micro_batches=train.accumulation_steps,
         rows_per_chip=rows,

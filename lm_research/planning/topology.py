@@ -73,7 +73,7 @@ def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
     if not chip.torus:
         return {axis: chip.link_bandwidth for axis in mesh}
     rest, result = list(topology.shape), {}
-    for axis in reversed(AXES):
+    for axis in reversed([axis for axis in AXES if axis in mesh]):
         remaining, used = mesh[axis], 0
         for dimension in reversed(range(len(rest))):
             size = math.gcd(remaining, rest[dimension])

@@ -71,10 +71,11 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     """Some real training steps on a mesh, from parameters that do not depend on it."""
     config = config_of(family, name, steps)
     definition = adapt(define(config, few.VOCAB), config.lora)
-    objective = balanced(build_objective(config, few.Words(sentinels=8), definition.arch), definition.arch)
+    built = build_objective(config, few.Words(sentinels=8), definition.arch)
+    objective = balanced(built, definition.arch)
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)
-    feed = BatchBuilder(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
+    feed = BatchBuilder(built.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     shardings = state_shardings(mesh, definition, shapes, config.mesh)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

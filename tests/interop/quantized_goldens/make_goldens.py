@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import site
 import sys
 import types
 
@@ -57,7 +58,7 @@ def main() -> None:
         "awq/expected": expected.T.numpy(),
     }
 
-    sys.path.insert(0, str(packages))
+    site.addsitedir(str(packages))
     from bitsandbytes import functional
 
     matrix = torch.from_numpy(rng.normal(0, 0.1, (OUTPUTS, INPUTS))).half()
