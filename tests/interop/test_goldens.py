@@ -24,9 +24,16 @@ from lm_research.pretrained import LanguageModel
 TOLERANCE = 1e-4
 
 
+# Texts of one of each kind of block are generated in the default run.
+TEXTS = """gpt2 t5 qwen3 gemma3 mixtral falcon bloom opt led m2m_100 umt5 t5gemma2 modernbert_decoder phi3 longt5 gptj""".split()
+
+
 def cases(what: str) -> list[Any]:
+    def is_slow(path: pathlib.Path) -> bool:
+        return path.parent.name == "slow" or what == "texts" and path.stem.removesuffix("_texts") not in TEXTS
+
     paths = golden_models.golden_paths(what)
-    return [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.parent.name == "slow" else ()) for p in paths]
+    return [pytest.param(p, id=p.stem, marks=pytest.mark.slow if is_slow(p) else ()) for p in paths]
 
 
 def read(golden: Golden, directory: pathlib.Path) -> LanguageModel:
