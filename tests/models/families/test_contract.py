@@ -38,7 +38,7 @@ from lm_research.trees import flatten
 
 SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=64, max_length=32, dropout_rate=0.0)
 NAMES = sorted(FAMILIES)
-# One of each kind of block learns in the default run.
+# One of each kind of block learns and writes in the default run.
 LEARNS = """albert bart bert deberta_v2 distilbert electra falcon gemma3 gpt2 gpt_bert led llama mbart mixtral modernbert mt5 opt qwen2
 roberta t5 t5gemma2 transformer xlm_roberta""".split()
 
@@ -234,7 +234,12 @@ def test_an_invalid_architecture_is_reported(changes: dict, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if {"causal_lm", "seq2seq_lm"} & {*FAMILIES[name].classes.values()}]
+    "name",
+    [
+        pytest.param(name, marks=() if name in LEARNS else pytest.mark.slow)
+        for name in NAMES
+        if {"causal_lm", "seq2seq_lm"} & {*FAMILIES[name].classes.values()}
+    ],
 )
 def test_it_generates_the_likeliest_tokens(name: str) -> None:
     """Tokens written one at a time, from the cache, are those of whole rows, read without one."""
