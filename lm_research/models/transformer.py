@@ -186,14 +186,15 @@ class Transformer(nnx.Module):
         inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
         if any(spec.conv_width or spec.span_conv_width or spec.attention == "blocks" for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
-        weights_BL = (segments_BL > 0).astype(jnp.float32)
-        if balanced := bool(_LOADS and arch.balance_weight and not capture):
+        weights_BL = None
+        if _LOADS and arch.balance_weight and not capture:
+            weights_BL = (segments_BL > 0).astype(jnp.float32)
             inputs = inputs._replace(load_weights_BL=weights_BL)
         if arch.has_block_sums:
             inputs = inputs._replace(block_sums=self._block_sums(segments_BL))
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
-        loads = list(itertools.chain(*layers)) if balanced else []
-        if loads:
+        loads = [] if weights_BL is None else list(itertools.chain(*layers))
+        if weights_BL is not None and loads:
             _LOADS[-1].append(RouterLoads(functools.reduce(jnp.add, loads), weights_BL.sum() * len(loads)))
         x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
