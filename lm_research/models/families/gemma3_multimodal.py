@@ -31,7 +31,9 @@ class Gemma3Multimodal(Gemma3):
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         check_others(hf, {"text_config": Object})
         text = given(hf, "text_config", {})
-        return super().from_hf({**text, "tie_word_embeddings": given(hf, "tie_word_embeddings", True)}, names)
+        outer = {"tie_word_embeddings": given(hf, "tie_word_embeddings", True)}
+        # The class that writes does not cap its logits, whatever the text model's key says.
+        return super().from_hf({**text, **outer, "final_logit_softcapping": None}, names)
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
