@@ -150,6 +150,14 @@ NAMES = tuple(field.name for field in dataclasses.fields(GenerationConfig))
 TOKENS = tuple(
     name for name in NAMES if name.endswith(("_token_id", "_words_ids", "suppress_tokens")) or name == "sequence_bias"
 )
+# Further options of transformers that change the generated tokens, and the values with which they do not.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "guidance_scale": (1,),
+    "watermarking_config": (),
+    "token_healing": (False,),
+    "max_time": (),
+}
+UNSUPPORTED_FILTERS: Mapping[str, tuple[Any, ...]] = {"eta_cutoff": (0,), "top_h": ()}  # of sampling
 _KINDS = typing.get_type_hints(GenerationConfig)
 # Expected forms, for messages about values of the wrong type.
 _FORMS = {
@@ -220,7 +228,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
       config: config.json.
 
     Raises:
-      UserError: an argument is unknown, out of range, or conflicts with another.
+      UserError: an argument is unknown, out of range, or conflicts with another, or `file` has an option that is not supported.
     """
     for name in given:
         if name not in NAMES:
@@ -246,6 +254,11 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
             raise
         origin = FILE if file.get(name) is not None else "config.json"
         raise UserError(f"The model's {origin}: {error} Fix it there, or give {name} yourself.") from error
+    for name, neutral in {**UNSUPPORTED, **(UNSUPPORTED_FILTERS if options.do_sample else {})}.items():
+        if file.get(name) is not None and file[name] not in neutral:
+            raise UserError(
+                f"The model's {FILE} sets {name}={_shown(file[name])}, which is not supported. Remove it there."
+            )
     ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
     if ignored and not options.do_sample:
         LOG.warning("%s only affect sampling: add do_sample=True.", ", ".join(sorted(ignored)))

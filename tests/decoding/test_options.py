@@ -237,6 +237,14 @@ def test_filters(given: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"num_beams": 0}, {"num_beams": 2}, {}, r"^num_beams=0: "),
         ({"num_beams": 0}, {}, {}, r"^num_beams=0: "),
         ({}, {"top_k": "x"}, {}, r"The model's files set top_k='?\"?x"),
+        (
+            {},
+            {"guidance_scale": 1.5},
+            {},
+            r"The model's generation_config.json sets guidance_scale=1.5, which is not supp",
+        ),
+        ({}, {"token_healing": True}, {}, r"sets token_healing=True, which is not supported"),
+        ({"do_sample": True}, {"eta_cutoff": 0.1}, {}, r"sets eta_cutoff=0.1, which is not supported"),
     ],
 )
 def test_errors_name_their_source(
@@ -287,6 +295,18 @@ def test_types(name: str, taken: Any, refused: Any) -> None:
     check_types({name: taken})
     with pytest.raises(UserError, match=f"^{name}=.*wrong type"):
         check_types({name: refused})
+
+
+def test_options_without_effect_are_ignored() -> None:
+    file = {
+        "guidance_scale": 1.0,
+        "token_healing": False,
+        "watermarking_config": None,
+        "eta_cutoff": 0.1,
+        "use_cache": True,
+    }
+    assert make_options({}, file, {}) == GenerationConfig()
+    assert make_options({"do_sample": True}, {"eta_cutoff": 0.0}, {}).do_sample
 
 
 def test_a_file_of_defaults(tmp_path: pathlib.Path) -> None:
