@@ -87,7 +87,7 @@ def compile_too(config: Config, topology: Any, expected: float, effort: str) -> 
     from lm_research.planning import compiled, report
 
     result = compiled.compile_step(config, topology, effort)
-    print("\n" + report.compiled_table(result, expected, topology.chip.hbm_bytes, TOLERANCE))
+    print("\n" + report.compiled_table(result, expected, topology.device.hbm_bytes, TOLERANCE))
     return dataclasses.asdict(result)
 
 

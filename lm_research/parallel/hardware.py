@@ -26,6 +26,9 @@ class Chip:
       torus: number of dimensions of the torus that links form; 0 if all chips are connected alike (NVLink).
       wraps_at: torus dimensions whose size is a multiple of this number are rings, others are lines; 0 without a torus.
       network_bandwidth: bytes/s per chip over the data-center network, which connects slices or machines.
+      clock: Hz of the matrix units; 0 for GPUs.
+      devices: number of JAX devices of a chip.
+      described_as: libtpu's name of the chip's configuration, if it is not the default: JAX on a v4 joins the two cores of a chip.
     """
 
     kind: str
@@ -36,6 +39,23 @@ class Chip:
     torus: int
     wraps_at: int
     network_bandwidth: float
+    clock: float = 0.0
+    devices: int = 1
+    described_as: str = ""
+
+    @property
+    def device(self) -> Chip:
+        """The share of the chip that one JAX device has."""
+        n = self.devices
+        return dataclasses.replace(
+            self,
+            flops=self.flops / n,
+            hbm_bytes=self.hbm_bytes / n,
+            hbm_bandwidth=self.hbm_bandwidth / n,
+            link_bandwidth=self.link_bandwidth / n,
+            network_bandwidth=self.network_bandwidth / n,
+            devices=1,
+        )
 
 
 # TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture". Their "bidirectional ICI bandwidth per
@@ -47,17 +67,17 @@ class Chip:
 # TPUs have been checked against those pages, GPUs against secondary tables of the data sheets (which give a B200 180 or 192 GB).
 # Kinds come before their prefixes: "TPU v5" is the device_kind of a v5p.
 CHIPS = {
-    "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9),
-    "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9),
-    "v5p": Chip("TPU v5", 459e12, 95e9, 2765e9, 100e9, 3, 4, 6.25e9),
-    "v4": Chip("TPU v4", 275e12, 32e9, 1200e9, 50e9, 3, 4, 6.25e9),
-    "tpu7x": Chip("TPU7x", 2307e12, 192e9, 7380e9, 100e9, 3, 4, 12.5e9),
+    "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9),
+    "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9, 1.5e9),
+    "v5p": Chip("TPU v5", 459e12, 95e9, 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9),
+    "v4": Chip("TPU v4", 275e12, 32e9, 1200e9, 50e9, 3, 4, 6.25e9, 1.05e9, 1, "megacore"),
+    "tpu7x": Chip("TPU7x", 2307e12, 192e9, 7380e9, 100e9, 3, 4, 12.5e9, 2.2e9, 2),
     "b200": Chip("B200", 2250e12, 180e9, 8000e9, 900e9, 0, 0, 50e9),
     "h200": Chip("H200", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
     "h100": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9),
     "a100": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
 }
-PEAK_FLOPS = {chip.kind: chip.flops for chip in CHIPS.values()}
+PEAK_FLOPS = {chip.kind: chip.device.flops for chip in CHIPS.values()}  # of one device
 
 
 def peak_flops() -> tuple[float | None, str]:

@@ -19,12 +19,13 @@ from lm_research.config import Config
 from lm_research.errors import MeshError
 from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import resolve_batch
-from lm_research.parallel.mesh import arrange_devices
+from lm_research.parallel.mesh import arrange_devices, network_axis
 from lm_research.parallel.rules import batch_sharding
+from lm_research.planning.communication import Network
 from lm_research.planning.estimate import abstract_mesh
-from lm_research.planning.hlo import Transfers, transfers
+from lm_research.planning.reading import Machine, Reading, read
 from lm_research.planning.topology import Topology
-from lm_research.planning.workload import make_workload
+from lm_research.planning.workload import flops_per_row, make_workload
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings
@@ -41,7 +42,7 @@ _NO_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class CompiledPlan:
-    """The compiler's figures for a step, per chip.
+    """The compiler's figures for a step, of one device (a chip, or half of a tpu7x).
 
     Attributes:
       compile_seconds: compilation time on this machine.
@@ -50,7 +51,9 @@ class CompiledPlan:
       temporary_bytes: memory of everything else, at its peak.
       donated: number of arrays of the state that the step may reuse.
       reused: number of arrays that it reuses.
-      transfers: collectives of a step, by kind.
+      flops: operations of the model in a step, of one device.
+      roof_mfu, cycles_mfu: those over the peak, with the step times of planning/reading.py.
+      reading: cost of the step, instruction by instruction, see planning/reading.py.
     """
 
     compile_seconds: float
@@ -59,7 +62,10 @@ class CompiledPlan:
     temporary_bytes: int
     donated: int
     reused: int
-    transfers: tuple[Transfers, ...]
+    flops: float
+    roof_mfu: float
+    cycles_mfu: float
+    reading: Reading
 
 
 def compile_step(config: Config, topology: Topology, effort: str = "full") -> CompiledPlan:
@@ -73,7 +79,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     Raises:
       MeshError: libtpu is missing or does not support the topology, the chips are not TPUs, or the step does not fit.
     """
-    config = resolve_batch(config, topology.num_chips)
+    config = resolve_batch(config, topology.num_devices)
     abstract_mesh(config, topology)
     mesh = topology_mesh(config, topology)
     work = make_workload(config)
@@ -96,6 +102,8 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     seconds = time.perf_counter() - begin
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None, "every backend provides both for a compiled program"
+    rates, flops = machine(topology, mesh), flops_per_row(work).total * config.train.batch_size / topology.num_devices
+    reading = read(text, rates)
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return CompiledPlan(
         seconds,
@@ -104,7 +112,10 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
         memory.temp_size_in_bytes,
         len(jax.tree.leaves(shapes)),
         reused_arguments(text),
-        transfers(text),
+        flops,
+        flops / rates.flops / reading.roof_seconds,
+        flops / rates.flops / reading.cycles_seconds,
+        reading,
     )
 
 
@@ -119,13 +130,22 @@ def topology_mesh(config: Config, topology: Topology) -> Mesh:
         )
     for name, value in _NO_TPU.items():
         os.environ.setdefault(name, value)
-    more = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.chip.described_as:
+        more["chip_config_name"] = topology.chip.described_as
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices
     except Exception as error:  # of many types, by version
         raise MeshError(f"libtpu does not support the topology {topology.name}: {error}") from error
     shape = tuple(abstract_mesh(config, topology).shape.values())
     return arrange_devices(shape, devices, topology.slices)
+
+
+def machine(topology: Topology, mesh: Mesh) -> Machine:
+    """Return the rates of a device of the mesh, as planning/reading.py needs them."""
+    shape, device = dict(mesh.shape), topology.device
+    network = Network.of(topology, shape, network_axis(shape, topology.slices))
+    return Machine(device.flops, device.hbm_bandwidth, device.clock, network)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

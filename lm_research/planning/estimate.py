@@ -35,7 +35,7 @@ FLOAT32_PASSES = {True: 6.0, False: 16.0}
 
 @dataclasses.dataclass(frozen=True)
 class ResourcePlan:
-    """Resources of a run. Bytes are per chip, seconds per step; `memory` maps a kind to bytes.
+    """Resources of a run. Bytes are per device (a chip, but half of a tpu7x), seconds per step; `memory` maps a kind to bytes.
 
     `seconds` has the terms of the roofline (compute, hbm, ici, dcn), each without the others; `step_seconds` combines them with
     `predict`.
@@ -43,6 +43,7 @@ class ResourcePlan:
 
     topology: str
     chips: int
+    devices: int
     mesh: dict[str, int]
     remat: str
     micro_batches: int
@@ -81,7 +82,7 @@ def plan_run(
       MeshError: the mesh does not fit the topology, or cannot divide the batch or a parameter.
       ConfigError: see `make_workload`.
     """
-    config = resolve_batch(config, topology.num_chips)
+    config = resolve_batch(config, topology.num_devices)
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
     config = _with_attention(config, work, topology)
@@ -98,6 +99,7 @@ def plan_run(
     return ResourcePlan(
         topology=str(topology),
         chips=topology.num_chips,
+        devices=topology.num_devices,
         mesh={axis: size for axis, size in shape.items() if axis != "expert" or size > 1},
         remat=config.model.remat,
         micro_batches=train.accumulation_steps,
@@ -109,8 +111,8 @@ def plan_run(
         tokens_per_step=tokens,
         memory=memory,
         memory_bytes=total,
-        chip_bytes=topology.chip.hbm_bytes,
-        fits=total <= topology.chip.hbm_bytes,
+        chip_bytes=topology.device.hbm_bytes,
+        fits=total <= topology.device.hbm_bytes,
         collectives=moved,
         seconds=seconds,
         step_seconds=step,
@@ -135,7 +137,7 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
 
 def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
     """Make the run's abstract mesh over the topology's chips; raise a MeshError like `make_mesh` and `check_batch`."""
-    shape = mesh_shape(config.mesh, topology.num_chips)
+    shape = mesh_shape(config.mesh, topology.num_devices)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
     return mesh
@@ -235,14 +237,14 @@ def roofline(
       block (which pass through memory once with or without remat), and accesses the logits three times.
     ici, ici_tensor, dcn: bytes of the collectives over the bandwidth of their axis; those of the tensor axis separately.
     """
-    train, chip, arch = config.train, topology.chip, work.definition.arch
+    train, device, arch = config.train, topology.device, work.definition.arch
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
     if mesh.shape["context"] > 1 or config.model.attention_backend == "flash":
         again = max(again, flops.attention / 3)
-    slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
-    compute = train.batch_size * (flops.total + again) * slower / (topology.num_chips * chip.flops)
+    slower = FLOAT32_PASSES[bool(device.torus)] if arch.dtype == "float32" else 1.0
+    compute = train.batch_size * (flops.total + again) * slower / (topology.num_devices * device.flops)
 
     weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
     passes = 3 if arch.remat == "full" else 2
@@ -257,10 +259,10 @@ def roofline(
         ici[collective.axis] += collective.link_bytes / speed[collective.axis]
     return {
         "compute": compute,
-        "hbm": hbm / chip.hbm_bandwidth,
+        "hbm": hbm / device.hbm_bandwidth,
         "ici": sum(value for axis, value in ici.items() if axis != "tensor"),
         "ici_tensor": ici["tensor"],
-        "dcn": sum(c.network_bytes for c in moved) / chip.network_bandwidth,
+        "dcn": sum(c.network_bytes for c in moved) / device.network_bandwidth,
     }
 
 

@@ -6,28 +6,33 @@ from collections.abc import Iterator, Sequence
 
 from lm_research.planning.compiled import CompiledPlan
 from lm_research.planning.estimate import ResourcePlan
+from lm_research.planning.reading_table import aligned, gigabytes, reading_lines
 from lm_research.planning.search import describe
 
 
 def table(plan: ResourcePlan) -> str:
     """Format a plan as aligned lines."""
+    unit = "chip" if plan.devices == plan.chips else "device"
     trained = f"{plan.parameters:,} parameters"
     if plan.trained < plan.parameters:
         trained = f"{plan.trained:,} of {trained} trained"
     rows = [
-        ("topology", f"{plan.topology}, {plan.chips:,} chips"),
+        (
+            "topology",
+            f"{plan.topology}, {plan.chips:,} chips" + (f", {plan.devices:,} devices" if unit == "device" else ""),
+        ),
         ("mesh", " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())),
         (
             "batch",
-            f"{plan.micro_batches} x {plan.rows_per_chip} rows per chip, {plan.tokens_per_step:,} tokens per step",
+            f"{plan.micro_batches} x {plan.rows_per_chip} rows per {unit}, {plan.tokens_per_step:,} tokens per step",
         ),
         ("model", f"{trained}, {plan.flops_per_token / 1e9:.3g} GFLOP per token, remat {plan.remat}"),
     ]
-    lines = [*aligned(rows), "", "memory per chip"]
+    lines = [*aligned(rows), "", f"memory per {unit}"]
     lines += aligned([(f"  {kind}", gigabytes(size)) for kind, size in plan.memory.items()])
     verdict = "fits" if plan.fits else "does NOT fit"
     lines += [f"  = {gigabytes(plan.memory_bytes)} of {gigabytes(plan.chip_bytes)}: {verdict}", ""]
-    lines += ["collectives per step and chip" if plan.collectives else "no collectives: one device"]
+    lines += [f"collectives per step and {unit}" if plan.collectives else "no collectives: one device"]
     cells = [("  axis", "what", "times", "of", "links", "network")] if plan.collectives else []
     cells += [
         (
@@ -77,18 +82,6 @@ def ranking(plans: Sequence[ResourcePlan], limit: int = 10) -> str:
     return "\n".join([f"{len(plans)} plans fit; the fastest are:", *aligned(rows)])
 
 
-def gigabytes(size: float) -> str:
-    """Format bytes in GB, or small amounts in MB."""
-    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or not size else f"{size / 1e6:,.2f} MB"
-
-
-def aligned(rows: Sequence[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> list[str]:
-    """Format rows of cells as lines with aligned columns."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def compiled_table(result: CompiledPlan, expected: float, chip_bytes: float, tolerance: float) -> str:
     """Format the compiler's figures, and warn if its peak differs from the `expected` bytes by more than `tolerance`."""
     difference = result.peak_bytes / expected - 1
@@ -100,22 +93,10 @@ def compiled_table(result: CompiledPlan, expected: float, chip_bytes: float, tol
         f"temporaries {gigabytes(result.temporary_bytes)})",
         f"  {reuse}",
     ]
-    cells = [("  kind", "in program", "per step", "overlapped", "arrays")]
-    cells += [
-        (
-            f"  {t.kind}",
-            f"{t.channels:,}",
-            f"{t.count:,}",
-            f"{t.overlapped:,} of {t.channels:,}",
-            gigabytes(t.array_bytes),
-        )
-        for t in result.transfers
-    ]
-    lines += aligned(cells) if result.transfers else ["  no collectives"]
     if abs(difference) > tolerance:
         lines.append(
             f"  DISAGREEMENT: the compiler's peak differs by {difference:+.0%} from the arithmetic's {gigabytes(expected)}; trust the compiler."
         )
     else:
         lines.append(f"  the compiler's peak differs by {difference:+.0%} from the arithmetic's {gigabytes(expected)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *reading_lines(result)])

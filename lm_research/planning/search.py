@@ -28,11 +28,11 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
     Raises:
       MeshError: nothing fits; the message has the plan with the least memory.
     """
-    config = resolve_batch(config, topology.num_chips)  # all plans keep one global batch
+    config = resolve_batch(config, topology.num_devices)  # all plans keep one global batch
     fitting: list[ResourcePlan] = []
     nearest: ResourcePlan | None = None
     works = {remat: make_workload(replace(config, model={"remat": remat})) for remat in REMAT}
-    for candidate in _candidates(config, topology.num_chips):
+    for candidate in _candidates(config, topology.num_devices):
         for plan in _micro_batches(candidate, topology, price, works[candidate.model.remat]):
             if nearest is None or plan.memory_bytes < nearest.memory_bytes:
                 nearest = plan

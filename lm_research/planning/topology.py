@@ -36,6 +36,16 @@ class Topology:
         """Number of chips of all slices."""
         return self.slices * self.chips_per_slice
 
+    @property
+    def num_devices(self) -> int:
+        """Number of JAX devices of all slices."""
+        return self.num_chips * self.chip.devices
+
+    @property
+    def device(self) -> Chip:
+        """Rates and memory of one JAX device."""
+        return self.chip.device
+
     def __str__(self) -> str:
         return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
 
@@ -63,18 +73,20 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
 
 
 def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
-    """Return the bytes/s that one chip can send along each mesh axis within a slice.
+    """Return the bytes/s that one device can send along each mesh axis within a slice.
 
     Mesh axes take the dimensions of the torus from the innermost one, as jax arranges devices. An axis that spans a dimension uses two
-    links if the dimension is a ring, and one link if it is a line or shared with another axis. On GPUs every axis has the full NVLink
-    bandwidth (all GPUs are connected by a switch).
+    links if the dimension is a ring, and one link if it is a line or shared with another axis. The devices of one chip share its links
+    and are innermost. On GPUs every axis has the full NVLink bandwidth (all GPUs are connected by a switch).
     """
-    chip = topology.chip
+    chip = topology.device
     if not chip.torus:
         return {axis: chip.link_bandwidth for axis in mesh}
-    rest, result = list(topology.shape), {}
+    rest, result, together = list(topology.shape), {}, topology.chip.devices
     for axis in reversed([axis for axis in AXES if axis in mesh]):
         remaining, used = mesh[axis], 0
+        inside = math.gcd(remaining, together)
+        remaining, together = remaining // inside, together // inside
         for dimension in reversed(range(len(rest))):
             size = math.gcd(remaining, rest[dimension])
             if size > 1:

@@ -24,6 +24,12 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         compiled.topology_mesh(tiny.config("gpt2"), parse_topology("v5e:2x2"))
 
 
+def test_arguments_aliased_by_results() -> None:
+    header = "HloModule jit_step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, may-alias) }, entry_computation_layout={}"
+    assert compiled.reused_arguments(header) == 2
+    assert compiled.reused_arguments("HloModule jit_step, entry_computation_layout={()->f32[]}") == 0
+
+
 def test_gpus_are_refused() -> None:
     with pytest.raises(MeshError, match="are GPUs"):
         compiled.compile_step(tiny.config("gpt2"), parse_topology("h100:8"))
@@ -51,4 +57,8 @@ def test_bert_compiles_for_sixteen_chips(tmp_path: pathlib.Path) -> None:
     state = sum(plan["memory"][kind] for kind in ("parameters", "optimizer"))
     assert state <= result["argument_bytes"] <= 1.1 * state  # and the batch
     assert result["reused"] == result["donated"]
-    assert {"all-gather"} <= {one["kind"] for one in result["transfers"]}
+    reading = result["reading"]
+    assert all("fsdp" in one["axes"] for one in reading["transfers"] if one["devices"] == 16)
+    assert reading["flops"] == pytest.approx(result["flops"], rel=0.1)
+    assert 0 < result["cycles_mfu"] <= result["roof_mfu"] <= 1
+    assert "lm_research/models/" in reading["lines"][0]["source"]

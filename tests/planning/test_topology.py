@@ -16,6 +16,8 @@ def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
 def test_a_slice_and_a_machine() -> None:
     pod = parse_topology("v5p:8x8x16", slices=2)
     assert (pod.num_chips, pod.chips_per_slice, str(pod)) == (2048, 1024, "2 x v5p:8x8x16")
+    seventh = parse_topology("tpu7x:4x4x4")
+    assert (seventh.num_chips, seventh.num_devices, seventh.device.flops) == (64, 128, 2307e12 / 2)
     machine = parse_topology("H200:8")
     assert (machine.num_chips, machine.platform, pod.platform, str(machine)) == (8, "gpu", "tpu", "h200:8")
 
@@ -47,6 +49,14 @@ def test_a_full_ring_has_two_links_and_a_line_one() -> None:
     assert links(pod, mesh(1, 16, 16)) == {"tensor": 100e9, "fsdp": 100e9, "context": 50e9, "data": 50e9}
     assert links(pod, mesh(1, 64, 4))["tensor"] == 50e9  # a quarter of a ring
     assert links(parse_topology("v5p:4x4x4"), mesh(1, 64, 1))["fsdp"] == 6 * 100e9
+    # A tpu7x chip is two devices, which share its links.
+    assert links(parse_topology("tpu7x:4x4x4"), mesh(1, 128, 1))["fsdp"] == 6 * 50e9
+    assert links(parse_topology("tpu7x:4x4x4"), mesh(1, 64, 2)) == {
+        "tensor": 50e9,
+        "fsdp": 6 * 50e9,
+        "context": 50e9,
+        "data": 50e9,
+    }
     assert links(parse_topology("h100:8"), mesh(1, 4, 2))["tensor"] == 450e9
 
 

@@ -1,0 +1,88 @@
+"""Formatting of what planning/reading.py reads as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lm_research.planning.compiled import CompiledPlan
+from lm_research.planning.reading import Reading
+
+# Entries of each table.
+LIMIT = 12
+
+
+def reading_lines(result: CompiledPlan) -> Iterator[str]:
+    """Format the reading of a compiled step: totals, collectives, kernels, expensive lines and large temporaries."""
+    reading = result.reading
+    yield (
+        f"program: {reading.flops / 1e12:,.4g} TFLOP (the model has {result.flops / 1e12:,.4g}), {gigabytes(reading.hbm_bytes)} between "
+        "HBM and chip"
+    )
+    yield from aligned(
+        [
+            ("  roof", f"{reading.roof_seconds:.4g} s", f"MFU {result.roof_mfu:.1%}"),
+            ("  cycles", f"{reading.cycles_seconds:.4g} s", f"MFU {result.cycles_mfu:.1%}"),
+        ]
+    )
+    if reading.transfers:
+        yield f"collectives ({gigabytes(reading.synchronous_bytes)} synchronous)"
+        yield from aligned(_transfers(reading))
+    if reading.kernels:
+        yield "kernels"
+        yield from aligned(_kernels(reading))
+    yield "most expensive lines (ms)"
+    yield from aligned(_lines(reading))
+    yield "largest temporaries"
+    yield from aligned(_temporaries(reading))
+
+
+def _transfers(reading: Reading) -> Iterator[tuple[str, ...]]:
+    yield ("  kind", "axes", "devices", "times", "of", "overlapped", "ms", "exposed ms", "from")
+    for one in reading.transfers[:LIMIT]:
+        yield (
+            f"  {one.kind}",
+            "+".join(one.axes),
+            f"{one.devices:,}",
+            f"{one.times:,}",
+            gigabytes(one.array_bytes),
+            "yes" if one.overlapped else "no",
+            _ms(one.seconds),
+            _ms(one.exposed_seconds),
+            one.source,
+        )
+
+
+def _kernels(reading: Reading) -> Iterator[tuple[str, ...]]:
+    yield ("  kernel", "times", "TFLOP", "ms", "cost")
+    for one in reading.kernels:
+        cost = "declared" if one.declared else "not declared"
+        yield (f"  {one.name}", f"{one.times:,}", f"{one.flops / 1e12:.3g}", _ms(one.seconds), cost)
+
+
+def _lines(reading: Reading) -> Iterator[tuple[str, ...]]:
+    yield ("  cycles", "roof", "TFLOP", "HBM", "line", "operation")
+    for one in reading.lines[:LIMIT]:
+        times = f"  {_ms(one.cycles_seconds)}", _ms(one.roof_seconds)
+        yield (*times, f"{one.flops / 1e12:.3g}", gigabytes(one.hbm_bytes), one.source, one.operation)
+
+
+def _temporaries(reading: Reading) -> Iterator[tuple[str, ...]]:
+    yield ("  each", "number", "array", "line", "operation")
+    for one in reading.temporaries[:LIMIT]:
+        yield (f"  {gigabytes(one.num_bytes)}", str(one.count), one.array, one.source, one.operation)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}"
+
+
+def gigabytes(size: float) -> str:
+    """Format bytes in GB, or small amounts in MB."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or not size else f"{size / 1e6:,.2f} MB"
+
+
+def aligned(rows: Sequence[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> list[str]:
+    """Format rows of cells as lines with aligned columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
