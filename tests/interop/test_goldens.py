@@ -24,13 +24,27 @@ from lm_research.pretrained import LanguageModel
 TOLERANCE = 1e-4
 
 
-# Texts of one of each kind of block are generated in the default run.
-TEXTS = """gpt2 t5 qwen3 gemma3 mixtral falcon bloom opt led m2m_100 umt5 t5gemma2 modernbert_decoder phi3 longt5 gptj""".split()
+# The default run has one model of each kind of block and each kind of head; -m slow has all.
+TEXTS = "gpt2 t5 gemma3 mixtral falcon led t5gemma2 m2m_100".split()
+LOSSES = "bert gpt2 t5 bart mixtral deberta_v2 modernbert falcon t5gemma2 albert_groups".split()
+HEADS = ("bert", "gpt2", "t5", "bart")
+SLOW = """albert_groups_unused bart_decoder_untied bart_generation_untied bert_decoder_masked bert_decoder_model bert_decoder_sequence
+bert_decoder_untied bert_masked_untied bert_model_plain electra_decoder_untied gpt2_causal_relu gpt2_causal_untied
+llama_causal_linear_old llama_causal_llama3_old llama_causal_tied marian_decoder marian_translation_untied_shared mbart_decoder
+mbart_generation_start mistral_causal_full pair_albert_bart pair_bert_bert_untied pair_distilbert_mbart pair_electra_electra
+pair_roberta_roberta pair_xlm_roberta_roberta qwen2_causal_sliding roberta_choice roberta_decoder roberta_masked_untied
+t5_generation_gated_gelu t5_generation_gated_silu t5_generation_long xlm_roberta_decoder""".split()
 
 
 def cases(what: str) -> list[Any]:
     def is_slow(path: pathlib.Path) -> bool:
-        return path.parent.name == "slow" or what == "texts" and path.stem.removesuffix("_texts") not in TEXTS
+        name = path.stem
+        if path.parent.name == "slow" or name in SLOW:
+            return True
+        if what != "outputs":
+            return name.removesuffix(f"_{what}") not in {"texts": TEXTS, "losses": LOSSES}[what]
+        family, _, head = name.rpartition("_")
+        return head in ("model", "question", "sequence", "token") and family not in HEADS
 
     paths = golden_models.golden_paths(what)
     return [pytest.param(p, id=p.stem, marks=pytest.mark.slow if is_slow(p) else ()) for p in paths]

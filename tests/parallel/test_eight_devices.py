@@ -15,9 +15,9 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 # Compiling takes nearly all the time, so each family has some of the presets by default.
 QUICK = {
-    "bert": ["dp", "shard_map", "fsdp+context"],
+    "bert": ["shard_map", "fsdp+context"],
     "gpt2": ["fsdp", "fsdp data=2 context=2 tensor=2", "dp data=4 tensor=2 zero1"],
-    "t5": ["fsdp+tensor", "dp+context"],
+    "t5": ["fsdp+tensor"],
     "gpt2+muon": ["fsdp data=2 context=2 tensor=2"],
     "bert+lora": ["fsdp+tensor"],
     "mixtral": ["fsdp data=2 expert=2", "dp expert=4 tensor=2"],

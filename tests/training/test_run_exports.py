@@ -58,8 +58,11 @@ def test_ids_of_training_match_transformers(vocabulary: str) -> None:
     assert with_format(trained(vocabulary), AROUND).encode_batch(TEXTS) == found  # those too
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("vocabulary", ["wordpiece", "byte_bpe"])
+@pytest.mark.parametrize(
+    ("family", "vocabulary"),
+    [(family, "wordpiece") for family in sorted(FAMILIES)]
+    + [(family, "byte_bpe") for family in ("bert", "gpt2", "m2m_100", "roberta", "t5", "bart", "llama")],
+)
 def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: str) -> None:
     """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; the document separator also begins them."""
     pad, first, last = {"wordpiece": (0, 2, 3), "byte_bpe": (1, 0, 2)}[vocabulary]

@@ -397,7 +397,11 @@ COUNTS = {
     "plbart": (50005, "seq2seq_lm", {"base": (139_270_741, 140), "large": (406_075_221, 406)}),
     "mvp": (50267, "seq2seq_lm", {"large": (406_343_771, 406)}),
 }
-CASES = [(family, size) for family, (_, _, sizes) in COUNTS.items() for size in sizes]
+CASES = [
+    pytest.param(family, size, marks=pytest.mark.slow if number else ())  # by default one size of each family
+    for family, (_, _, sizes) in COUNTS.items()
+    for number, size in enumerate(sizes)
+]
 
 
 def count(family: str, size: str, vocabulary: int, head: str) -> int:
