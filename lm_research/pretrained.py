@@ -41,7 +41,7 @@ from lm_research.models.head_kinds import HEADS
 from lm_research.models.text_embedding import EmbeddingConfig
 from lm_research.parallel.mesh import named_mesh
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.loading import STARTS, load_tokenizer
+from lm_research.tokenizers.loading import holds_tokenizer, load_tokenizer
 
 LOG = logging.getLogger("lm_research")
 PathLike = str | os.PathLike[str]
@@ -487,7 +487,7 @@ def from_pretrained(
     definition = with_dtype(stored.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     for line in report.lines():
         LOG.warning("%s: %s", directory, line)
-    tokenizer = find_tokenizer(stored.files)
+    tokenizer = find_tokenizer(stored.files if isinstance(stored, native_checkpoint.Native) else stored.tokenizer)
     if tokenizer is not None and isinstance(stored, native_checkpoint.Native):
         tokenizer = native_checkpoint.tokenizer_of(tokenizer, definition.arch, definition.head.name, stored.objective)
     lm = LanguageModel(definition, params, stored.family, stored.config, tokenizer, report)
@@ -524,17 +524,15 @@ def load_params(
     return huggingface.load_params(stored, mesh, dtype, seed, fresh_head)
 
 
-def find_tokenizer(directory: pathlib.Path) -> Any:
-    """Load the tokenizer of a directory; return None if it has no tokenizer files, or with a warning if their class is not supported."""
-    if not any(os.path.lexists(directory / name) for name in STARTS):
-        return None
+def find_tokenizer(path: pathlib.Path) -> Any:
+    """Load the tokenizer of a directory or a GGUF file; return None if it has none, or with a warning if its class is not supported."""
     try:
-        return load_tokenizer(directory)
+        return load_tokenizer(path) if holds_tokenizer(path) else None
     except UnsupportedTokenizerError as error:
         LOG.warning("The model is loaded without a tokenizer. %s", error)
         return None
     except TokenizerError as error:
-        raise PretrainedError(f"The tokenizer in {directory} cannot be read: {error}") from error
+        raise PretrainedError(f"The tokenizer in {path} cannot be read: {error}") from error
 
 
 def with_dtype(definition: ModelDefinition, dtype: str) -> ModelDefinition:

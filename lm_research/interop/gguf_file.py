@@ -1,27 +1,22 @@
-"""The GGUF format of ggml and llama.cpp: metadata, then tensors, some of them quantized in blocks.
+"""Tensors of GGUF files, the format of ggml and llama.cpp, some of them quantized in blocks.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Little-endian files of versions 2 and 3 are read; tensors of the types in
-`DEQUANTIZE` are read as float32, values equal to those that llama.cpp computes with.
+Types: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h. Tensors of the types in `DEQUANTIZE` are read as float32, values
+equal to those that llama.cpp computes with. common/gguf_header.py reads the header.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
-import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from lm_research.interop.tensor_types import MAX_RANK, StoredTensor, check_shape, damaged, map_file, shown
-
-MAGIC, VERSIONS = b"GGUF", (2, 3)
-MAX_ENTRIES, MAX_STRING = 2**24, 2**26  # of metadata, tensors and arrays; bytes
-_STRING, _ARRAY = 8, 9
-# Type of a value of metadata -> its struct code.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+from lm_research.common.gguf_header import Description, read_header
+from lm_research.interop.tensor_types import StoredTensor, check_shape, damaged, map_file
 
 
 class Quantization(NamedTuple):
@@ -33,11 +28,22 @@ class Quantization(NamedTuple):
     values: Callable[[np.ndarray], np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class GgufTensor(StoredTensor):
+    """A tensor of a GGUF file.
+
+    Attributes:
+      part: returns one index of the first axis (an expert of a layer), without reading the others.
+    """
+
+    part: Callable[[int], StoredTensor]
+
+
 class GgufFile(NamedTuple):
     """Metadata by key, and tensors by name."""
 
     metadata: dict[str, Any]
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, GgufTensor]
 
 
 def _half(blocks: np.ndarray, start: int) -> np.ndarray:
@@ -45,102 +51,148 @@ def _half(blocks: np.ndarray, start: int) -> np.ndarray:
     return blocks[:, start : start + 2].copy().view("<f2").astype(np.float32)
 
 
+def _q4_0(blocks: np.ndarray) -> np.ndarray:
+    """32 numbers of 4 bits minus 8, times one scale; the low halves of the bytes are the first 16."""
+    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
+
+
+def _q4_1(blocks: np.ndarray) -> np.ndarray:
+    """32 numbers of 4 bits times one scale, plus a minimum."""
+    return _half(blocks, 0) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(blocks, 2)
+
+
+def _q5_0(blocks: np.ndarray) -> np.ndarray:
+    """32 numbers of 5 bits minus 16, times one scale; the fifth bits are apart."""
+    return _half(blocks, 0) * (_five_bits(blocks, 2).astype(np.float32) - 16)
+
+
+def _q5_1(blocks: np.ndarray) -> np.ndarray:
+    """32 numbers of 5 bits times one scale, plus a minimum."""
+    return _half(blocks, 0) * _five_bits(blocks, 4).astype(np.float32) + _half(blocks, 2)
+
+
 def _q8_0(blocks: np.ndarray) -> np.ndarray:
     """32 signed bytes times one scale."""
     return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
 
-def _q4_0(blocks: np.ndarray) -> np.ndarray:
-    """32 numbers of 4 bits minus 8, times one scale; the low halves of the bytes are the first 16."""
-    packed = blocks[:, 2:]
-    return _half(blocks, 0) * (np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8)
+def _q2_k(blocks: np.ndarray) -> np.ndarray:
+    """256 numbers of 2 bits in 16 groups, each with a scale and a minimum of 4 bits, times two scales of the block."""
+    scale, minimum = (part.astype(np.float32) for part in (blocks[:, :16] & 15, blocks[:, :16] >> 4))
+    numbers = _fields(blocks[:, 16:80], 2).reshape(-1, 16, 16).astype(np.float32)
+    values = (_half(blocks, 80) * scale)[..., None] * numbers - (_half(blocks, 82) * minimum)[..., None]
+    return values.reshape(-1, 256)
+
+
+def _q3_k(blocks: np.ndarray) -> np.ndarray:
+    """256 numbers of 3 bits minus 4 in 16 groups with a scale of 6 bits minus 32, times one scale; the high bits are apart."""
+    low, high = (
+        _nibbles(blocks[:, 96:104]),
+        np.concatenate([blocks[:, 104:108] >> shift & 3 for shift in (0, 2, 4, 6)], 1),
+    )
+    scale = (low | high << 4).astype(np.float32) - 32
+    top = np.stack([blocks[:, :32] >> shift & 1 for shift in range(8)], axis=1).reshape(-1, 16, 16)
+    numbers = (_fields(blocks[:, 32:96], 2).reshape(-1, 16, 16) | top << 2).astype(np.float32) - 4
+    return ((_half(blocks, 108) * scale)[..., None] * numbers).reshape(-1, 256)
 
 
 def _q4_k(blocks: np.ndarray) -> np.ndarray:
     """256 numbers of 4 bits in 8 groups, each with a scale and a minimum of 6 bits, times two scales of the block."""
-    packed = blocks[:, 4:16]
-    low, middle, high = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    scale = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], axis=1).astype(np.float32)
-    minimum = np.concatenate([middle & 63, (high >> 4) | (middle >> 6 << 4)], axis=1).astype(np.float32)
-    halves = blocks[:, 16:].reshape(-1, 4, 1, 32)
-    numbers = np.concatenate([halves & 15, halves >> 4], axis=2).reshape(-1, 8, 32).astype(np.float32)
-    values = (_half(blocks, 0) * scale)[..., None] * numbers - (_half(blocks, 2) * minimum)[..., None]
-    return values.reshape(-1, 256)
+    return _in_eight_groups(blocks, _fields(blocks[:, 16:], 4))
+
+
+def _q5_k(blocks: np.ndarray) -> np.ndarray:
+    """256 numbers of 5 bits, otherwise as `_q4_k`; the fifth bits are apart."""
+    top = np.concatenate([blocks[:, 16:48] >> shift & 1 for shift in range(8)], axis=1)
+    return _in_eight_groups(blocks, _fields(blocks[:, 48:], 4) | top << 4)
 
 
 def _q6_k(blocks: np.ndarray) -> np.ndarray:
     """256 numbers of 6 bits minus 32, low 4 and high 2 bits apart, in 16 groups with a scale of 8 bits, times one scale of the block."""
-    low, high = blocks[:, :128].reshape(-1, 2, 1, 64), blocks[:, 128:192].reshape(-1, 2, 1, 32)
-    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
-    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=2)
-    numbers = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
+    low = np.concatenate([_nibbles(blocks[:, :64]), _nibbles(blocks[:, 64:128])], axis=1)
+    numbers = (low | _fields(blocks[:, 128:192], 2) << 4).astype(np.float32).reshape(-1, 16, 16) - 32
     scale = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     return (scale[..., None] * numbers).reshape(-1, 256)
+
+
+def _iq4_nl(blocks: np.ndarray) -> np.ndarray:
+    """32 numbers of 4 bits, indices of uneven levels, times one scale."""
+    return _half(blocks, 0) * _LEVELS[_nibbles(blocks[:, 2:])]
+
+
+def _iq4_xs(blocks: np.ndarray) -> np.ndarray:
+    """256 numbers of 4 bits, indices of uneven levels, in 8 groups with a scale of 6 bits minus 32, times one scale of the block."""
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    high = np.stack([blocks[:, 2 + byte] >> shift & 3 for byte in (0, 1) for shift in (0, 2, 4, 6)], axis=1)
+    scale = _half(blocks, 0) * ((low | high << 4).astype(np.float32) - 32)
+    numbers = np.concatenate([_nibbles(blocks[:, start : start + 16]) for start in range(8, 136, 16)], axis=1)
+    return (scale[..., None] * _LEVELS[numbers.reshape(-1, 8, 32)]).reshape(-1, 256)
+
+
+# The levels of IQ4 types, ggml's kvalues_iq4nl.
+_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """Low halves of all bytes, then their high halves."""
+    return np.concatenate([packed & 15, packed >> 4], axis=1)
+
+
+def _fields(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers of 2 or 4 bits: of each 32 bytes, the lowest bits come first."""
+    parts = packed.reshape(len(packed), -1, 1, 32)
+    return np.concatenate([parts >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=2).reshape(
+        len(packed), -1
+    )
+
+
+def _five_bits(blocks: np.ndarray, start: int) -> np.ndarray:
+    """32 numbers whose fifth bits are the 4 bytes at `start`, before the others."""
+    top = np.unpackbits(blocks[:, start : start + 4], axis=1, bitorder="little")
+    return _nibbles(blocks[:, start + 4 :]) | top << 4
+
+
+def _in_eight_groups(blocks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Scale numbers [N, 256] by the packed scales and minima of `_q4_k`."""
+    packed = blocks[:, 4:16]
+    low, middle, high = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    scale = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], axis=1).astype(np.float32)
+    minimum = np.concatenate([middle & 63, (high >> 4) | (middle >> 6 << 4)], axis=1).astype(np.float32)
+    values = (_half(blocks, 0) * scale)[..., None] * numbers.reshape(-1, 8, 32).astype(np.float32)
+    return (values - (_half(blocks, 2) * minimum)[..., None]).reshape(-1, 256)
 
 
 # Number of a type in the file -> how it is read.
 DEQUANTIZE = {
     2: Quantization("Q4_0", 32, 18, _q4_0),
+    3: Quantization("Q4_1", 32, 20, _q4_1),
+    6: Quantization("Q5_0", 32, 22, _q5_0),
+    7: Quantization("Q5_1", 32, 24, _q5_1),
     8: Quantization("Q8_0", 32, 34, _q8_0),
+    10: Quantization("Q2_K", 256, 84, _q2_k),
+    11: Quantization("Q3_K", 256, 110, _q3_k),
     12: Quantization("Q4_K", 256, 144, _q4_k),
+    13: Quantization("Q5_K", 256, 176, _q5_k),
     14: Quantization("Q6_K", 256, 210, _q6_k),
+    20: Quantization("IQ4_NL", 32, 18, _iq4_nl),
+    23: Quantization("IQ4_XS", 256, 136, _iq4_xs),
 }
 PLAIN = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: np.dtype(ml_dtypes.bfloat16)}
 # Names of further types, for messages.
 _OTHERS = {
-    3: "Q4_1",
-    6: "Q5_0",
-    7: "Q5_1",
     9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    13: "Q5_K",
     15: "Q8_K",
-    20: "IQ4_NL",
-    23: "IQ4_XS",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
 }
-
-
-class _Reader:
-    """A position in a file's bytes."""
-
-    def __init__(self, path: pathlib.Path, data: np.ndarray) -> None:
-        self.path, self.data, self.place = path, data, 0
-
-    def take(self, size: int) -> bytes:
-        if self.place + size > len(self.data):
-            raise damaged(self.path, f"it ends at byte {len(self.data):,}, within its header")
-        self.place += size
-        return self.data[self.place - size : self.place].tobytes()
-
-    def number(self, code: str) -> Any:
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
-
-    def count(self, limit: int, what: str) -> int:
-        found = self.number("Q")
-        if found > limit:
-            raise damaged(self.path, f"it claims {found:,} {what}; at most {limit:,} are possible")
-        return found
-
-    def text(self) -> str:
-        content = self.take(self.count(MAX_STRING, "bytes in a string"))
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise damaged(self.path, f"a string is not UTF-8 ({error.reason})") from error
-
-    def value(self, kind: int, in_array: bool = False) -> Any:
-        if kind == _STRING:
-            return self.text()
-        if kind == _ARRAY and not in_array:
-            inner, size = self.number("I"), self.count(MAX_ENTRIES, "entries in an array")
-            if inner in _SCALARS:
-                width = struct.calcsize(f"<{_SCALARS[inner]}")
-                return list(struct.unpack(f"<{size}{_SCALARS[inner]}", self.take(size * width)))
-            return [self.value(inner, in_array=True) for _ in range(size)]
-        if kind not in _SCALARS:
-            raise damaged(self.path, f"type {kind} of a value is unknown")
-        return self.number(_SCALARS[kind])
 
 
 def read_gguf(path: pathlib.Path) -> GgufFile:
@@ -149,45 +201,18 @@ def read_gguf(path: pathlib.Path) -> GgufFile:
     Raises:
       PretrainedError: the file is damaged, of an unknown version, or has a tensor of a type that is not supported.
     """
-    reader = _Reader(path, map_file(path))
-    if reader.take(4) != MAGIC:
-        raise damaged(path, "it does not begin with GGUF")
-    if (version := reader.number("I")) not in VERSIONS:
-        raise damaged(path, f"its version is {version}, but versions 2 and 3 (little-endian) are supported")
-    num_tensors, num_keys = reader.count(MAX_ENTRIES, "tensors"), reader.count(MAX_ENTRIES, "keys")
-    metadata: dict[str, Any] = {}
-    for _ in range(num_keys):
-        key = reader.text()
-        metadata[key] = reader.value(reader.number("I"))
-    described = [_describe(reader) for _ in range(num_tensors)]
-    alignment = metadata.get("general.alignment", 32)
-    if type(alignment) is not int or not 1 <= alignment <= 2**20:
-        raise damaged(path, f"general.alignment is {shown(alignment)}")
-    start = -(-reader.place // alignment) * alignment
-    tensors: dict[str, StoredTensor] = {}
-    for name, shape, kind, offset in described:
-        if name in tensors:
-            raise damaged(path, "two tensors have this name", name)
-        tensors[name] = _tensor(reader, name, shape, kind, start + offset)
-    return GgufFile(metadata, tensors)
+    data = map_file(path)
+    try:
+        header = read_header(memoryview(data))
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    tensors = {name: _tensor(path, data, name, described) for name, described in header.tensors.items()}
+    return GgufFile(header.metadata, tensors)
 
 
-def _describe(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
-    """The name, shape, type and offset of the next tensor; the file lists the fastest axis first."""
-    name, rank = reader.text(), reader.number("I")
-    if rank > MAX_RANK:
-        raise damaged(reader.path, f"it has {rank} axes", name)
-    shape = [reader.number("Q") for _ in range(rank)]
-    return (
-        name,
-        check_shape(reader.path, name, shape[::-1], np.dtype(np.float32)),
-        reader.number("I"),
-        reader.number("Q"),
-    )
-
-
-def _tensor(reader: _Reader, name: str, shape: tuple[int, ...], kind: int, start: int) -> StoredTensor:
-    path, size = reader.path, math.prod(shape)
+def _tensor(path: pathlib.Path, data: np.ndarray, name: str, described: Description) -> GgufTensor:
+    shape, kind, start = described
+    shape = check_shape(path, name, shape, np.dtype(np.float32))
     if kind not in PLAIN and kind not in DEQUANTIZE:
         known = [str(one) for one in ("F32", "F16", "BF16", *(one.name for one in DEQUANTIZE.values()))]
         raise damaged(
@@ -199,14 +224,23 @@ def _tensor(reader: _Reader, name: str, shape: tuple[int, ...], kind: int, start
     block = DEQUANTIZE.get(kind)
     if block is not None and (not shape or shape[-1] % block.elements):
         raise damaged(path, f"{block.name} has blocks of {block.elements}, which do not divide its shape {shape}", name)
+    size = math.prod(shape)
     length = size // block.elements * block.bytes if block else size * PLAIN[kind].itemsize
-    if start + length > len(reader.data):
-        raise damaged(path, f"its bytes end at {start + length:,}, but the file has {len(reader.data):,}", name)
-    content = reader.data[start : start + length]
+    if start + length > len(data):
+        raise damaged(path, f"its bytes end at {start + length:,}, but the file has {len(data):,}", name)
+    return _described(path, data[start : start + length], shape, kind)
+
+
+def _described(path: pathlib.Path, content: np.ndarray, shape: tuple[int, ...], kind: int) -> GgufTensor:
+    block = DEQUANTIZE.get(kind)
 
     def load() -> np.ndarray:
         if block is None:
             return content.view(PLAIN[kind]).reshape(shape)
         return block.values(content.reshape(-1, block.bytes)).reshape(shape)
 
-    return StoredTensor(path, shape, np.dtype(np.float32) if block else PLAIN[kind], load)
+    def part(index: int) -> StoredTensor:
+        each = len(content) // shape[0]
+        return _described(path, content[index * each : (index + 1) * each], shape[1:], kind)
+
+    return GgufTensor(path, shape, np.dtype(np.float32) if block else PLAIN[kind], load, part)

@@ -1,6 +1,6 @@
 """Models in GGUF files: config.json from the metadata, and names and layouts of Hugging Face for the tensors.
 
-The architectures in `MODEL_TYPES` are read, whose conversion by llama.cpp (convert_hf_to_gguf.py) is inverted here.
+The architectures in gguf_architectures.py are read. tokenizers/gguf_tokenizer.py reads the tokenizer of a file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,40 +17,44 @@ import numpy as np
 from lm_research.common.documents import is_finite, short
 from lm_research.common.paths import FILE, kind
 from lm_research.errors import PretrainedError
-from lm_research.interop.gguf_file import GgufFile, read_gguf
+from lm_research.interop.gguf_architectures import ARCHITECTURES, GgufArchitecture, architecture_of
+from lm_research.interop.gguf_file import GgufFile, GgufTensor, read_gguf
 from lm_research.interop.tensor_files import FORMATS, Files, TensorSource
-from lm_research.interop.tensor_types import StoredTensor
+from lm_research.interop.tensor_types import StoredTensor, transposed
+from lm_research.models.families import family_of, name_of
 from lm_research.models.rotary import rotary_frequencies
 
-# general.architecture -> model_type and class name.
-MODEL_TYPES = {"llama": ("llama", "Llama"), "qwen2": ("qwen2", "Qwen2"), "qwen3": ("qwen3", "Qwen3")}
-# Key of metadata without the architecture -> key of config.json, and its type.
-_KEYS = {
-    "block_count": ("num_hidden_layers", int),
-    "embedding_length": ("hidden_size", int),
-    "feed_forward_length": ("intermediate_size", int),
-    "attention.head_count": ("num_attention_heads", int),
-    "context_length": ("max_position_embeddings", int),
-    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", float),
+# Keys of metadata, without the architecture, that change what a model computes -> the only values that are supported.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0, 8.0),
+    "attention.output_scale": (0.0, 1.0),
+    "attention.shared_kv_layers": (0,),
+    "attention.temperature_length": (0,),
+    "expert_gating_func": (1,),  # softmax
+    "expert_group_count": (0, 1),
+    "expert_shared_count": (0, 1),
+    "expert_weights_scale": (0.0, 1.0),
+    "interleave_moe_layer_step": (0, 1),
+    "leading_dense_block_count": (0,),
+    "moe_every_n_layers": (0, 1),
+    "nextn_predict_layers": (0,),
+    "router_logit_softcapping": (0.0,),
 }
-_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies, as Llama 3.1 scales them
+_ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies, as Llama 3.1 scales them
+_OTHER_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight")  # LongRoPE's
 _ORIGINAL = 8192  # Llama 3's context before scaling, which files do not have
+# Keys of YaRN's options -> those of config.json.
+_YARN = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+# Keys of config.json -> projections, one of which has a bias in the file if the key is true.
+_BIASES = {
+    "attention_bias": ("attn_q", "attn_qkv"),
+    "attention_out_bias": ("attn_output",),
+    "mlp_bias": ("ffn_up",),
+    "qkv_bias": ("attn_q",),
+    "use_bias": ("attn_output",),
+}
 _FIX = "Use the original model instead."
 
 
@@ -79,74 +83,137 @@ def open_gguf(path: pathlib.Path) -> tuple[dict[str, Any], TensorSource]:
       PretrainedError: the file is damaged, or its architecture is not supported.
     """
     file = read_gguf(path)
-    config = config_of(path, file)
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    arch = _architecture(path, file)
+    config = _config(path, file, arch)
+    input_first = family_of(name_of(config)).input_first
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in file.tensors.items():
-        if name == _FACTORS:
+        if name == _ROPE_FACTORS or name in _OTHER_FACTORS and "long_factor" in config["rope_parameters"]:
             continue
-        block, short_name, end = _parts(path, name)
-        ours = f"model.layers.{block}.{_NAMES[short_name]}.{end}" if block else f"{_NAMES[short_name]}.{end}"
-        permuted = config["model_type"] == "llama" and short_name in heads
-        tensors[ours] = _unpermuted(tensor, heads[short_name]) if permuted else tensor
+        block, pattern, end = _parts(path, name, arch)
+        theirs = arch.names[pattern]
+        theirs = theirs.replace("{}", block, 1)
+        if "{}" in theirs:
+            if len(tensor.shape) != 3:
+                raise PretrainedError(
+                    f"{path}: tensor {name} has shape {tensor.shape}, but experts have three axes. {_FIX}"
+                )
+            experts = ((theirs.replace("{}", str(i)), tensor.part(i)) for i in range(tensor.shape[0]))
+            tensors.update((f"{one}.{end}", expert) for one, expert in experts)
+            continue
+        stored = _layout(tensor, pattern.rpartition(".")[2], end, arch, config)
+        tensors[f"{theirs}.{end}"] = transposed(stored) if theirs.endswith(input_first) else stored
     return config, Files("gguf", tensors)
 
 
-def config_of(path: pathlib.Path, file: GgufFile) -> dict[str, Any]:
-    """Make config.json from the metadata of a file; raises as `open_gguf`."""
+def _architecture(path: pathlib.Path, file: GgufFile) -> GgufArchitecture:
     data, name = file.metadata, file.metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in MODEL_TYPES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise PretrainedError(
-            f"{path}: general.architecture is {short(name)}, which is not read from GGUF files. Supported: {', '.join(MODEL_TYPES)}. {_FIX}"
+            f"{path}: general.architecture is {short(name)}, which is not read from GGUF files. Supported: {', '.join(ARCHITECTURES)}. {_FIX}"
         )
-    if data.get(f"{name}.expert_count"):
+    if (parts := data.get("split.count", 0)) not in (0, 1):
         raise PretrainedError(
-            f"{path}: it has experts ({name}.expert_count), which are not read from GGUF files. {_FIX}"
+            f"{path}: split.count is {short(parts)}: the model is split into several files, which are not read. Merge them with "
+            "llama.cpp's llama-gguf-split --merge."
         )
-    config: dict[str, Any] = {}
-    for key, (ours, of_type) in _KEYS.items():
-        value = data.get(f"{name}.{key}")
-        if not is_finite(value) or of_type is int and type(value) is not int:
+    for key, allowed in _SUPPORTED.items():
+        value = data.get(f"{name}.{key}", allowed[0])
+        if value not in allowed:
+            raise PretrainedError(f"{path}: {name}.{key} is {short(value)}, which is not supported. {_FIX}")
+    if "token_embd.weight" not in file.tensors:
+        raise PretrainedError(f"{path}: it has no tensor token_embd.weight. Download it again.")
+    return architecture_of(name, file)
+
+
+def _config(path: pathlib.Path, file: GgufFile, arch: GgufArchitecture) -> dict[str, Any]:
+    name = file.metadata["general.architecture"]
+    data = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
+
+    def number(key: str) -> Any:
+        value = data.get(key)
+        if isinstance(value, list) and value and all(one == value[0] for one in value):  # one for each layer
+            value = value[0]
+        if not is_finite(value) or not key.endswith(("epsilon", "scale", "capping")) and type(value) is not int:
             raise PretrainedError(f"{path}: {name}.{key} is {short(value)}; it must be a number. Download it again.")
-        config[ours] = of_type(value)
-    model_type, prefix = MODEL_TYPES[name]
-    if "token_embd.weight" not in file.tensors or config["num_attention_heads"] < 1:
-        raise PretrainedError(f"{path}: it has no tensor token_embd.weight, or no heads. Download it again.")
+        return value
+
+    given = {key: ours for key, ours in arch.optional.items() if key in data}
+    config: dict[str, Any] = {ours: number(key) for key, ours in {**arch.keys, **given}.items()}
+    config |= {"model_type": arch.model_type, "architectures": [arch.class_name], **arch.fixed}
+    heads = config[arch.keys["attention.head_count"]]
+    if heads < 1:
+        raise PretrainedError(f"{path}: {name}.attention.head_count is {heads}. Download it again.")
+    kv_heads = number("attention.head_count_kv") if "attention.head_count_kv" in data else heads
+    width = (
+        _head_width(file, heads, kv_heads)
+        or data.get("attention.key_length")
+        or config[arch.keys["embedding_length"]] // heads
+    )
     config |= {
-        "model_type": model_type,
-        "architectures": [f"{prefix}ForCausalLM"],
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
-        "num_key_value_heads": data.get(f"{name}.attention.head_count_kv", config["num_attention_heads"]),
-        "head_dim": data.get(f"{name}.attention.key_length", config["hidden_size"] // config["num_attention_heads"]),
-        "tie_word_embeddings": "output.weight" not in file.tensors,
-        "rope_parameters": _rope(path, name, file, config),
+        "tie_word_embeddings": arch.tied or "output.weight" not in file.tensors,
+        **({arch.kv_key: kv_heads} if arch.kv_key else {}),
+        **({"rope_parameters": _rope(path, name, file, config, data, width, arch)} if arch.rotary else {}),
     }
-    if model_type == "llama":
-        config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
-    for token in ("bos", "eos", "padding"):
-        if type(number := data.get(f"tokenizer.ggml.{token}_token_id")) is int:
-            config[f"{token.removesuffix('ding')}_token_id"] = number
-    return config
+    known = family_of(name_of(config)).other_keys
+    config |= {"head_dim": width} if "head_dim" in known else {}
+    for key, layers in _BIASES.items():
+        if key in known:
+            config[key] = any(f"blk.0.{layer}.bias" in file.tensors for layer in layers)
+    if config.get("sliding_window") == 0:
+        config["sliding_window"] = None
+    config |= arch.more(file, data, config)
+    return config | _token_ids(file.metadata)
 
 
-def _rope(path: pathlib.Path, name: str, file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
-    data = file.metadata
-    theta, scaling = float(data.get(f"{name}.rope.freq_base", 10000.0)), data.get(f"{name}.rope.scaling.type", "none")
-    factor = float(data.get(f"{name}.rope.scaling.factor", 1.0))
-    if _FACTORS in file.tensors:
-        return _llama3(path, np.asarray(file.tensors[_FACTORS].load(), np.float64), theta)
-    if scaling == "none":
-        return {"rope_type": "default", "rope_theta": theta}
+def _head_width(file: GgufFile, heads: int, kv_heads: int) -> int:
+    """Width of a head by the shapes of the projections; 0 if there are none by these names."""
+    for name, count in (("attn_q", heads), ("attn_qkv", heads + 2 * kv_heads)):
+        if (tensor := file.tensors.get(f"blk.0.{name}.weight")) is not None:
+            return tensor.shape[0] // count if count > 0 else 0
+    return 0
+
+
+def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids of special tokens; a text ends with the end token, or with that of a turn."""
+    ids: dict[str, Any] = {}
+    for token, ours in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
+        if type(number := metadata.get(f"tokenizer.ggml.{token}_token_id")) is int:
+            ids[f"{ours}_token_id"] = number
+    turn = metadata.get("tokenizer.ggml.eot_token_id")
+    if type(turn) is int and "eos_token_id" in ids and turn != ids["eos_token_id"]:
+        ids["eos_token_id"] = [ids["eos_token_id"], turn]
+    return ids
+
+
+def _rope(
+    path: pathlib.Path,
+    name: str,
+    file: GgufFile,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    width: int,
+    arch: GgufArchitecture,
+) -> dict[str, Any]:
+    theta, scaling = float(data.get("rope.freq_base", 10000.0)), data.get("rope.scaling.type", "none")
+    rotated = data.get("rope.dimension_count", width)
+    rope: dict[str, Any] = {"rope_theta": theta}
+    if arch.partial or rotated != width:
+        rope["partial_rotary_factor"] = rotated / width
+    if _ROPE_FACTORS in file.tensors:
+        return rope | _llama3(path, np.asarray(file.tensors[_ROPE_FACTORS].load(), np.float64), theta)
+    if scaling == "none" or scaling == "longrope" and _OTHER_FACTORS[0] in file.tensors:
+        return rope | {"rope_type": "default"}
+    factor = float(data.get("rope.scaling.factor", 1.0))
     if scaling == "linear":
-        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+        return rope | {"rope_type": "linear", "factor": factor}
     if scaling == "yarn":
-        original = data.get(f"{name}.rope.scaling.original_context_length", config["max_position_embeddings"])
-        return {
-            "rope_type": "yarn",
-            "rope_theta": theta,
-            "factor": factor,
-            "original_max_position_embeddings": original,
+        original = data.get("rope.scaling.original_context_length", config.get("max_position_embeddings"))
+        options = {
+            ours: float(data[f"rope.scaling.{key}"]) for key, ours in _YARN.items() if f"rope.scaling.{key}" in data
         }
+        return rope | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **options}
     raise PretrainedError(f"{path}: {name}.rope.scaling.type is {short(scaling)}, which is not supported. {_FIX}")
 
 
@@ -163,29 +230,61 @@ def _llama3(path: pathlib.Path, factors: np.ndarray, theta: float) -> dict[str, 
     expected = plain / rotary_frequencies(width, theta, {"type": "llama3", **scaling})
     if not np.allclose(factors, expected, rtol=1e-3):
         raise PretrainedError(
-            f"{path}: {_FACTORS} is not Llama 3's scaling of rotary positions, which alone is supported. {_FIX}"
+            f"{path}: {_ROPE_FACTORS} is not Llama 3's scaling of rotary positions, which alone is supported. {_FIX}"
         )
-    return {"rope_type": "llama3", "rope_theta": theta, **scaling}
+    return {"rope_type": "llama3", **scaling}
 
 
-def _parts(path: pathlib.Path, name: str) -> tuple[str, str, str]:
-    """The index of the block ("" outside of blocks), the short name, and "weight" or "bias"."""
-    found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    if found is None or found[2] not in _NAMES:
-        raise PretrainedError(f"{path}: tensor {short(name)} does not belong to a supported architecture. {_FIX}")
-    return found[1] or "", found[2], found[3]
+def _parts(path: pathlib.Path, name: str, arch: GgufArchitecture) -> tuple[str, str, str]:
+    """The index of the block ("" outside of blocks), the name with "{}" instead of it, and "weight" or "bias"."""
+    found = re.fullmatch(r"((?:\w+\.)??)(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    if found is not None:
+        pattern = f"{found[1]}{'blk.{}.' if found[2] else ''}{found[3]}"
+        if pattern in arch.names:
+            return found[2] or "", pattern, found[4]
+    raise PretrainedError(f"{path}: tensor {short(name)} does not belong to a supported architecture. {_FIX}")
 
 
-def _unpermuted(tensor: StoredTensor, heads: int) -> StoredTensor:
-    """A query or key projection whose rotated pairs are half a head apart; llama.cpp stores them next to each other."""
+def _layout(tensor: GgufTensor, name: str, end: str, arch: GgufArchitecture, config: Mapping[str, Any]) -> StoredTensor:
+    """Convert a tensor, called `name` in a block, to the layout of transformers."""
+    heads = config[arch.keys["attention.head_count"]]
+    kv_heads = config.get(arch.kv_key, heads)
+    if arch.pairs and name in ("attn_q", "attn_k"):
+        return _reordered(tensor, _apart(tensor, heads if name == "attn_q" else kv_heads))
+    if arch.fused_by_group and name == "attn_qkv":
+        return _reordered(tensor, _grouped(tensor, heads, kv_heads))
+    if arch.norm_offset and name.endswith("norm") and end == "weight":
+        less = _changed(tensor, lambda scale: scale.astype(np.float32) - np.float32(arch.norm_offset))
+        return dataclasses.replace(less, dtype=np.dtype(np.float32))
+    if name == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
+        return dataclasses.replace(_changed(tensor, lambda row: row[None]), shape=(1, *tensor.shape))
+    return tensor
 
-    def load() -> np.ndarray:
-        rows, *rest = tensor.shape
-        pairs = tensor.load().reshape(heads, rows // heads // 2, 2, math.prod(rest))
-        return pairs.swapaxes(1, 2).reshape(tensor.shape)
 
-    if tensor.shape[0] % (2 * heads):
+def _changed(tensor: StoredTensor, change: Callable[[np.ndarray], np.ndarray]) -> StoredTensor:
+    return StoredTensor(tensor.path, tensor.shape, tensor.dtype, lambda: change(tensor.load()))
+
+
+def _reordered(tensor: StoredTensor, rows: np.ndarray) -> StoredTensor:
+    return _changed(tensor, lambda matrix: matrix[rows])
+
+
+def _apart(tensor: StoredTensor, heads: int) -> np.ndarray:
+    """Order of rows in which the elements that are rotated together are half a head apart, instead of next to each other."""
+    _check_rows(tensor, 2 * heads)
+    return np.arange(tensor.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _grouped(tensor: StoredTensor, heads: int, kv_heads: int) -> np.ndarray:
+    """Order of rows by key and value head: its queries, its key and its value, instead of all queries, all keys, all values."""
+    _check_rows(tensor, heads + 2 * kv_heads)
+    width = tensor.shape[0] // (heads + 2 * kv_heads)
+    parts = np.split(np.arange(tensor.shape[0]), np.cumsum([heads * width, kv_heads * width]))
+    return np.concatenate([part.reshape(kv_heads, -1) for part in parts], axis=1).reshape(-1)
+
+
+def _check_rows(tensor: StoredTensor, parts: int) -> None:
+    if not tensor.shape or tensor.shape[0] % parts:
         raise PretrainedError(
-            f"{tensor.path}: a projection of {tensor.shape[0]} rows has no {heads} heads. Download it again."
+            f"{tensor.path}: a projection of {math.prod(tensor.shape[:1])} rows does not divide into its heads. Download it again."
         )
-    return dataclasses.replace(tensor, load=load)

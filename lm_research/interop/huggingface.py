@@ -36,6 +36,7 @@ from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.models.limits import invalid_reason
 from lm_research.parallel.rules import tree_shardings
+from lm_research.tokenizers.loading import holds_tokenizer
 from lm_research.trees import flatten, unflatten
 
 STACKS = ("encoder", "decoder", "memory_projection")
@@ -50,7 +51,8 @@ class Pretrained:
       family: a key of FAMILIES.
       config: config.json, with the requested head.
       source: its weight files.
-      files: the directory with the tokenizer.
+      files: the directory.
+      tokenizer: the path of the tokenizer: the directory, or a GGUF file that has one.
       untied: pairs of tensors that config.json ties but that have different values.
     """
 
@@ -59,6 +61,7 @@ class Pretrained:
     config: dict[str, Any]
     source: TensorSource
     files: pathlib.Path
+    tokenizer: pathlib.Path
     untied: tuple[tuple[str, str], ...] = ()
 
 
@@ -139,7 +142,8 @@ def inspect(
     definition = definition if spec == definition.head else define(arch, spec)
     if head is not None or num_labels is not None:
         config = hf_config(definition, family_name, config)
-    return Pretrained(definition, family_name, config, source, directory, untied)
+    tokenizer = directory if packed is None or holds_tokenizer(directory) else packed
+    return Pretrained(definition, family_name, config, source, directory, tokenizer, untied)
 
 
 def _architecture(

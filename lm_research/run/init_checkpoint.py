@@ -26,7 +26,7 @@ class InitCheckpoint:
       definition: its architecture, with the run's dropout, compute dtype, layer scan, remat, attention backend and head.
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
-      tokenizer: the directory of its tokenizer.
+      tokenizer: the path of its tokenizer, a directory or a GGUF file.
       plugins: modules that may define its family, as in the config key `plugins`.
       embedding: its settings for embedding texts; None if it has none, or ones that cannot be trained.
     """
@@ -35,7 +35,7 @@ class InitCheckpoint:
         """Inspect the directory; raise a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
-        self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.files
+        self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.tokenizer
         names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention_backend")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)

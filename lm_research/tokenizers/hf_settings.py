@@ -336,6 +336,12 @@ _BY_NAME |= {
 }
 
 
+def kind_of(class_name: str, vocabulary: str, default: str) -> Kind:
+    """The kind of a class if it has this type of vocabulary, else the one called `default`."""
+    found = _BY_NAME.get(_plain(class_name))
+    return found if found and found.vocabulary == vocabulary else KIND[default]
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of one tokenizer.

@@ -16,6 +16,7 @@ from lm_research.errors import TokenizerError
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import ROLES, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
+from lm_research.tokenizers.gguf_tokenizer import SUFFIX, has_tokenizer, tokenizer_files
 from lm_research.tokenizers.hf_settings import (
     SENTENCE_BERT_CONFIG,
     SENTENCEPIECE_FILES,
@@ -50,7 +51,7 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
     """Load the tokenizer at a path.
 
     Args:
-      path: a sentencepiece .model file, a tokenizer.json, or a folder. In a folder the first of these is used:
+      path: a sentencepiece .model file, a tokenizer.json, a GGUF model, or a folder. In a folder the first of these is used:
         tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a sentencepiece model by one of
         the names in SENTENCEPIECE_FILES. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
         config.json next to it define its class, special tokens and options. For the folder of a training run, the files of its
@@ -82,7 +83,16 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         return tokenizer_from_files(
             files | {TOKENIZER_JSON: read_bytes(path, error=TokenizerError, fix=FIX)}, str(path)
         )
+    if path.suffix == SUFFIX and is_file:
+        return tokenizer_from_files(tokenizer_files(path), str(path))
     return SentencePieceTokenizer.load(path)
+
+
+def holds_tokenizer(path: pathlib.Path) -> bool:
+    """Whether a folder has files of a tokenizer, or a GGUF file has one."""
+    if path.suffix == SUFFIX and path.is_file():
+        return has_tokenizer(path)
+    return any(os.path.lexists(path / name) for name in STARTS)
 
 
 def _read(folder: pathlib.Path, *names: str) -> dict[str, bytes]:

@@ -80,6 +80,28 @@ def read_model(data: bytes) -> SentencePieceModel:
     )
 
 
+def write_model(model: SentencePieceModel) -> bytes:
+    """Serialize a model as a ModelProto, the inverse of `read_model`."""
+
+    def varint(value: int) -> bytes:
+        low = value & 0x7F
+        return bytes((low,)) if value < 0x80 else bytes((low | 0x80,)) + varint(value >> 7)
+
+    def field(number: int, value: int | bytes) -> bytes:
+        if isinstance(value, int):
+            return varint(number << 3 | _VARINT) + varint(value)
+        return varint(number << 3 | _LENGTH) + varint(len(value)) + value
+
+    def piece(text: str, score: float, sort: int) -> bytes:
+        number = bytes((2 << 3 | 5,)) + struct.pack("<f", score)  # wire type 5: 4 bytes
+        return field(1, field(1, text.encode()) + number + field(3, sort))
+
+    trainer = field(3, model.kind) + field(35, int(model.byte_fallback)) + field(40, model.unk_id)
+    rules = field(2, model.charsmap) if model.charsmap else b""
+    normalizer = rules + field(3, int(model.adds_prefix)) + field(4, int(model.removes_spaces))
+    return b"".join(piece(*one) for one in model.pieces) + field(_TRAINER, trainer) + field(_NORMALIZER, normalizer)
+
+
 def _check_pieces(pieces: list[tuple[str, float, int]]) -> None:
     if not pieces:
         raise ValueError("it has no pieces")

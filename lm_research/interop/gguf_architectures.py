@@ -1,0 +1,447 @@
+"""Architectures of GGUF files: how llama.cpp names and stores what transformers has in config.json and in its tensors.
+
+Names: gguf-py/gguf/constants.py and tensor_mapping.py of llama.cpp. Layouts: its conversion from Hugging Face (conversion/), inverted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lm_research.interop.gguf_file import GgufFile
+
+Config = dict[str, Any]
+Names = Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class GgufArchitecture:
+    """A value of general.architecture.
+
+    Attributes:
+      model_type: that of config.json.
+      class_name: the entry of `architectures`.
+      names: of modules -> those of transformers; the first "{}" is the index of a block, the second that of an expert.
+      keys: of metadata, without the architecture -> those of config.json, for numbers that files must have.
+      optional: further keys, which files may lack.
+      fixed: keys of config.json that files do not have.
+      more: makes further keys of config.json from the file, its metadata without the architecture, and the keys so far.
+      kv_key: key of config.json with the number of key and value heads.
+      rotary: whether positions are rotary.
+      partial: whether a missing share of rotated elements in config.json is not the whole head.
+      pairs: whether queries and keys are stored with the elements that are rotated together next to each other.
+      norm_offset: difference between the stored scales of norms and those of transformers.
+      fused_by_group: whether transformers stores queries, keys and values by group of heads, and files all queries first.
+      tied: whether the output table belongs to the token table, if files do not have another.
+    """
+
+    model_type: str
+    class_name: str
+    names: Names
+    keys: Mapping[str, str]
+    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    more: Callable[[GgufFile, Mapping[str, Any], Config], Config] = lambda file, data, config: {}
+    kv_key: str = "num_key_value_heads"
+    rotary: bool = True
+    partial: bool = False
+    pairs: bool = False
+    norm_offset: float = 0.0
+    fused_by_group: bool = False
+    tied: bool = False
+
+
+def _blocks(prefix: str, names: Names, block: str = "blk.{}") -> dict[str, str]:
+    return {f"{block}.{ours}": f"{prefix}.{theirs}" for ours, theirs in names.items()}
+
+
+_LLAMA_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_QWEN_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{}.up_proj",
+    "ffn_down_exps": "mlp.experts.{}.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_MIXTRAL_EXPERTS = {
+    "ffn_gate_inp": "block_sparse_moe.gate",
+    "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+    "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
+    "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+}
+_SANDWICH = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+def _llama_names(**changes: str) -> dict[str, str]:
+    outer = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    return outer | _blocks("model.layers.{}", _LLAMA_BLOCK | changes)
+
+
+_FUSED_NAMES = {  # those of BLOOM, and of Falcon
+    "token_embd": "transformer.word_embeddings",
+    "token_embd_norm": "transformer.word_embeddings_layernorm",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    **_blocks(
+        "transformer.h.{}",
+        {
+            "attn_norm": "input_layernorm",
+            "attn_qkv": "self_attention.query_key_value",
+            "attn_output": "self_attention.dense",
+            "ffn_norm": "post_attention_layernorm",
+            "ffn_up": "mlp.dense_h_to_4h",
+            "ffn_down": "mlp.dense_4h_to_h",
+        },
+    ),
+}
+_GPT2_NAMES = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    **_blocks(
+        "transformer.h.{}",
+        {
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_up": "mlp.c_fc",
+            "ffn_down": "mlp.c_proj",
+        },
+    ),
+}
+_NEOX_NAMES = {
+    "token_embd": "gpt_neox.embed_in",
+    "output_norm": "gpt_neox.final_layer_norm",
+    "output": "embed_out",
+    **_blocks(
+        "gpt_neox.layers.{}",
+        {
+            "attn_norm": "input_layernorm",
+            "attn_qkv": "attention.query_key_value",
+            "attn_output": "attention.dense",
+            "ffn_norm": "post_attention_layernorm",
+            "ffn_up": "mlp.dense_h_to_4h",
+            "ffn_down": "mlp.dense_4h_to_h",
+        },
+    ),
+}
+_PHI_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.final_layernorm",
+    "output": "lm_head",
+    **_blocks(
+        "model.layers.{}",
+        {
+            "attn_norm": "input_layernorm",
+            "attn_q": "self_attn.q_proj",
+            "attn_k": "self_attn.k_proj",
+            "attn_v": "self_attn.v_proj",
+            "attn_output": "self_attn.dense",
+            "ffn_up": "mlp.fc1",
+            "ffn_down": "mlp.fc2",
+        },
+    ),
+}
+
+
+def _t5_names(gated: bool) -> dict[str, str]:
+    def stack(side: str, ours: str, feed_forward: int) -> dict[str, str]:
+        attention, inner = "layer.0.SelfAttention", f"layer.{feed_forward}.DenseReluDense"
+        return {
+            f"{ours}.output_norm": f"{side}.final_layer_norm",
+            **_blocks(
+                f"{side}.block.{{}}",
+                {
+                    "attn_norm": "layer.0.layer_norm",
+                    **{f"attn_{one}": f"{attention}.{one}" for one in "qkv"},
+                    "attn_o": f"{attention}.o",
+                    "attn_rel_b": f"{attention}.relative_attention_bias",
+                    "cross_attn_norm": "layer.1.layer_norm",
+                    **{f"cross_attn_{one}": f"layer.1.EncDecAttention.{one}" for one in "qkvo"},
+                    "cross_attn_rel_b": "layer.1.EncDecAttention.relative_attention_bias",
+                    "ffn_norm": f"layer.{feed_forward}.layer_norm",
+                    "ffn_gate": f"{inner}.wi_0",
+                    "ffn_up": f"{inner}.{'wi_1' if gated else 'wi'}",
+                    "ffn_down": f"{inner}.wo",
+                },
+                f"{ours}.blk.{{}}",
+            ),
+        }
+
+    return {"token_embd": "shared", "output": "lm_head", **stack("encoder", "enc", 1), **stack("decoder", "dec", 2)}
+
+
+_LLAMA_KEYS = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "context_length": "max_position_embeddings",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+_NORM = "attention.layer_norm_epsilon"
+_LAYER_NORM_KEYS = {key: name for key, name in _LLAMA_KEYS.items() if not key.endswith("epsilon")}
+_GPT2_KEYS = {
+    "block_count": "n_layer",
+    "embedding_length": "n_embd",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "context_length": "n_positions",
+    _NORM: "layer_norm_epsilon",
+}
+_BLOOM_KEYS = {
+    "block_count": "n_layer",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    _NORM: "layer_norm_epsilon",
+}
+_FALCON_KEYS = {**_LAYER_NORM_KEYS, "feed_forward_length": "ffn_hidden_size", _NORM: "layer_norm_epsilon"}
+_T5_KEYS = {
+    "block_count": "num_layers",
+    "embedding_length": "d_model",
+    "feed_forward_length": "d_ff",
+    "attention.head_count": "num_heads",
+    "attention.key_length": "d_kv",
+    "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+    "attention.relative_buckets_count": "relative_attention_num_buckets",
+}
+_CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+_WINDOW = {"attention.sliding_window": "sliding_window"}
+_EXPERTS = {"expert_used_count": "num_experts_per_tok"}
+
+
+def _qwen_experts(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """Numbers and widths of experts, which older files have only as shapes."""
+    count, width, _ = file.tensors["blk.0.ffn_gate_exps.weight"].shape
+    more: Config = {"num_experts": count, "moe_intermediate_size": width, "decoder_sparse_step": 1}
+    if (shared := file.tensors.get("blk.0.ffn_gate_shexp.weight")) is not None:
+        more["shared_expert_intermediate_size"] = shared.shape[0]
+    return more
+
+
+def _falcon(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    norms = 2 if "blk.0.attn_norm_2.weight" in file.tensors else 1
+    grouped = config["num_kv_heads"] > 1 or norms == 2
+    more: Config = {
+        "new_decoder_architecture": grouped,
+        "multi_query": not grouped,
+        "parallel_attn": True,
+        "bias": False,
+    }
+    return more | ({"num_ln_in_parallel_attn": norms} if grouped else {})
+
+
+def _falcon_names(file: GgufFile) -> Names:
+    if "blk.0.attn_norm_2.weight" not in file.tensors:
+        return _FUSED_NAMES
+    return _FUSED_NAMES | _blocks("transformer.h.{}", {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"})
+
+
+def _gemma(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """The factor on scores of the 27B models (46 or 62 layers), which files do not have; the others have the family's default."""
+    large = config["num_hidden_layers"] in (46, 62) and config["hidden_size"] > 4000
+    return {"query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"]} if large else {}
+
+
+def _gemma3(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """Rotary positions by kind of layer; those of windowed layers are not scaled."""
+    full = config.pop("rope_parameters")
+    local = {"rope_type": "default", "rope_theta": float(data.get("rope.freq_base_swa", 10000.0))}
+    theta = float(data.get("rope.freq_base", 1e6))
+    rope = {"full_attention": full | {"rope_theta": theta}, "sliding_attention": local}
+    return {"rope_parameters": rope, **_gemma(file, data, config)}
+
+
+def _phi3(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """LongRoPE, whose divisors are tensors."""
+    more: Config = {}
+    if (trained := data.get("rope.scaling.original_context_length")) is not None:
+        more["original_max_position_embeddings"] = trained
+    factors = {kind: file.tensors.get(f"rope_factors_{kind}.weight") for kind in ("short", "long")}
+    if None in factors.values():
+        return more
+    lists = {f"{kind}_factor": np.asarray(one.load(), np.float64).tolist() for kind, one in factors.items() if one}
+    return more | {"rope_parameters": config["rope_parameters"] | {"rope_type": "longrope", **lists}}
+
+
+def _neox(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    return {"use_parallel_residual": bool(data.get("use_parallel_residual", True))}
+
+
+def _t5(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """v1.1 has a gate, v1.0 a scaled output that is tied to the token table."""
+    scaled = "output.weight" not in file.tensors
+    decoder = data.get("decoder_block_count", config["num_layers"])
+    start = data.get("decoder_start_token_id", 0)
+    return {
+        "num_decoder_layers": decoder,
+        "decoder_start_token_id": start,
+        "feed_forward_proj": "gated-gelu" if "enc.blk.0.ffn_gate.weight" in file.tensors else "relu",
+        "tie_word_embeddings": scaled,
+        "is_encoder_decoder": True,
+    }
+
+
+_LLAMA = GgufArchitecture("llama", "LlamaForCausalLM", _llama_names(), _LLAMA_KEYS, pairs=True)
+_MIXTRAL = dataclasses.replace(
+    _LLAMA,
+    model_type="mixtral",
+    class_name="MixtralForCausalLM",
+    names=_llama_names(**_MIXTRAL_EXPERTS),
+    optional={"expert_count": "num_local_experts", **_EXPERTS},
+)
+_GEMMA = GgufArchitecture(
+    "gemma", "GemmaForCausalLM", _llama_names(), _LLAMA_KEYS, norm_offset=1.0, fixed={"hidden_act": "gelu_pytorch_tanh"}
+)
+_GEMMA2 = dataclasses.replace(
+    _GEMMA,
+    model_type="gemma2",
+    class_name="Gemma2ForCausalLM",
+    names=_llama_names(**_SANDWICH),
+    optional={**_WINDOW, **_CAPS},
+    fixed={},
+    more=_gemma,
+)
+_QWEN_MOE = GgufArchitecture(
+    "qwen2_moe",
+    "Qwen2MoeForCausalLM",
+    _llama_names(**_QWEN_EXPERTS),
+    {key: name for key, name in _LLAMA_KEYS.items() if key != "feed_forward_length"},
+    optional={"feed_forward_length": "intermediate_size", **_EXPERTS},
+    fixed={"norm_topk_prob": False},
+    more=_qwen_experts,
+)
+_T5 = GgufArchitecture(
+    "t5",
+    "T5ForConditionalGeneration",
+    {},
+    _T5_KEYS,
+    kv_key="",
+    rotary=False,
+    more=_t5,
+    optional={"context_length": "n_positions"},
+)
+
+ARCHITECTURES: Mapping[str, GgufArchitecture] = {
+    "llama": _LLAMA,
+    "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", _llama_names(), _LLAMA_KEYS),
+    "qwen3": GgufArchitecture("qwen3", "Qwen3ForCausalLM", _llama_names(), _LLAMA_KEYS),
+    "qwen2moe": _QWEN_MOE,
+    "qwen3moe": dataclasses.replace(
+        _QWEN_MOE, model_type="qwen3_moe", class_name="Qwen3MoeForCausalLM", fixed={"norm_topk_prob": True}
+    ),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": dataclasses.replace(_GEMMA2, model_type="gemma3_text", class_name="Gemma3ForCausalLM", more=_gemma3),
+    "phi2": GgufArchitecture(
+        "phi",
+        "PhiForCausalLM",
+        _PHI_NAMES,
+        {**_LAYER_NORM_KEYS, _NORM: "layer_norm_eps"},
+        partial=True,
+    ),
+    "phi3": GgufArchitecture(
+        "phi3",
+        "Phi3ForCausalLM",
+        _llama_names(attn_qkv="self_attn.qkv_proj", ffn_up="mlp.gate_up_proj"),
+        _LLAMA_KEYS,
+        optional=_WINDOW,
+        more=_phi3,
+    ),
+    "starcoder2": GgufArchitecture(
+        "starcoder2",
+        "Starcoder2ForCausalLM",
+        _llama_names(ffn_up="mlp.c_fc", ffn_down="mlp.c_proj"),
+        {**_LAYER_NORM_KEYS, _NORM: "norm_epsilon"},
+        optional=_WINDOW,
+    ),
+    "granite": dataclasses.replace(
+        _LLAMA,
+        model_type="granite",
+        class_name="GraniteForCausalLM",
+        optional={
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+    ),
+    "olmo2": GgufArchitecture(
+        "olmo2",
+        "Olmo2ForCausalLM",
+        _llama_names(post_attention_norm="post_attention_layernorm", post_ffw_norm="post_feedforward_layernorm"),
+        _LLAMA_KEYS,
+    ),
+    "smollm3": dataclasses.replace(_LLAMA, model_type="smollm3", class_name="SmolLM3ForCausalLM"),
+    "seed_oss": GgufArchitecture(
+        "seed_oss",
+        "SeedOssForCausalLM",
+        _llama_names(post_attention_norm="post_attention_layernorm"),
+        _LLAMA_KEYS,
+    ),
+    "gpt2": GgufArchitecture("gpt2", "GPT2LMHeadModel", _GPT2_NAMES, _GPT2_KEYS, kv_key="", rotary=False, tied=True),
+    "gptneox": GgufArchitecture(
+        "gpt_neox",
+        "GPTNeoXForCausalLM",
+        _NEOX_NAMES,
+        {**_LAYER_NORM_KEYS, _NORM: "layer_norm_eps"},
+        kv_key="",
+        partial=True,
+        fused_by_group=True,
+        more=_neox,
+    ),
+    "bloom": GgufArchitecture(
+        "bloom", "BloomForCausalLM", _FUSED_NAMES, _BLOOM_KEYS, kv_key="", rotary=False, fused_by_group=True, tied=True
+    ),
+    "falcon": GgufArchitecture(
+        "falcon",
+        "FalconForCausalLM",
+        _FUSED_NAMES,
+        _FALCON_KEYS,
+        kv_key="num_kv_heads",
+        fused_by_group=True,
+        tied=True,
+        more=_falcon,
+    ),
+    "t5": _T5,
+}
+
+
+def architecture_of(name: str, file: GgufFile) -> GgufArchitecture:
+    """Return the architecture of a file whose general.architecture is `name`, with the names of its variant."""
+    found = ARCHITECTURES[name]
+    if found is _LLAMA and file.metadata.get(f"{name}.expert_count"):
+        return _MIXTRAL
+    if found.model_type == "falcon":
+        return dataclasses.replace(found, names=_falcon_names(file))
+    if found is _T5:
+        names = _t5_names(gated="enc.blk.0.ffn_gate.weight" in file.tensors)
+        own = "enc.blk.1.attn_rel_b.weight" in file.tensors  # a table in each layer
+        umt5 = dict(model_type="umt5", class_name="UMT5ForConditionalGeneration") if own else {}
+        return dataclasses.replace(found, names=names, **umt5)
+    return found
