@@ -1,6 +1,6 @@
 """Architectures of GGUF files: how llama.cpp names and stores what transformers has in config.json and in its tensors.
 
-Names: gguf-py/gguf/constants.py and tensor_mapping.py of llama.cpp. Layouts: its conversion from Hugging Face (conversion/), inverted.
+Layouts are those of its conversion from Hugging Face (conversion/), inverted.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.interop import gguf_names
 from lm_research.interop.gguf_file import GgufFile
 
 Config = dict[str, Any]
-Names = Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GgufArchitecture:
     Attributes:
       model_type: that of config.json.
       class_name: the entry of `architectures`.
-      names: of modules -> those of transformers; the first "{}" is the index of a block, the second that of an expert.
+      names: of modules, see gguf_names.py.
       keys: of metadata, without the architecture -> those of config.json, for numbers that files must have.
       optional: further keys, which files may lack.
       fixed: keys of config.json that files do not have.
@@ -40,7 +40,7 @@ class GgufArchitecture:
 
     model_type: str
     class_name: str
-    names: Names
+    names: gguf_names.Names
     keys: Mapping[str, str]
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -52,147 +52,6 @@ class GgufArchitecture:
     norm_offset: float = 0.0
     fused_by_group: bool = False
     tied: bool = False
-
-
-def _blocks(prefix: str, names: Names, block: str = "blk.{}") -> dict[str, str]:
-    return {f"{block}.{ours}": f"{prefix}.{theirs}" for ours, theirs in names.items()}
-
-
-_LLAMA_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_QWEN_EXPERTS = {
-    "ffn_gate_inp": "mlp.gate",
-    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
-    "ffn_up_exps": "mlp.experts.{}.up_proj",
-    "ffn_down_exps": "mlp.experts.{}.down_proj",
-    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}
-_MIXTRAL_EXPERTS = {
-    "ffn_gate_inp": "block_sparse_moe.gate",
-    "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
-    "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
-    "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
-}
-_SANDWICH = {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
-
-
-def _llama_names(**changes: str) -> dict[str, str]:
-    outer = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    return outer | _blocks("model.layers.{}", _LLAMA_BLOCK | changes)
-
-
-_FUSED_NAMES = {  # those of BLOOM, and of Falcon
-    "token_embd": "transformer.word_embeddings",
-    "token_embd_norm": "transformer.word_embeddings_layernorm",
-    "output_norm": "transformer.ln_f",
-    "output": "lm_head",
-    **_blocks(
-        "transformer.h.{}",
-        {
-            "attn_norm": "input_layernorm",
-            "attn_qkv": "self_attention.query_key_value",
-            "attn_output": "self_attention.dense",
-            "ffn_norm": "post_attention_layernorm",
-            "ffn_up": "mlp.dense_h_to_4h",
-            "ffn_down": "mlp.dense_4h_to_h",
-        },
-    ),
-}
-_GPT2_NAMES = {
-    "token_embd": "transformer.wte",
-    "position_embd": "transformer.wpe",
-    "output_norm": "transformer.ln_f",
-    "output": "lm_head",
-    **_blocks(
-        "transformer.h.{}",
-        {
-            "attn_norm": "ln_1",
-            "attn_qkv": "attn.c_attn",
-            "attn_output": "attn.c_proj",
-            "ffn_norm": "ln_2",
-            "ffn_up": "mlp.c_fc",
-            "ffn_down": "mlp.c_proj",
-        },
-    ),
-}
-_NEOX_NAMES = {
-    "token_embd": "gpt_neox.embed_in",
-    "output_norm": "gpt_neox.final_layer_norm",
-    "output": "embed_out",
-    **_blocks(
-        "gpt_neox.layers.{}",
-        {
-            "attn_norm": "input_layernorm",
-            "attn_qkv": "attention.query_key_value",
-            "attn_output": "attention.dense",
-            "ffn_norm": "post_attention_layernorm",
-            "ffn_up": "mlp.dense_h_to_4h",
-            "ffn_down": "mlp.dense_4h_to_h",
-        },
-    ),
-}
-_PHI_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.final_layernorm",
-    "output": "lm_head",
-    **_blocks(
-        "model.layers.{}",
-        {
-            "attn_norm": "input_layernorm",
-            "attn_q": "self_attn.q_proj",
-            "attn_k": "self_attn.k_proj",
-            "attn_v": "self_attn.v_proj",
-            "attn_output": "self_attn.dense",
-            "ffn_up": "mlp.fc1",
-            "ffn_down": "mlp.fc2",
-        },
-    ),
-}
-
-
-def _t5_names(gated: bool) -> dict[str, str]:
-    def stack(side: str, ours: str, feed_forward: int) -> dict[str, str]:
-        attention, inner = "layer.0.SelfAttention", f"layer.{feed_forward}.DenseReluDense"
-        return {
-            f"{ours}.output_norm": f"{side}.final_layer_norm",
-            **_blocks(
-                f"{side}.block.{{}}",
-                {
-                    "attn_norm": "layer.0.layer_norm",
-                    **{f"attn_{one}": f"{attention}.{one}" for one in "qkv"},
-                    "attn_o": f"{attention}.o",
-                    "attn_rel_b": f"{attention}.relative_attention_bias",
-                    "cross_attn_norm": "layer.1.layer_norm",
-                    **{f"cross_attn_{one}": f"layer.1.EncDecAttention.{one}" for one in "qkvo"},
-                    "cross_attn_rel_b": "layer.1.EncDecAttention.relative_attention_bias",
-                    "ffn_norm": f"layer.{feed_forward}.layer_norm",
-                    "ffn_gate": f"{inner}.wi_0",
-                    "ffn_up": f"{inner}.{'wi_1' if gated else 'wi'}",
-                    "ffn_down": f"{inner}.wo",
-                },
-                f"{ours}.blk.{{}}",
-            ),
-        }
-
-    return {"token_embd": "shared", "output": "lm_head", **stack("encoder", "enc", 1), **stack("decoder", "dec", 2)}
 
 
 _LLAMA_KEYS = {
@@ -216,7 +75,6 @@ _GPT2_KEYS = {
 _BLOOM_KEYS = {
     "block_count": "n_layer",
     "embedding_length": "hidden_size",
-    "feed_forward_length": "n_inner",
     "attention.head_count": "n_head",
     _NORM: "layer_norm_epsilon",
 }
@@ -254,12 +112,6 @@ def _falcon(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
         "bias": False,
     }
     return more | ({"num_ln_in_parallel_attn": norms} if grouped else {})
-
-
-def _falcon_names(file: GgufFile) -> Names:
-    if "blk.0.attn_norm_2.weight" not in file.tensors:
-        return _FUSED_NAMES
-    return _FUSED_NAMES | _blocks("transformer.h.{}", {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"})
 
 
 def _gemma(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
@@ -307,22 +159,27 @@ def _t5(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
     }
 
 
-_LLAMA = GgufArchitecture("llama", "LlamaForCausalLM", _llama_names(), _LLAMA_KEYS, pairs=True)
+_LLAMA = GgufArchitecture("llama", "LlamaForCausalLM", gguf_names.llama_names(), _LLAMA_KEYS, pairs=True)
 _MIXTRAL = dataclasses.replace(
     _LLAMA,
     model_type="mixtral",
     class_name="MixtralForCausalLM",
-    names=_llama_names(**_MIXTRAL_EXPERTS),
+    names=gguf_names.llama_names(**gguf_names.MIXTRAL_EXPERTS),
     optional={"expert_count": "num_local_experts", **_EXPERTS},
 )
 _GEMMA = GgufArchitecture(
-    "gemma", "GemmaForCausalLM", _llama_names(), _LLAMA_KEYS, norm_offset=1.0, fixed={"hidden_act": "gelu_pytorch_tanh"}
+    "gemma",
+    "GemmaForCausalLM",
+    gguf_names.llama_names(),
+    _LLAMA_KEYS,
+    norm_offset=1.0,
+    fixed={"hidden_act": "gelu_pytorch_tanh"},
 )
 _GEMMA2 = dataclasses.replace(
     _GEMMA,
     model_type="gemma2",
     class_name="Gemma2ForCausalLM",
-    names=_llama_names(**_SANDWICH),
+    names=gguf_names.llama_names(**gguf_names.SANDWICH),
     optional={**_WINDOW, **_CAPS},
     fixed={},
     more=_gemma,
@@ -330,7 +187,7 @@ _GEMMA2 = dataclasses.replace(
 _QWEN_MOE = GgufArchitecture(
     "qwen2_moe",
     "Qwen2MoeForCausalLM",
-    _llama_names(**_QWEN_EXPERTS),
+    gguf_names.llama_names(**gguf_names.QWEN_EXPERTS),
     {key: name for key, name in _LLAMA_KEYS.items() if key != "feed_forward_length"},
     optional={"feed_forward_length": "intermediate_size", **_EXPERTS},
     fixed={"norm_topk_prob": False},
@@ -349,8 +206,8 @@ _T5 = GgufArchitecture(
 
 ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "llama": _LLAMA,
-    "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", _llama_names(), _LLAMA_KEYS),
-    "qwen3": GgufArchitecture("qwen3", "Qwen3ForCausalLM", _llama_names(), _LLAMA_KEYS),
+    "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", gguf_names.llama_names(), _LLAMA_KEYS),
+    "qwen3": GgufArchitecture("qwen3", "Qwen3ForCausalLM", gguf_names.llama_names(), _LLAMA_KEYS),
     "qwen2moe": _QWEN_MOE,
     "qwen3moe": dataclasses.replace(
         _QWEN_MOE, model_type="qwen3_moe", class_name="Qwen3MoeForCausalLM", fixed={"norm_topk_prob": True}
@@ -361,14 +218,14 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "phi2": GgufArchitecture(
         "phi",
         "PhiForCausalLM",
-        _PHI_NAMES,
+        gguf_names.PHI,
         {**_LAYER_NORM_KEYS, _NORM: "layer_norm_eps"},
         partial=True,
     ),
     "phi3": GgufArchitecture(
         "phi3",
         "Phi3ForCausalLM",
-        _llama_names(attn_qkv="self_attn.qkv_proj", ffn_up="mlp.gate_up_proj"),
+        gguf_names.llama_names(attn_qkv="self_attn.qkv_proj", ffn_up="mlp.gate_up_proj"),
         _LLAMA_KEYS,
         optional=_WINDOW,
         more=_phi3,
@@ -376,7 +233,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "starcoder2": GgufArchitecture(
         "starcoder2",
         "Starcoder2ForCausalLM",
-        _llama_names(ffn_up="mlp.c_fc", ffn_down="mlp.c_proj"),
+        gguf_names.llama_names(ffn_up="mlp.c_fc", ffn_down="mlp.c_proj"),
         {**_LAYER_NORM_KEYS, _NORM: "norm_epsilon"},
         optional=_WINDOW,
     ),
@@ -394,21 +251,25 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "olmo2": GgufArchitecture(
         "olmo2",
         "Olmo2ForCausalLM",
-        _llama_names(post_attention_norm="post_attention_layernorm", post_ffw_norm="post_feedforward_layernorm"),
+        gguf_names.llama_names(
+            post_attention_norm="post_attention_layernorm", post_ffw_norm="post_feedforward_layernorm"
+        ),
         _LLAMA_KEYS,
     ),
     "smollm3": dataclasses.replace(_LLAMA, model_type="smollm3", class_name="SmolLM3ForCausalLM"),
     "seed_oss": GgufArchitecture(
         "seed_oss",
         "SeedOssForCausalLM",
-        _llama_names(post_attention_norm="post_attention_layernorm"),
+        gguf_names.llama_names(post_attention_norm="post_attention_layernorm"),
         _LLAMA_KEYS,
     ),
-    "gpt2": GgufArchitecture("gpt2", "GPT2LMHeadModel", _GPT2_NAMES, _GPT2_KEYS, kv_key="", rotary=False, tied=True),
+    "gpt2": GgufArchitecture(
+        "gpt2", "GPT2LMHeadModel", gguf_names.GPT2, _GPT2_KEYS, kv_key="", rotary=False, tied=True
+    ),
     "gptneox": GgufArchitecture(
         "gpt_neox",
         "GPTNeoXForCausalLM",
-        _NEOX_NAMES,
+        gguf_names.GPT_NEOX,
         {**_LAYER_NORM_KEYS, _NORM: "layer_norm_eps"},
         kv_key="",
         partial=True,
@@ -416,12 +277,20 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         more=_neox,
     ),
     "bloom": GgufArchitecture(
-        "bloom", "BloomForCausalLM", _FUSED_NAMES, _BLOOM_KEYS, kv_key="", rotary=False, fused_by_group=True, tied=True
+        "bloom",
+        "BloomForCausalLM",
+        gguf_names.FUSED,
+        _BLOOM_KEYS,
+        {"feed_forward_length": "n_inner"},
+        kv_key="",
+        rotary=False,
+        fused_by_group=True,
+        tied=True,
     ),
     "falcon": GgufArchitecture(
         "falcon",
         "FalconForCausalLM",
-        _FUSED_NAMES,
+        gguf_names.FUSED,
         _FALCON_KEYS,
         kv_key="num_kv_heads",
         fused_by_group=True,
@@ -438,10 +307,10 @@ def architecture_of(name: str, file: GgufFile) -> GgufArchitecture:
     if found is _LLAMA and file.metadata.get(f"{name}.expert_count"):
         return _MIXTRAL
     if found.model_type == "falcon":
-        return dataclasses.replace(found, names=_falcon_names(file))
+        return dataclasses.replace(found, names=gguf_names.falcon_names("blk.0.attn_norm_2.weight" in file.tensors))
     if found is _T5:
-        names = _t5_names(gated="enc.blk.0.ffn_gate.weight" in file.tensors)
+        names = gguf_names.t5_names(gated="enc.blk.0.ffn_gate.weight" in file.tensors)
         own = "enc.blk.1.attn_rel_b.weight" in file.tensors  # a table in each layer
-        umt5 = dict(model_type="umt5", class_name="UMT5ForConditionalGeneration") if own else {}
-        return dataclasses.replace(found, names=names, **umt5)
+        found = dataclasses.replace(found, names=names)
+        return dataclasses.replace(found, model_type="umt5", class_name=f"UM{found.class_name}") if own else found
     return found

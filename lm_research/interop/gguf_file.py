@@ -203,7 +203,7 @@ def read_gguf(path: pathlib.Path) -> GgufFile:
     """
     data = map_file(path)
     try:
-        header = read_header(memoryview(data))
+        header = read_header(data.data)
     except ValueError as error:
         raise damaged(path, str(error)) from error
     tensors = {name: _tensor(path, data, name, described) for name, described in header.tensors.items()}

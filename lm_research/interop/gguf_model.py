@@ -128,7 +128,8 @@ def _architecture(path: pathlib.Path, file: GgufFile) -> GgufArchitecture:
 
 def _config(path: pathlib.Path, file: GgufFile, arch: GgufArchitecture) -> dict[str, Any]:
     name = file.metadata["general.architecture"]
-    data = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
+    own = {key: value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
+    data = {key.removeprefix(f"{name}."): _decimal(value) for key, value in own.items()}
 
     def number(key: str) -> Any:
         value = data.get(key)
@@ -165,6 +166,11 @@ def _config(path: pathlib.Path, file: GgufFile, arch: GgufArchitecture) -> dict[
         config["sliding_window"] = None
     config |= arch.more(file, data, config)
     return config | _token_ids(file.metadata)
+
+
+def _decimal(value: Any) -> Any:
+    """The shortest number with the same value in float32, in which files have it: 1e-06 instead of 9.999999974752427e-07."""
+    return float(str(np.float32(value))) if type(value) is float and np.float32(value) == value else value
 
 
 def _head_width(file: GgufFile, heads: int, kv_heads: int) -> int:

@@ -51,12 +51,14 @@ _SPLITS: Mapping[tuple[str, ...], str] = {
     (_SEED,): "seed-coder",
     (_by_case(r"\p{N}", ""),): "tekken",
     (_by_case(r"\p{N}{1,3}", f"{_ENDINGS}?"),): "gpt-4o llama4 kanana2 talkie minimax-m2",
-    (r"[\p{P}\$\+<=>\^~\|`]+", _WORDS, "[0-9][0-9][0-9]"): "falcon",
+    (r"[\p{P}\$\+<=>\^~\|`]+", _WORDS): "falcon",
     (r" ?[^(\s|.,!?…。，、।۔،)]+",): "bloom poro-chat gpt3-finnish",
     (r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"): "viking",
     ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"): "deepseek-coder",
 }
 PATTERNS = {name: patterns for patterns, names in _SPLITS.items() for name in names.split()}
+# Patterns that split a text further after its bytes have become characters, some of which are numbers.
+_LATER = {"falcon": (r"\p{N}+", "[0-9][0-9][0-9]")}
 # Tokenizers that take a word that is a token as it is, before any merge; they also begin a text with bos unless files deny it.
 _WHOLE_WORDS = frozenset(
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken".split()
@@ -158,7 +160,7 @@ def _bytes(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) 
     tokens, kinds = data["tokens"], data["token_type"]
     adds = {"bos": data.get("add_bos_token", pre in _WHOLE_WORDS), "eos": data.get("add_eos_token", False)}
     frame = {role: config.get(f"{role}_token", "") if adds[role] else "" for role in adds}
-    splits = [_split(pattern) for pattern in PATTERNS[pre]]
+    splits, later = ([_split(pattern) for pattern in rules.get(pre, ())] for rules in (PATTERNS, _LATER))
     spec = {
         "version": "1.0",
         "truncation": None,
@@ -174,6 +176,7 @@ def _bytes(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) 
             "pretokenizers": [
                 *splits,
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+                *later,
             ],
         },
         "post_processor": _template(tokens, frame["bos"], frame["eos"]),
