@@ -1,8 +1,8 @@
 """`python -m lm_research.plan --config=configs/gpt2_xl.py --topology=v5e:16x16`: the resources that a run needs.
 
-Report the memory per chip, the communication, a lower bound of the step time and the cost of a run on hardware that need not be
-available. Without --compile the report is arithmetic (planning/estimate.py). With it the real training step is also compiled for the
-topology, and the compiler's figures are printed next to the arithmetic.
+Report the memory per device, the communication, the step time and the cost of a run on hardware that need not be available. Without
+--compile the report is arithmetic (planning/estimate.py). With it the real training step is also compiled for the topology, and the
+compiler's figures are printed next to the arithmetic.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--search", action="store_true", help="rank all meshes, micro-batches and remat policies that fit"
     )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="also plan 1 to 2,048 chips of this kind with as many sequences per device",
+    )
     parser.add_argument("--price", type=flags.bounded(float, 0, 1e15), help="price of one chip-hour, in any currency")
     parser.add_argument("--json", type=flags.path, metavar="FILE", help="also write the plan to FILE as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
@@ -58,11 +63,13 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """
     if bool(args.topology) == bool(args.hardware):
         raise ConfigError("Give either --topology=v5e:16x16 (a TPU slice) or --hardware=h200:8 (a machine with GPUs).")
+    if args.search and args.scaling:
+        raise ConfigError("--search ranks plans on one topology. Choose one of them and use --scaling with its keys.")
     if args.search and args.compile:
         raise ConfigError("--search ranks plans by arithmetic. Choose one of them and use --compile with its keys.")
     config, _ = cli.parse([*rest, f"--workdir={tempfile.gettempdir()}"])
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported, so that it leaves local accelerators alone
-    from lm_research.planning import estimate, report, search
+    from lm_research.planning import estimate, report, scaling, search
     from lm_research.planning.topology import parse_topology
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
 
@@ -76,6 +83,10 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     result = estimate.plan_run(config, topology, args.price)
     print(report.table(result))
     values = dataclasses.asdict(result)
+    if args.scaling:
+        steps = list(scaling.scaling(config, topology))
+        print("\n" + report.scaling_table(steps))
+        values["scaling"] = [dataclasses.asdict(step.plan) for step in steps if step.plan]
     if args.compile:
         values["compiled"] = compile_too(config, topology, result.memory_bytes, args.effort)
     write(args.json, values)

@@ -8,26 +8,29 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+GIB = 2.0**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Data sheet of a chip. All rates are per second and in one direction.
+    """Data sheet of a chip. All rates are per second, in one direction, and of the whole chip.
 
     Attributes:
       kind: part of jax's device_kind that identifies the chip.
       flops: dense bfloat16 FLOP/s.
-      hbm_bytes: memory.
+      hbm_bytes: memory that programs can use.
       hbm_bandwidth: bytes/s between memory and chip.
       link_bandwidth: bytes/s of one link to a neighbor (TPU torus), or of a GPU to the other GPUs of its machine.
       torus: number of dimensions of the torus that links form; 0 if all chips are connected alike (NVLink).
-      wraps_at: torus dimensions whose size is a multiple of this number are rings, others are lines; 0 without a torus.
-      network_bandwidth: bytes/s per chip over the data-center network, which connects slices or machines.
+      wraps_at: multiple that the sides of a slice must be to close to rings; 0 without a torus.
+      network_bandwidth: bytes/s over the data-center network, which connects slices or machines.
       clock: Hz of the matrix units; 0 for GPUs.
-      devices: number of JAX devices of a chip.
+      devices: JAX devices that the chip has; each has an equal part of its rates and memory.
       described_as: libtpu's name of the chip's configuration, if it is not the default: JAX on a v4 joins the two cores of a chip.
     """
 
@@ -45,39 +48,43 @@ class Chip:
 
     @property
     def device(self) -> Chip:
-        """The share of the chip that one JAX device has."""
-        n = self.devices
-        return dataclasses.replace(
-            self,
-            flops=self.flops / n,
-            hbm_bytes=self.hbm_bytes / n,
-            hbm_bandwidth=self.hbm_bandwidth / n,
-            link_bandwidth=self.link_bandwidth / n,
-            network_bandwidth=self.network_bandwidth / n,
-            devices=1,
-        )
+        """The rates and memory of one JAX device."""
+        names = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "network_bandwidth")
+        parts = {name: getattr(self, name) / self.devices for name in names}
+        return dataclasses.replace(self, **parts, devices=1)
+
+    def closes(self, shape: Sequence[int], side: int) -> bool:
+        """Whether the links along a side of a slice form a ring.
+
+        The optical switches of a 3D torus join the opposite faces of cubes of 4 x 4 x 4, so they close rings only in slices of whole
+        cubes. A 2D pod has rings along the sides that are as long as the pod's.
+        """
+        sides = shape if self.torus == 3 else (shape[side],)
+        return bool(self.torus) and all(length % self.wraps_at == 0 for length in sides)
 
 
 # TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture". Their "bidirectional ICI bandwidth per
 # chip" counts both directions of all links: v4 600, v5e 400, v5p 1200, v6e 800, tpu7x 1200 GB/s over 6, 4, 6, 4 and 6
 # links. 3D slices are built of cubes of 4 x 4 x 4 whose sides close to rings; 2D ones close at 16 chips, the pod's side.
 # Network: v5e 6.4 and v6e 25.6 Tb/s per pod of 256; v4 and v5p hosts of 4 chips with 200 Gb/s; tpu7x 100 Gb/s per chip.
+# Memory of TPUs: what the compiler of libtpu 0.0.52 offers a program, from the message of one that is too large.
 # GPUs (SXM boards): NVIDIA's data sheets "A100 80GB", "H100", "H200" and "DGX B200" (an eighth of the system); NVLink of 600,
-# 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU.
-# TPUs have been checked against those pages, GPUs against secondary tables of the data sheets (which give a B200 180 or 192 GB).
+# 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU. Their
+# memory is what nvidia-smi reports: 81,920, 81,559, 143,771 and 183,359 MiB.
+# TPUs have been checked against those pages, GPUs against secondary tables of the data sheets.
 # Kinds come before their prefixes: "TPU v5" is the device_kind of a v5p.
 CHIPS = {
-    "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9),
-    "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9, 1.5e9),
-    "v5p": Chip("TPU v5", 459e12, 95e9, 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9),
-    "v4": Chip("TPU v4", 275e12, 32e9, 1200e9, 50e9, 3, 4, 6.25e9, 1.05e9, 1, "megacore"),
-    "tpu7x": Chip("TPU7x", 2307e12, 192e9, 7380e9, 100e9, 3, 4, 12.5e9, 2.2e9, 2),
-    "b200": Chip("B200", 2250e12, 180e9, 8000e9, 900e9, 0, 0, 50e9),
-    "h200": Chip("H200", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
-    "h100": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9),
-    "a100": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
+    "v6e": Chip("TPU v6 lite", 918e12, 31.24 * GIB, 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9),
+    "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 2, 16, 3.125e9, 1.5e9),
+    "v5p": Chip("TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9),
+    "v4": Chip("TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 3, 4, 6.25e9, 1.05e9, 1, "megacore"),
+    "tpu7x": Chip("TPU7x", 2307e12, 2 * 94.74 * GIB, 7380e9, 100e9, 3, 4, 12.5e9, 2.2e9, 2),
+    "b200": Chip("B200", 2250e12, 183_359 * 2.0**20, 8000e9, 900e9, 0, 0, 50e9),
+    "h200": Chip("H200", 989e12, 143_771 * 2.0**20, 4800e9, 450e9, 0, 0, 50e9),
+    "h100": Chip("H100", 989e12, 81_559 * 2.0**20, 3350e9, 450e9, 0, 0, 50e9),
+    "a100": Chip("A100", 312e12, 81_920 * 2.0**20, 2039e9, 300e9, 0, 0, 25e9),
 }
-PEAK_FLOPS = {chip.kind: chip.device.flops for chip in CHIPS.values()}  # of one device
+PEAK_FLOPS = {chip.kind: chip.device.flops for chip in CHIPS.values()}
 
 
 def peak_flops() -> tuple[float | None, str]:

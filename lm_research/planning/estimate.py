@@ -1,6 +1,6 @@
-"""Plans by arithmetic: memory by kind, communication by mesh axis, and a lower bound of the step time.
+"""Plans by arithmetic: memory by kind, communication by mesh axis, a lower bound of the step time and a prediction.
 
-Memory and communication are per chip. Symbols: P parameters, b sequences per chip and micro-batch, A micro-batches, n devices of an
+Memory and communication are per device, of which a chip has one or two. Symbols: P parameters, b sequences per device and micro-batch, A micro-batches, n devices of an
 axis, t of the tensor axis, c of the context axis.
 """
 
@@ -21,24 +21,21 @@ from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
 from lm_research.parallel.rules import batch_shards, resolve_rules, tree_shardings
+from lm_research.planning.predict import FLOAT32, FLOAT32_PASSES, step_parts
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.state import state_shardings
 from lm_research.trees import flatten
 
-FLOAT32 = 4
-# Cost of a float32 product in bfloat16 products, by whether the chip is a TPU. A TPU takes six (jax's precision "float32", which
-# training uses); by NVIDIA's data sheets, float32 without tensor cores has 1/15 to 1/16 of the bfloat16 rate.
-FLOAT32_PASSES = {True: 6.0, False: 16.0}
-
 
 @dataclasses.dataclass(frozen=True)
 class ResourcePlan:
-    """Resources of a run. Bytes are per device (a chip, but half of a tpu7x), seconds per step; `memory` maps a kind to bytes.
+    """Resources of a run. Bytes are per device, seconds per step; `memory` maps a kind to bytes.
 
-    `seconds` has the terms of the roofline (compute, hbm, ici, dcn), each without the others; `step_seconds` combines them with
-    `predict`.
+    `parts` has the predicted time of a step by what it is spent on (predict.py); `step_seconds` is their sum, and `mfu` follows from it.
+    `seconds` has the terms of the roofline (compute, hbm, ici, dcn), each without the others; `best_seconds` combines them with
+    `lower_bound`, and `best_mfu` follows from that.
     """
 
     topology: str
@@ -47,7 +44,7 @@ class ResourcePlan:
     mesh: dict[str, int]
     remat: str
     micro_batches: int
-    rows_per_chip: int
+    rows_per_device: int
     parameters: int
     trained: int
     flops_per_token: float
@@ -55,12 +52,15 @@ class ResourcePlan:
     tokens_per_step: int
     memory: dict[str, float]
     memory_bytes: float
-    chip_bytes: float
+    device_bytes: float
     fits: bool
     collectives: tuple[Collective, ...]
-    seconds: dict[str, float]
+    parts: dict[str, float]
     step_seconds: float
     mfu: float
+    seconds: dict[str, float]
+    best_seconds: float
+    best_mfu: float
     tokens_per_second: float
     num_steps: int | None
     chip_hours: float | None
@@ -68,7 +68,11 @@ class ResourcePlan:
 
 
 def plan_run(
-    config: Config, topology: Topology, price: float | None = None, work: Workload | None = None
+    config: Config,
+    topology: Topology,
+    price: float | None = None,
+    work: Workload | None = None,
+    only_fitting: bool = False,
 ) -> ResourcePlan:
     """Plan a run on a topology.
 
@@ -77,6 +81,7 @@ def plan_run(
       topology: chips and their connections.
       price: price of one chip-hour; None leaves out the cost.
       work: `make_workload(config)`, if already computed.
+      only_fitting: whether a plan that does not fit needs no prediction; it gets the lower bound.
 
     Raises:
       MeshError: the mesh does not fit the topology, or cannot divide the batch or a parameter.
@@ -93,7 +98,11 @@ def plan_run(
     moved = collectives(config, work, mesh, rows, topology.slices, crossing)
     flops = flops_per_row(work).total * train.batch_size
     seconds = roofline(config, work, topology, mesh, rows, memory, moved)
-    step = predict(seconds)
+    best = lower_bound(seconds)
+    fits = sum(memory.values()) <= topology.device.hbm_bytes
+    parts = {} if only_fitting and not fits else step_parts(config, work, topology, shape, rows, memory, moved)
+    step = max(best, sum(parts.values()))
+    peak = topology.num_chips * topology.chip.flops
     total, tokens = sum(memory.values()), train.batch_size * work.tokens_per_row
     hours = None if train.num_epochs or train.budget else topology.num_chips * step * train.num_steps / 3600
     return ResourcePlan(
@@ -103,7 +112,7 @@ def plan_run(
         mesh={axis: size for axis, size in shape.items() if axis != "expert" or size > 1},
         remat=config.model.remat,
         micro_batches=train.accumulation_steps,
-        rows_per_chip=rows,
+        rows_per_device=rows,
         parameters=work.definition.num_params,
         trained=work.groups.count(work.definition.shapes),
         flops_per_token=flops / tokens,
@@ -111,12 +120,15 @@ def plan_run(
         tokens_per_step=tokens,
         memory=memory,
         memory_bytes=total,
-        chip_bytes=topology.device.hbm_bytes,
-        fits=total <= topology.device.hbm_bytes,
+        device_bytes=topology.device.hbm_bytes,
+        fits=fits,
         collectives=moved,
-        seconds=seconds,
+        parts=parts,
         step_seconds=step,
-        mfu=flops / (step * topology.num_chips * topology.chip.flops),
+        mfu=flops / step / peak,
+        seconds=seconds,
+        best_seconds=best,
+        best_mfu=flops / best / peak,
         tokens_per_second=tokens / step,
         num_steps=None if train.num_epochs or train.budget else train.num_steps,
         chip_hours=hours,
@@ -136,7 +148,7 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
 
 
 def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
-    """Make the run's abstract mesh over the topology's chips; raise a MeshError like `make_mesh` and `check_batch`."""
+    """Make the run's abstract mesh over the topology's devices; raise a MeshError like `make_mesh` and `check_batch`."""
     shape = mesh_shape(config.mesh, topology.num_devices)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
@@ -144,11 +156,11 @@ def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
 
 
 def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int, platform: str) -> dict[str, float]:
-    """Estimate the memory per chip at the end of the forward pass, where a step needs most, in bytes by kind.
+    """Estimate the memory per device at the end of the forward pass, where a step needs most, in bytes by kind.
 
     parameters, optimizer, average: arrays of the state in float32, divided by their shardings. AdamW has two moments, so parameters and
       optimizer take 12 bytes per parameter (Rajbhandari et al. 2019, section 3.1, without the 16-bit copies, which are temporary here),
-      over fsdp x tensor chips.
+      over fsdp x tensor devices.
     gradients: 4 bytes per trainable parameter, divided alike; twice with micro-batches: the sum and the next term.
     adapted: sums of kernels and adapters, and their gradients (models/adapters.py); missing without adapters.
     activations: b times `activation_bytes`.
@@ -191,7 +203,7 @@ def adapted_kernels(work: Workload) -> set[str]:
 
 
 def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) -> float:
-    """Return the bytes per chip of float32 arrays with the shapes of these parameters."""
+    """Return the bytes per device of float32 arrays with the shapes of these parameters."""
     shapes, rules = flatten(work.definition.shapes), resolve_rules(config.mesh.rules)
     placed = flatten(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
     return float(FLOAT32 * sum(math.prod(placed[path].shard_shape(shapes[path].shape)) for path in paths))
@@ -237,14 +249,14 @@ def roofline(
       block (which pass through memory once with or without remat), and accesses the logits three times.
     ici, ici_tensor, dcn: bytes of the collectives over the bandwidth of their axis; those of the tensor axis separately.
     """
-    train, device, arch = config.train, topology.device, work.definition.arch
+    train, chip, arch = config.train, topology.device, work.definition.arch
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
     if mesh.shape["context"] > 1 or config.model.attention_backend == "flash":
         again = max(again, flops.attention / 3)
-    slower = FLOAT32_PASSES[bool(device.torus)] if arch.dtype == "float32" else 1.0
-    compute = train.batch_size * (flops.total + again) * slower / (topology.num_devices * device.flops)
+    slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
+    compute = train.batch_size * (flops.total + again) * slower / (topology.num_devices * chip.flops)
 
     weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
     passes = 3 if arch.remat == "full" else 2
@@ -259,17 +271,17 @@ def roofline(
         ici[collective.axis] += collective.link_bytes / speed[collective.axis]
     return {
         "compute": compute,
-        "hbm": hbm / device.hbm_bandwidth,
+        "hbm": hbm / chip.hbm_bandwidth,
         "ici": sum(value for axis, value in ici.items() if axis != "tensor"),
         "ici_tensor": ici["tensor"],
-        "dcn": sum(c.network_bytes for c in moved) / device.network_bandwidth,
+        "dcn": sum(c.network_bytes for c in moved) / chip.network_bandwidth,
     }
 
 
-def predict(seconds: dict[str, float]) -> float:
-    """Predict the step time: the slowest resource that can overlap with others, plus those that cannot.
+def lower_bound(seconds: dict[str, float]) -> float:
+    """Combine the terms of the roofline: the slowest resource that can overlap with others, plus those that cannot.
 
     Gathering weights and reducing gradients overlap with the computation of other layers; the sums over the tensor axis separate
-    consecutive layers. The result is a lower bound for well-scheduled programs: matrix units rarely exceed 80% of their peak.
+    consecutive layers.
     """
     return max(seconds["compute"], seconds["hbm"], seconds["ici"], seconds["dcn"]) + seconds["ici_tensor"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from lm_research.parallel.hardware import GIB
 from lm_research.planning.compiled import CompiledPlan
 from lm_research.planning.reading import Reading
 
@@ -15,7 +16,7 @@ def reading_lines(result: CompiledPlan) -> Iterator[str]:
     """Format the reading of a compiled step: totals, collectives, kernels, expensive lines and large temporaries."""
     reading = result.reading
     yield (
-        f"program: {reading.flops / 1e12:,.4g} TFLOP (the model has {result.flops / 1e12:,.4g}), {gigabytes(reading.hbm_bytes)} between "
+        f"program: {reading.flops / 1e12:,.4g} TFLOP (the model has {result.flops / 1e12:,.4g}), {gibibytes(reading.hbm_bytes)} between "
         "HBM and chip"
     )
     yield from aligned(
@@ -25,7 +26,7 @@ def reading_lines(result: CompiledPlan) -> Iterator[str]:
         ]
     )
     if reading.transfers:
-        yield f"collectives ({gigabytes(reading.synchronous_bytes)} synchronous)"
+        yield f"collectives ({gibibytes(reading.synchronous_bytes)} synchronous)"
         yield from aligned(_transfers(reading))
     if reading.kernels:
         yield "kernels"
@@ -44,7 +45,7 @@ def _transfers(reading: Reading) -> Iterator[tuple[str, ...]]:
             "+".join(one.axes),
             f"{one.devices:,}",
             f"{one.times:,}",
-            gigabytes(one.array_bytes),
+            gibibytes(one.array_bytes),
             "yes" if one.overlapped else "no",
             _ms(one.seconds),
             _ms(one.exposed_seconds),
@@ -63,22 +64,22 @@ def _lines(reading: Reading) -> Iterator[tuple[str, ...]]:
     yield ("  cycles", "roof", "TFLOP", "HBM", "line", "operation")
     for one in reading.lines[:LIMIT]:
         times = f"  {_ms(one.cycles_seconds)}", _ms(one.roof_seconds)
-        yield (*times, f"{one.flops / 1e12:.3g}", gigabytes(one.hbm_bytes), one.source, one.operation)
+        yield (*times, f"{one.flops / 1e12:.3g}", gibibytes(one.hbm_bytes), one.source, one.operation)
 
 
 def _temporaries(reading: Reading) -> Iterator[tuple[str, ...]]:
     yield ("  each", "number", "array", "line", "operation")
     for one in reading.temporaries[:LIMIT]:
-        yield (f"  {gigabytes(one.num_bytes)}", str(one.count), one.array, one.source, one.operation)
+        yield (f"  {gibibytes(one.num_bytes)}", str(one.count), one.array, one.source, one.operation)
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
 
 
-def gigabytes(size: float) -> str:
-    """Format bytes in GB, or small amounts in MB."""
-    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or not size else f"{size / 1e6:,.2f} MB"
+def gibibytes(size: float) -> str:
+    """Format bytes in GiB (2^30), or small amounts in MiB (2^20)."""
+    return f"{size / GIB:,.2f} GiB" if size >= GIB / 100 or not size else f"{size / GIB * 1024:,.2f} MiB"
 
 
 def aligned(rows: Sequence[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> list[str]:

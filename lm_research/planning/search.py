@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
 from lm_research.parallel.batches import resolve_batch
+from lm_research.parallel.hardware import GIB
 from lm_research.planning.estimate import ResourcePlan, plan_run
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import Workload, make_workload
@@ -67,7 +68,9 @@ def _micro_batches(config: Config, topology: Topology, price: float | None, work
     size = config.train.batch_size
     for count in (n for n in range(1, size + 1) if size % n == 0):
         try:
-            yield plan_run(replace(config, train={"accumulation_steps": count}), topology, price, work)
+            yield plan_run(
+                replace(config, train={"accumulation_steps": count}), topology, price, work, only_fitting=True
+            )
         except MeshError:
             return
 
@@ -75,12 +78,12 @@ def _micro_batches(config: Config, topology: Topology, price: float | None, work
 def _nothing(config: Config, topology: Topology, nearest: ResourcePlan | None) -> str:
     if nearest is None:
         return (
-            f"No mesh over the {topology.num_chips} chips of {topology} can divide a batch of "
+            f"No mesh over the {topology.num_devices} devices of {topology} can divide a batch of "
             f"{config.train.batch_size} rows and this model. Choose a train.batch_size that is a multiple of the chips, or fewer chips."
         )
     return (
-        f"Nothing fits {topology}: the plan with the least memory ({describe(nearest)}) needs {nearest.memory_bytes / 1e9:.1f} GB, but a "
-        f"chip has {nearest.chip_bytes / 1e9:.0f} GB. Use more chips, chips with more memory, or a smaller model."
+        f"Nothing fits {topology}: the plan with the least memory ({describe(nearest)}) needs {nearest.memory_bytes / GIB:.1f} GiB, but a "
+        f"device has {nearest.device_bytes / GIB:.2f} GiB. Use more chips, chips with more memory, or a smaller model."
     )
 
 

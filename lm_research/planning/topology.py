@@ -6,10 +6,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from lm_research.errors import MeshError, suggest
 from lm_research.parallel.hardware import CHIPS, Chip
 from lm_research.parallel.mesh import AXES
+
+# Bandwidth between the two devices of a chip, in links to a neighbor (docs.cloud.google.com/tpu/docs/tpu7x, "Dual-chiplet architecture").
+DIE_LINKS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,11 @@ class Topology:
     chip: Chip
     shape: tuple[int, ...]
     slices: int = 1
+
+    @property
+    def chip_name(self) -> str:
+        """The key of the chip in CHIPS."""
+        return self.name.partition(":")[0]
 
     @property
     def chips_per_slice(self) -> int:
@@ -37,14 +46,14 @@ class Topology:
         return self.slices * self.chips_per_slice
 
     @property
-    def num_devices(self) -> int:
-        """Number of JAX devices of all slices."""
-        return self.num_chips * self.chip.devices
+    def device(self) -> Chip:
+        """The rates and memory of one JAX device."""
+        return self.chip.device
 
     @property
-    def device(self) -> Chip:
-        """Rates and memory of one JAX device."""
-        return self.chip.device
+    def num_devices(self) -> int:
+        """Number of JAX devices of all slices; a chip can have two."""
+        return self.num_chips * self.chip.devices
 
     def __str__(self) -> str:
         return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
@@ -72,26 +81,56 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     return Topology(f"{name}:{sides}", chip, shape, slices)
 
 
-def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
-    """Return the bytes/s that one device can send along each mesh axis within a slice.
+class Span(NamedTuple):
+    """A part of a dimension of the torus that a mesh axis takes: its length, and whether its links form a ring."""
 
-    Mesh axes take the dimensions of the torus from the innermost one, as jax arranges devices. An axis that spans a dimension uses two
-    links if the dimension is a ring, and one link if it is a line or shared with another axis. The devices of one chip share its links
-    and are innermost. On GPUs every axis has the full NVLink bandwidth (all GPUs are connected by a switch).
+    length: int
+    is_ring: bool
+    within_chips: bool = False
+
+
+def spans(topology: Topology, mesh: Mapping[str, int]) -> dict[str, list[Span]]:
+    """Divide the dimensions of the torus among the mesh axes.
+
+    Axes take dimensions from the innermost one, as jax arranges devices; the devices of a chip come before all of them. GPUs have a
+    single dimension, their switch.
     """
-    chip = topology.device
-    if not chip.torus:
-        return {axis: chip.link_bandwidth for axis in mesh}
-    rest, result, together = list(topology.shape), {}, topology.chip.devices
+    sides = (*topology.shape, topology.chip.devices)
+    rest, result = list(sides), dict[str, list[Span]]()
     for axis in reversed([axis for axis in AXES if axis in mesh]):
-        remaining, used = mesh[axis], 0
-        inside = math.gcd(remaining, together)
-        remaining, together = remaining // inside, together // inside
+        remaining, result[axis] = mesh[axis], []
         for dimension in reversed(range(len(rest))):
             size = math.gcd(remaining, rest[dimension])
             if size > 1:
-                is_ring = size == topology.shape[dimension] and size % chip.wraps_at == 0
-                used += 2 if is_ring else 1
+                inside = dimension == len(topology.shape)
+                whole = not inside and size == sides[dimension]
+                result[axis].append(Span(size, whole and topology.chip.closes(topology.shape, dimension), inside))
                 remaining, rest[dimension] = remaining // size, rest[dimension] // size
-        result[axis] = chip.link_bandwidth * max(1, used)
     return result
+
+
+def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
+    """Return the bytes/s that one device can send along each mesh axis within a slice.
+
+    An axis that spans a dimension uses two links if the dimension is a ring, and one link if it is a line or shared with another axis. The
+    devices of a chip share its links, and are connected by DIE_LINKS times the bandwidth of one, which limits only axes that do not leave
+    the chip. On GPUs every axis has the full NVLink bandwidth (all GPUs are connected by a switch).
+    """
+    chip = topology.chip
+    if not chip.torus:
+        return {axis: chip.link_bandwidth for axis in mesh}
+    result = {}
+    for axis, found in spans(topology, mesh).items():
+        used = sum(1 + span.is_ring for span in found if not span.within_chips)
+        if found and not used:
+            used = DIE_LINKS * chip.devices
+        result[axis] = chip.device.link_bandwidth * max(1, used)
+    return result
+
+
+def hops(topology: Topology, mesh: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of links between the farthest devices of each mesh axis: half of a ring, all of a line; 1 on GPUs."""
+    if not topology.chip.torus:
+        return {axis: int(size > 1) for axis, size in mesh.items()}
+    found = spans(topology, mesh)
+    return {axis: sum(s.length // 2 if s.is_ring else s.length - 1 for s in parts) for axis, parts in found.items()}

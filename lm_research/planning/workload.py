@@ -31,12 +31,16 @@ from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
+from lm_research.planning.fusion import Kernel, extrapolate, kernels
 from lm_research.tasks.base import TASKS, PackedExamples
 from lm_research.tasks.dataset import LabeledCorpus
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.param_groups import ParamGroups, make_groups
 from lm_research.training.state import init_state
+
+# Numbers of sequences for which kernels are traced; their sizes for other numbers follow.
+TRACED_ROWS = (2, 4)  # few enough for one slice of logits, as several devices have
 
 
 class Vocabulary(Tokenizer):
@@ -235,3 +239,46 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
     sizes = tuple(context if axis == "context" else 1 for axis in AXES)
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     return float(kept(2) - kept(1)) / context
+
+
+def gradient_kernels(config: Config, rows: int, platform: str, tensor: int = 1, context: int = 1) -> Sequence[Kernel]:
+    """List the kernels of one micro-batch's loss and gradient on a device of a tensor and a context axis (see fusion.py).
+
+    The gradient is traced on shapes, like `activation_bytes`, for two numbers of sequences. Parameters have the compute type, as after the cast (and the gathering) that
+    `estimate` counts separately.
+
+    Args:
+      config: config of the run.
+      rows: sequences of the micro-batch on a chip, b.
+      platform: "tpu" or "gpu"; decides about kernels of attention.
+      tensor: size of the axis tensor.
+      context: size of the axis context.
+    """
+    few, many = (_gradient_kernels(config, count, platform, tensor, context) for count in TRACED_ROWS)
+    return extrapolate(few, many, TRACED_ROWS, rows) or _gradient_kernels(config, rows, platform, tensor, context)
+
+
+@functools.lru_cache(maxsize=128)
+def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, context: int) -> tuple[Kernel, ...]:
+    work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
+    dtype = work.definition.arch.compute_dtype
+
+    def cast(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if len(leaf.shape) > 1 else leaf.dtype)
+
+    def gradient(learning: Any, params: Any, batch: Any, key: Any) -> Any:
+        def loss(learning: Any) -> jax.Array:
+            model = work.definition.bind(work.groups.combine(params, learning, None))
+            sums = work.objective.metric_sums(model, batch, key)
+            return jnp.asarray(sum(sums[term] for term in work.objective.loss_terms))
+
+        return jax.value_and_grad(loss)(learning)
+
+    params = jax.tree.map(cast, work.definition.shapes)
+    arguments = (work.groups.trainable(params), params, work.batch(rows), jax.eval_shape(lambda: jax.random.key(0)))
+    sizes = tuple(context if axis == "context" else 1 for axis in AXES)
+    device = jax.sharding.AbstractDevice(device_kind=platform, num_cores=1, platform=platform)
+    types = (AxisType.Auto,) * len(AXES)
+    mesh = AbstractMesh(sizes, AXES, axis_types=types, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), jax.sharding.use_abstract_mesh(mesh):
+        return tuple(kernels(jax.make_jaxpr(gradient)(*arguments)))

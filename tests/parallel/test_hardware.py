@@ -17,7 +17,7 @@ from lm_research.parallel import hardware
         ("TPU v5 lite", 197e12),  # v5e
         ("TPU v5", 459e12),  # v5p
         ("TPU v6 lite", 918e12),  # v6e
-        ("TPU7x", 2307e12 / 2),  # two devices a chip
+        ("TPU7x", 2307e12 / 2),  # a device is half a chip
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H200", 989e12),

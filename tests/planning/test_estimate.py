@@ -47,7 +47,7 @@ def test_a_batch_of_a_device_has_that_many_rows_on_each() -> None:
     config = replace(gpt3_175b(tensor=8), train={"per_device_batch_size": 3, "accumulation_steps": 2})
     plan = plan_run(config, parse_topology("v5p:16x16x16"))
     assert (
-        plan.rows_per_chip == 3 and plan.tokens_per_step == 3 * 512 * 2 * 2048
+        plan.rows_per_device == 3 and plan.tokens_per_step == 3 * 512 * 2 * 2048
     )  # 4,096 chips / tensor 8, two micro-batches
 
 
@@ -185,6 +185,7 @@ def test_the_search_ranks_by_time_and_reports_when_nothing_fits() -> None:
     few = search(tiny.config("gpt2", train=dict(batch_size=2)), parse_topology("h100:8"))
     assert {plan.mesh["context"] for plan in few} == {2, 4, 8}
     with pytest.raises(
-        MeshError, match="Nothing fits v5e:1x1: the plan with the least memory .* needs .* GB, but a chip has 16 GB"
+        MeshError,
+        match="Nothing fits v5e:1x1: the plan with the least memory .* needs .* GiB, but a device has 15.75 GiB",
     ):
         search(replace(shipped("gpt2_xl"), train=dict(batch_size=1, accumulation_steps=1)), parse_topology("v5e:1x1"))

@@ -54,7 +54,7 @@ def ranking() -> Any:
     """Mesh, rows, remat and seconds of all plans of a search, best first, and the printed table."""
     plans = search(tiny.config("gpt2", train={"batch_size": 12}), parse_topology("h100:4"), 2.0)
     return [
-        rounded([[plan.mesh, plan.rows_per_chip, plan.remat, plan.step_seconds] for plan in plans]),
+        rounded([[plan.mesh, plan.rows_per_device, plan.remat, plan.step_seconds] for plan in plans]),
         report.ranking(plans).splitlines(),
     ]
 

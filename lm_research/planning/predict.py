@@ -1,0 +1,114 @@
+"""Prediction of a step's time from the kernels and collectives of a run, with the reason for each part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from lm_research.config import Config, MeshConfig, replace
+from lm_research.planning.efficiency import efficiency, kernel_seconds
+from lm_research.planning.topology import Topology, hops, links
+from lm_research.planning.traffic import Collective
+from lm_research.planning.workload import Workload, gradient_kernels
+
+FLOAT32 = 4
+# Cost of a float32 product in bfloat16 products, by whether the chip is a TPU. A TPU takes six (jax's precision "float32", which
+# training uses); by NVIDIA's data sheets, float32 without tensor cores has 1/15 to 1/16 of the bfloat16 rate.
+FLOAT32_PASSES = {True: 6.0, False: 16.0}
+# Mesh axes whose collectives overlap with computation: weights are fetched a layer ahead, and gradients are summed while the backward
+# pass computes those of earlier layers. What a tensor, context or expert axis moves is needed at once.
+OVERLAPPED = ("data", "fsdp")
+
+
+def step_parts(
+    config: Config,
+    work: Workload,
+    topology: Topology,
+    mesh: Mapping[str, int],
+    rows: int,
+    memory: Mapping[str, float],
+    moved: tuple[Collective, ...],
+) -> dict[str, float]:
+    """Predict what a step spends its time on, in seconds by part; the parts follow each other, so their sum is the time of the step.
+
+    products: kernels with matrix products, each as slow as its matrix unit, vector unit or memory (efficiency.kernel_seconds).
+    attention: Pallas kernels.
+    elementwise: kernels without products: norms, dropout, residuals, softmax and logits, limited by memory.
+    weights: see `_weight_bytes`.
+    optimizer: parameter, moments and gradient are read and all but the gradient written, 28 bytes per local trainable parameter for two
+      moments, after 4 bytes for the norm of the gradient.
+    network: transfers between slices that computation does not hide.
+    AXIS: transfers of a mesh axis that computation does not hide, see `exposed`.
+    """
+    chip, reached, train = topology.device, efficiency(topology.chip_name), config.train
+    slower = FLOAT32_PASSES[bool(chip.torus)] if work.definition.arch.dtype == "float32" else 1.0
+    parts = dict.fromkeys(("products", "attention", "elementwise"), 0.0)
+    for kernel in gradient_kernels(traced(config), rows, topology.platform, mesh["tensor"], mesh["context"]):
+        part = "attention" if kernel.is_custom else "products" if kernel.products else "elementwise"
+        seconds = kernel_seconds(kernel, chip, reached, slower)
+        parts[part] += train.accumulation_steps * kernel.times * seconds
+    bandwidth = chip.hbm_bandwidth * reached.memory
+    gradient = memory["gradients"] / (2 if train.accumulation_steps > 1 else 1)
+    parts["weights"] = train.accumulation_steps * _weight_bytes(config, work, mesh, memory, gradient) / bandwidth
+    state = memory["parameters"] + memory["optimizer"]
+    parts["optimizer"] = (2 * state * gradient / max(1.0, memory["parameters"]) + 2 * gradient) / bandwidth
+    return parts | exposed(topology, mesh, moved, sum(parts.values()), layers_of(work))
+
+
+def traced(config: Config) -> Config:
+    """The config of which the kernels of a micro-batch depend, the same for all plans of a model."""
+    return replace(config, train=dict(batch_size=2, accumulation_steps=1), mesh=dataclasses.asdict(MeshConfig()))
+
+
+def _weight_bytes(
+    config: Config, work: Workload, mesh: Mapping[str, int], memory: Mapping[str, float], gradient: float
+) -> float:
+    """Return the bytes of a micro-batch's copies of weights and gradients.
+
+    The forward and the backward pass each cast the local parameters to the compute type (read 4 bytes, write 2), and with fsdp write
+    the gathered ones. Gradients in the compute type are read and written by their sum over devices; with micro-batches they are
+    added to a sum in float32.
+    """
+    item, tensor = work.definition.arch.compute_dtype.itemsize, mesh["tensor"]
+    local = memory["parameters"] / FLOAT32
+    whole = work.definition.num_params / tensor
+    casts = 2 * local * (FLOAT32 + item) if item < FLOAT32 else 0.0
+    gathered = 2 * whole * item if mesh["fsdp"] > 1 else 0.0
+    summed = whole * item + local * item if any(mesh[axis] > 1 for axis in OVERLAPPED) else 0.0
+    added = gradient * 3 if config.train.accumulation_steps > 1 else 0.0
+    return casts + gathered + summed * gradient / max(1.0, memory["parameters"]) + added
+
+
+def layers_of(work: Workload) -> int:
+    """Number of layers of all stacks."""
+    arch = work.definition.arch
+    return arch.num_layers + (arch.encoder.num_layers if arch.encoder else 0)
+
+
+def exposed(
+    topology: Topology, mesh: Mapping[str, int], moved: tuple[Collective, ...], computing: float, layers: int
+) -> dict[str, float]:
+    """Return the seconds of communication that computation does not hide, by mesh axis, and those of the network.
+
+    A collective takes its bytes over the bandwidth of its axis' links, plus the latency of its transfers, of which there is one per layer:
+    each crosses the links to the farthest device. What overlaps is hidden up to the time of the computation.
+
+    Args:
+      topology: links.
+      mesh: sizes of the mesh axes.
+      moved: collectives of a step.
+      computing: seconds that the chip computes.
+      layers: number of layers.
+    """
+    speed, far = links(topology, mesh), hops(topology, mesh)
+    hop = efficiency(topology.chip_name).hop
+    taken = {c.axis: 0.0 for c in moved}
+    network = 0.0
+    for c in moved:
+        per_layer = 1 if c.axis in ("tensor", "context", "expert") else layers
+        taken[c.axis] += c.link_bytes / speed[c.axis] + c.count * per_layer * far[c.axis] * hop
+        network += c.network_bytes / topology.device.network_bandwidth
+    hidden = sum(value for axis, value in taken.items() if axis in OVERLAPPED)
+    left = max(0.0, hidden - computing) / hidden if hidden else 0.0
+    parts = {axis: value * (left if axis in OVERLAPPED else 1.0) for axis, value in taken.items()}
+    return parts | ({"network": max(0.0, network - computing)} if topology.slices > 1 else {})

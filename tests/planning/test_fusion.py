@@ -1,0 +1,108 @@
+"""Kernels of small programs, with the bytes that they must move by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lm_research.models.layers import dropout
+from lm_research.parallel.hardware import CHIPS
+from lm_research.planning.efficiency import Efficiency, kernel_seconds, padded_flops
+from lm_research.planning.fusion import Kernel, Product, extrapolate, kernels
+
+R, D, F = 512, 256, 1024  # multiples of a tile, so that arrays have no padding
+X, Y, W = ((shape, jnp.bfloat16) for shape in ((R, D), (R, F), (D, F)))
+ROWS, WIDE = 2 * R * D, 2 * R * F  # bytes of [R, D] and [R, F] in bfloat16
+
+
+def traced(function: Callable[..., object], *shapes: tuple[tuple[int, ...], object]) -> list[Kernel]:
+    return kernels(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*one) for one in shapes)))
+
+
+def moved(program: list[Kernel]) -> list[float]:
+    return [kernel.times * sum(map(abs, kernel.arrays)) for kernel in program]
+
+
+def test_a_product_takes_what_follows_it() -> None:
+    """A product, a bias and an activation: x and w are read, the result is written; the bias is small."""
+    program = traced(lambda x, w, b: jax.nn.gelu(x @ w + b), X, W, ((F,), jnp.bfloat16))
+    kernel, broadcast = program
+    assert kernel.products == [Product(1, R, D, F, 2)] and kernel.flops == 2 * R * D * F
+    assert moved(program) == [ROWS + 2 * D * F + 2 * F + WIDE, 2 * F]
+
+
+def test_a_reduction_ends_a_kernel() -> None:
+    """Softmax: the maximum, the sum and the quotient read x each; exponentials are computed again instead of stored."""
+    program = traced(lambda x: jax.nn.softmax(x, axis=-1), ((R, F), jnp.float32))
+    large = [sum(size for size in map(abs, kernel.arrays) if size > 8 * R) for kernel in program]
+    assert [size for size in large if size] == [4 * R * F, 4 * R * F, 2 * 4 * R * F]
+
+
+def test_random_bits_move_nothing() -> None:
+    program = traced(lambda x: dropout(x, 0.1, jax.random.key(0)), X)
+    assert sum(moved(program)) == pytest.approx(2 * ROWS, rel=0.01)
+
+
+def test_what_several_kernels_need_is_written_once_and_read_by_each() -> None:
+    """The product x w is multiplied by v and by u: it is written once and read twice; a negative size is that of an array between two kernels."""
+    first, left, right = traced(
+        lambda x, w, v, u: ((x @ w) @ v, (x @ w) @ u)[0:2], X, W, *[((F, D), jnp.bfloat16)] * 2
+    )[-3:]
+    assert -WIDE in first.arrays or -WIDE in left.arrays
+    assert -WIDE in right.arrays and ROWS in right.arrays
+
+
+def test_a_loop_reads_slices_and_writes_stacks() -> None:
+    """Each of 4 iterations reads x and a slice of w, and writes x and a row of results; the copy of x into the stack reads it again."""
+
+    def body(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return (x @ w).astype(x.dtype), x
+
+    program = traced(lambda x, w: jax.lax.scan(body, x, w), X, ((4, D, D), jnp.bfloat16))
+    product, copy = (kernel for kernel in program if sum(kernel.arrays))
+    assert product.times == copy.times == 4
+    assert sum(product.arrays) == ROWS + 2 * D * D + ROWS and sum(copy.arrays) == 2 * ROWS
+
+
+def test_gathers_read_what_they_return() -> None:
+    program = traced(lambda table, ids: table[ids], ((100_000, D), jnp.bfloat16), ((R,), jnp.int32))
+    assert sum(moved(program)) == pytest.approx(2 * ROWS, rel=0.05)
+
+
+def test_sizes_for_other_numbers_of_sequences_follow_from_two() -> None:
+    def program(rows: int) -> list[Kernel]:
+        return traced(lambda x, w: jax.grad(lambda w: jnp.square(x @ w).sum())(w), ((rows * R, D), jnp.bfloat16), W)
+
+    assert extrapolate(program(2), program(4), (2, 4), 7) == program(7)
+    assert extrapolate(program(2), program(4)[1:], (2, 4), 7) is None
+
+
+@pytest.mark.parametrize(
+    ("product", "tile", "padded"),
+    [
+        (Product(1, 8192, 768, 3072, 2), 128, (8192, 768, 3072)),
+        (Product(1, 8192, 48, 3072, 2), 128, (8192, 128, 3072)),  # a shard of 768 on 16 devices
+        (Product(1, 8192, 1600, 4800, 2), 256, (8192, 1792, 4800)),  # columns fill registers, since rows fill tiles
+        (Product(192, 512, 64, 512, 2), 128, (192 * 512, 128, 512)),  # heads of 64
+        (Product(1, 1, 1024, 4096, 2), 128, (8, 1024, 4096)),  # a vector takes a register of 8 rows
+    ],
+)
+def test_products_fill_whole_tiles(product: Product, tile: int, padded: tuple[int, int, int]) -> None:
+    rows, inner, columns = padded
+    assert padded_flops(product, tile) == 2.0 * rows * inner * columns
+
+
+def test_a_kernel_takes_the_time_of_its_slowest_unit() -> None:
+    chip, reached = CHIPS["v5e"], Efficiency(128, 0.8, 0.35, 0.9, 4e12, 0.0, 1e6)
+    product = Product(1, 8192, 8192, 8192, 2)
+    limited_by = {
+        "matrix": (Kernel(1, "a", [product], 1e9, [1e6]), 2 * 8192**3 / (0.8 * 197e12)),
+        "memory": (Kernel(1, "b", [], 1e9, [819e6, -2e6]), 821e6 / (0.9 * 819e9)),  # 2 MB do not stay on the chip
+        "vector": (Kernel(1, "c", [], 8e9, [1e6, -1e6]), 8e9 / 4e12),
+        "attention": (Kernel(1, "d", [product], 0.0, [], is_custom=True), 2 * 8192**3 / (0.35 * 197e12)),
+    }
+    for kernel, seconds in limited_by.values():
+        assert kernel_seconds(kernel, chip, reached) == pytest.approx(seconds)
