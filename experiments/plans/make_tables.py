@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import UserError
+from lm_research.parallel.hardware import GIB
 from lm_research.planning.estimate import ResourcePlan
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
@@ -60,27 +61,27 @@ def configs() -> Iterator[tuple[str, Config]]:
 
 def table(name: str, only: set[str]) -> Iterator[str]:
     topology = parse_topology(name, 1)
-    yield "| config | batch | mesh | remat | micro-batches | GB a chip | collectives a step: number, GB sent by a chip | step, s | MFU at best |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| config | batch | mesh | remat | micro-batches | GiB a device | collectives a step: number, GiB sent by a device | step, s | MFU | at best |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for label, config in configs():
         if only and label not in only:
             continue
-        rows, chips = config.train.batch_size, topology.num_chips
+        rows, chips = config.train.batch_size, topology.num_devices
         raised = max(rows, chips) if max(rows, chips) % chips == 0 else -(-rows // chips) * chips
         config = replace(config, train={"batch_size": raised})
         batch = f"{raised:,}" + ("" if raised == rows else f" (not {rows:,})")
         try:
             yield f"| {label} | {batch} | {line(search(config, topology)[0])} |"
         except UserError as error:
-            yield f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | |"
+            yield f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | | |"
 
 
 def line(plan: ResourcePlan) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
     count = sum(one.count for one in plan.collectives)
-    moved = sum(one.link_bytes for one in plan.collectives) / 1e9
-    cells = [mesh, plan.remat, f"{plan.micro_batches}", f"{plan.memory_bytes / 1e9:.1f}", f"{count:,}, {moved:.2f}"]
-    return " | ".join([*cells, f"{plan.step_seconds:.3f}", f"{plan.mfu:.0%}"])
+    moved = sum(one.link_bytes for one in plan.collectives) / GIB
+    cells = [mesh, plan.remat, f"{plan.micro_batches}", f"{plan.memory_bytes / GIB:.1f}", f"{count:,}, {moved:.2f}"]
+    return " | ".join([*cells, f"{plan.step_seconds:.3f}", f"{plan.mfu:.0%}", f"{plan.best_mfu:.0%}"])
 
 
 if __name__ == "__main__":
