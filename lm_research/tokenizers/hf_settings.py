@@ -94,7 +94,6 @@ _QWEN_WORDS = (
 # Classes that no file of theirs defines -> reason.
 _REFUSED = {
     "roformertokenizer": "it splits texts into words with jieba, which tokenizer.json does not record",
-    "blenderbotsmalltokenizer": "its pieces end with @@ inside a word, and the tokenizer.json of earlier versions has other ids",
 }
 
 
@@ -104,8 +103,8 @@ class Kind:
 
     Attributes:
       name: name of the class.
-      vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt), "pieces" (sentencepiece), or "two models" or "one
-        model" (sentencepiece, with a vocab.json that numbers the pieces).
+      vocabulary: "wordpiece" (vocab.txt), "bytes" or "subwords" (vocab.json and merges.txt, of bytes or of characters), "pieces"
+        (sentencepiece), or "two models" or "one model" (sentencepiece, with a vocab.json that numbers the pieces).
       roles: role -> default token.
       wrap: format of the special tokens around a text, see hf_vocabularies.set_post_processor.
       types: whether models of this class use token type ids for pairs.
@@ -167,6 +166,12 @@ KINDS = (
         words=_QWEN_WORDS,
     ),
     Kind("BlenderbotTokenizer", "bytes", _ROBERTA, wrap="eos once", strips_mask=True, spaced=True),
+    Kind(
+        "BlenderbotSmallTokenizer",
+        "subwords",
+        dict(bos="__start__", eos="__end__", unk="__unk__", pad="__null__"),
+        wrap="",
+    ),
     Kind("RobertaTokenizer", "bytes", _ROBERTA, wrap="cls sep sep", strips_mask=True),
     Kind("DebertaTokenizer", "bytes", _DEBERTA, wrap="cls sep", types=True, strips_mask=True),
     Kind("DebertaV2Tokenizer", "pieces", _DEBERTA, wrap="cls sep", types=True, plain=True),

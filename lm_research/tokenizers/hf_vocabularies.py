@@ -33,6 +33,7 @@ FILES = {
     "one model": ("sentencepiece.bpe.model", "vocab.json"),
     "wordpiece": ("vocab.txt",),
     "bytes": ("vocab.json", "merges.txt"),
+    "subwords": ("vocab.json", "merges.txt"),
 }
 # White space (Unicode's property White_Space), which the tokenizers library cuts off the ends of a vocab.txt's lines.
 _TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -46,7 +47,7 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
     """
     found: list[tuple[str, ...]] = [
         names
-        for names in (*FILES.values(), *((name,) for name in SENTENCEPIECE_FILES))
+        for names in (*dict.fromkeys(FILES.values()), *((name,) for name in SENTENCEPIECE_FILES))
         if all(name in files for name in names)
     ]
     if not found:
@@ -115,19 +116,10 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
     where = f"{settings.where}/vocab.json"
     vocab = parse_json(vocabulary, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
     kind = settings.kind or KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
-    lines = split_lines(merges.decode("utf-8-sig"))
-    pairs = [
-        tuple(filter(None, line.split(" "))) for line in lines if line.strip(" ") and not line.startswith("#version")
-    ]
-    if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise TokenizerError(
-            f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens separated by a space. Copy "
-            "the file again."
-        )
     tokenizer = Tokenizer(
         BPE(
             vocab,
-            [(left, right) for left, right in pairs],
+            read_merges(merges, settings.where),
             continuing_subword_prefix="",
             end_of_word_suffix="",
             fuse_unk=False,
@@ -142,6 +134,22 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, kind
+
+
+def read_merges(content: bytes, where: str) -> list[tuple[str, str]]:
+    """Parse merges.txt: pairs of tokens in the order of their merges; raise a TokenizerError for a line that is no pair."""
+    lines = split_lines(content.decode("utf-8-sig"))
+    pairs: list[tuple[str, str]] = []
+    for line in lines:
+        if line.strip(" ") and not line.startswith("#version"):
+            parts = [part for part in line.split(" ") if part]
+            if len(parts) != 2:
+                raise TokenizerError(
+                    f"{where}: merges.txt has the line {short(' '.join(parts))}, which is not two tokens separated by a space. Copy the "
+                    "file again."
+                )
+            pairs.append((parts[0], parts[1]))
+    return pairs
 
 
 def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:

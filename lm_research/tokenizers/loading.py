@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from lm_research.common.documents import read_bytes
-from lm_research.errors import TokenizerError
+from lm_research.errors import TokenizerError, UnsupportedTokenizerError
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import ROLES, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
@@ -31,6 +31,7 @@ from lm_research.tokenizers.numbered_pieces import NumberedPieces
 from lm_research.tokenizers.sentencepiece_model import read_model
 from lm_research.tokenizers.sentencepiece_tokenizer import MODEL, SentencePieceTokenizer
 from lm_research.tokenizers.spec import FIX
+from lm_research.tokenizers.subword_units import SubwordUnits
 
 STARTS = (
     TOKENIZER_JSON,
@@ -45,6 +46,9 @@ _LOOKED_FOR = (
     *SENTENCEPIECE_FILES,
 )
 _NUMBERED = ("two models", "one model")  # vocabularies of numbered_pieces.py
+_SUBWORDS = (
+    "subwords"  # that of subword_units.py, whose tokenizer.json of earlier versions of transformers has other ids
+)
 
 
 def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
@@ -112,17 +116,24 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
       TokenizerError: as for load_tokenizer.
     """
     settings = read_settings(files, where)
-    if TOKENIZER_JSON in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
+    vocabulary = settings.kind.vocabulary if settings.kind else ""
+    if TOKENIZER_JSON in files and vocabulary not in (*_NUMBERED, _SUBWORDS):
         return HFTokenizer(files, settings)
     if _is_plain(files, settings):
         return SentencePieceTokenizer.from_files(files, where)
     names = hf_vocabularies.find_vocabulary(files, settings)
+    if not names and vocabulary == _SUBWORDS:
+        raise UnsupportedTokenizerError(
+            f"{where} requires a {settings.class_name}, which needs vocab.json and merges.txt: its tokenizer.json has other ids. Copy them."
+        )
     if not names:
         raise TokenizerError(
             f"{where} is a folder without a tokenizer: it has none of {', '.join(_LOOKED_FOR)}. Set config.tokenizer.path to the folder "
             "of a Hugging Face model, a tokenizer.json or a sentencepiece .model file, or leave it empty to train a tokenizer on the "
             "corpus."
         )
+    if vocabulary == _SUBWORDS:
+        return SubwordUnits.from_files(files, where)
     if any(names == hf_vocabularies.FILES[sort] for sort in _NUMBERED):
         return NumberedPieces.from_files(files, where)
     return HFTokenizer(files, settings)

@@ -94,7 +94,6 @@ def test_a_model_type_names_its_class(model_type: str, class_name: str) -> None:
     [
         ("roformer", {"tokenizer_class": "RoFormerTokenizerFast"}, r"RoFormerTokenizerFast is not supported.*jieba"),
         ("roformer", {}, r"roformerTokenizer is not supported.*jieba"),
-        ("blenderbot-small", {}, r"blenderbot-smallTokenizer is not supported.*@@"),
     ],
 )
 def test_a_class_that_tokenizer_json_cannot_express_is_refused_by_name(
