@@ -309,6 +309,9 @@ _SHARED = {
     "XLMRobertaTokenizer": "Xmod XLMRobertaXL Gte",
 }
 
+# Model types of transformers' class for any tokenizer.json, whose tokenizer.model is Llama's.
+_WITHOUT_JSON = [f"{name}Tokenizer" for name in ("mistral", "mixtral", "ministral", "phi3")]
+
 
 # The value of language_codes in tokenizer_config.json -> the kind that it makes of PLBART's.
 _PLBART = {
@@ -411,6 +414,8 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
                 "library that made the model, or use a model of another class."
             )
         kind = _BY_NAME.get(_plain(class_name)) if class_name else guess
+        if TOKENIZER_JSON not in files and class_name in _WITHOUT_JSON:
+            kind = KIND["LlamaTokenizer"]
     if kind is _PLBART["base"]:
         codes = config.get("language_codes") or "base"
         if codes not in _PLBART:

@@ -14,7 +14,7 @@ from helpers.gguf_files import write_gguf
 from lm_research.errors import TokenizerError, UnsupportedTokenizerError
 from lm_research.tokenizers.chat_template import chat_template
 from lm_research.tokenizers.gguf_tokenizer import PATTERNS
-from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.sentencepiece_model import read_model, write_model
 
 GOLDENS = pathlib.Path(__file__).parent / "gguf_goldens"
@@ -45,6 +45,16 @@ def test_ids_equal_those_of_transformers(name: str, variant: str, tmp_path: path
     tokenizer.save_files(tmp_path / "saved")
     again = load_tokenizer(tmp_path / "saved")
     assert all((again(text)["input_ids"] == tokenizer(text)["input_ids"]).all() for text in golden["texts"])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "mixtral", "ministral", "phi3"])
+def test_a_sentencepiece_model_without_a_class_is_llamas(model_type: str, tmp_path: pathlib.Path) -> None:
+    golden = load("pieces")
+    model = load_tokenizer(write(tmp_path / "a.gguf", golden["vocabulary"], "phi3")).files["tokenizer.model"]
+    config = json.dumps({"model_type": model_type}).encode()
+    tokenizer = tokenizer_from_files({"tokenizer.model": model, "config.json": config}, "here")
+    for text, ids in zip(golden["texts"], golden["ids"]["phi3"], strict=True):
+        assert tokenizer(text)["input_ids"][0].tolist() == ids, text
 
 
 def test_special_tokens_and_the_template_are_those_of_the_file(tmp_path: pathlib.Path) -> None:

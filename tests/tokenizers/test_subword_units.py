@@ -30,7 +30,9 @@ def test_ids_and_texts_are_those_of_transformers() -> None:
 def test_saved_files_and_pickles_make_the_same_tokenizer() -> None:
     tokenizer = tokenizer_from_files(FILES, "here")
     for again in (tokenizer_from_files(tokenizer.files, "there"), pickle.loads(pickle.dumps(tokenizer))):
-        assert again.digest == tokenizer.digest and again.encode(GOLDEN["texts"][0]) == tokenizer.encode(GOLDEN["texts"][0])
+        assert again.digest == tokenizer.digest and again.encode(GOLDEN["texts"][0]) == tokenizer.encode(
+            GOLDEN["texts"][0]
+        )
     # "[MASK]"-like tokens are plain text here, as in other tokenizers.
     assert tokenizer.encode("__start__") != tokenizer("__start__")["input_ids"][0].tolist()
 

@@ -34,7 +34,7 @@ def learned(texts: list[str], count: int) -> list[tuple[str, str]]:
                 pairs[pair] += words[word]
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
-        for word, found in parts.items():
+        for found in parts.values():
             place = 0
             while place < len(found) - 1:
                 if (found[place], found[place + 1]) == best:
@@ -49,7 +49,9 @@ def main() -> None:
     pieces = [*symbols, *(one + "</w>" for one in symbols), *dict.fromkeys("".join(pair) for pair in merges)]
     names = [one.removesuffix("</w>") if one.endswith("</w>") else f"{one}@@" for one in pieces]
     names = [name for number, name in enumerate(dict.fromkeys(names)) if number % 7 != 3]
-    vocab = {name: number for number, name in enumerate(["__null__", "__start__", "__end__", "__unk__", "__newln__", *names])}
+    vocab = {
+        name: number for number, name in enumerate(["__null__", "__start__", "__end__", "__unk__", "__newln__", *names])
+    }
     files = {
         "vocab.json": json.dumps(vocab, ensure_ascii=False),
         "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
@@ -60,9 +62,14 @@ def main() -> None:
             (pathlib.Path(folder) / name).write_text(content, encoding="utf-8")
         tokenizer = transformers.BlenderbotSmallTokenizer.from_pretrained(folder)
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-    decoded = [[tokenizer.decode(row, skip_special_tokens=skip, clean_up_tokenization_spaces=False) for row in ids] for skip in (True, False)]
+    decoded = [
+        [tokenizer.decode(row, skip_special_tokens=skip, clean_up_tokenization_spaces=False) for row in ids]
+        for skip in (True, False)
+    ]
     content = {"version": transformers.__version__, "files": files, "texts": TEXTS, "ids": ids, "decoded": decoded}
-    (HERE / "blenderbot_small.json").write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    (HERE / "blenderbot_small.json").write_text(
+        json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
