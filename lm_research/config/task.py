@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from lm_research.config.keys import Section, key
 
+_LATER = ("columns", "skip_unlabeled")  # keys that earlier versions did not have
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(Section):
@@ -51,6 +53,14 @@ class TaskConfig(Section):
         "Field of the label: a name or number, a list of names, a value, (tagging) a list of tags, (seq2seq) the target, or (instruction) "
         "the answer.",
     )
+    columns: tuple[str, ...] | None = key(
+        None,
+        "Names of the columns of .csv and .tsv files without a header line, from the first one; further columns are "
+        "ignored. None reads the names from the first line.",
+    )
+    skip_unlabeled: bool = key(
+        False, "Leave out examples whose task.label_key is empty, and log their number; otherwise they are an error."
+    )
     metric: str | None = key(
         None,
         "Metric for choosing the best checkpoint and for early stopping, or the mean of several, joined with +; "
@@ -68,5 +78,6 @@ class TaskConfig(Section):
         return None
 
     def reading(self) -> dict[str, Any]:
-        """Return the settings that affect how examples are read."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.not_reading}
+        """Return the settings that affect how examples are read; those of _LATER only if they are set, so that cached data sets stay valid."""
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in self.not_reading}
+        return {name: value for name, value in settings.items() if value or name not in _LATER}

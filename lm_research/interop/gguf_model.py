@@ -256,7 +256,7 @@ def _layout(tensor: GgufTensor, name: str, end: str, arch: GgufArchitecture, con
     heads = config[arch.keys["attention.head_count"]]
     kv_heads = config.get(arch.kv_key, heads)
     if arch.pairs and name in ("attn_q", "attn_k"):
-        return _reordered(tensor, _apart(tensor, heads if name == "attn_q" else kv_heads))
+        return rotated_apart(tensor, heads if name == "attn_q" else kv_heads)
     if arch.fused_by_group and name == "attn_qkv":
         return _reordered(tensor, _grouped(tensor, heads, kv_heads))
     if arch.norm_offset and name.endswith("norm") and end == "weight":
@@ -275,10 +275,10 @@ def _reordered(tensor: StoredTensor, rows: np.ndarray) -> StoredTensor:
     return _changed(tensor, lambda matrix: matrix[rows])
 
 
-def _apart(tensor: StoredTensor, heads: int) -> np.ndarray:
-    """Order of rows in which the elements that are rotated together are half a head apart, instead of next to each other."""
+def rotated_apart(tensor: StoredTensor, heads: int) -> StoredTensor:
+    """Reorder the rows of a query or key projection: the elements that are rotated together become half a head apart, instead of neighbors."""
     _check_rows(tensor, 2 * heads)
-    return np.arange(tensor.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return _reordered(tensor, np.arange(tensor.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1))
 
 
 def _grouped(tensor: StoredTensor, heads: int, kv_heads: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError, suggest
-from lm_research.interop import gguf_model, model_config, peft, quantized, tied_tables, zero_biases
+from lm_research.interop import gguf_model, llama2c, model_config, peft, quantized, tied_tables, zero_biases
 from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
@@ -88,6 +88,9 @@ def inspect(
     packed = gguf_model.find(directory)
     if packed is not None:
         (config, source), directory = gguf_model.open_gguf(packed), packed.parent
+    elif llama2c.is_llama2c(directory):
+        packed = directory
+        (config, source), directory = llama2c.open_llama2c(packed), packed.parent
     else:
         config = read_config(directory)
     try:

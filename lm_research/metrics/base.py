@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     # Any predictions, and scores per example that the task computes itself.
     "records": ("predictions", "references", "exact_match", "f1"),
     "minimal_pairs": ("good_nats", "bad_nats", "good_tokens", "bad_tokens"),
+    "stereotypes": ("stereotype", "anti_stereotype", "unrelated", "terms"),  # scores of sentences [N], and target terms
 }
 _OPTIONS = ("num_labels", "null", "bleu_tokenizer", "rouge_tokenizer")
 

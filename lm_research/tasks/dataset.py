@@ -320,11 +320,15 @@ def _write_lines(path: pathlib.Path, objects: Iterable[dict[str, Any] | None]) -
 
 
 def _read(source: str, config: Config, reader: Reader, log: Callable[[str], None]) -> list[Record]:
-    records = list(read_records(source, config))
+    records, task = list(read_records(source, config)), TaskConfig.of(config.task)
     if config.data.on_error == "skip":
         found = len(records)
         records = [record for record in records if reader.is_valid(record)]
         log(f"{source}: {found - len(records):,} of {found:,} records are empty and left out")
+    if task.skip_unlabeled:
+        found = len(records)
+        records = [record for record in records if record.get(task.label_key, "label_key") not in ("", None)]
+        log(f"{source}: {found - len(records):,} of {found:,} records have no label and are left out")
     if not records:
         raise DataError(f"{source} holds no records. Give another file in --config.task.train, validation or test.")
     return records

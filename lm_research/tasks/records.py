@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lm_research.common.documents import json_value, short
@@ -81,7 +81,10 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
 
 
 def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Record]:
-    read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}
+    columns = (config.task.columns if config.task else None) or ()
+    table = functools.partial(_read_table, columns=columns)
+    read: dict[str, Callable[[SourceFile, Problems], Iterator[Record]]]
+    read = {"json": _read_json, "csv": table, "tsv": table, "parquet": _read_parquet}
     column = config.task.tag_column if config.task else None
     for file in find_files(source):
         if file.kind == "text" or (file.kind == "tsv" and column is not None):  # no table has lists of words
@@ -195,8 +198,8 @@ def _object(fields: Any, where: str) -> dict[str, Any]:
     return fields
 
 
-def _read_table(file: SourceFile, problems: Problems) -> Iterator[Record]:
-    names, rows = read_rows(file, problems)
+def _read_table(file: SourceFile, problems: Problems, columns: Sequence[str]) -> Iterator[Record]:
+    names, rows = read_rows(file, problems, columns)
     for number, cells in rows:
         yield Record(f"{file.path}, line {number}", dict(zip(names, cells, strict=True)))
 

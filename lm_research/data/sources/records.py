@@ -9,7 +9,7 @@ import io
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from lm_research.common.disk import with_filename
@@ -70,26 +70,34 @@ def read_table(file: SourceFile, key: str | None, problems: Problems) -> Iterato
     yield from (row[column] for _, row in rows)
 
 
-def read_rows(file: SourceFile, problems: Problems) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def read_rows(
+    file: SourceFile, problems: Problems, columns: Sequence[str] = ()
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Read the column names and rows of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted).
 
+    Args:
+      file: the table.
+      problems: collects rows with too few or too many cells.
+      columns: names of the first columns of a table without a header line; further cells are dropped. () reads the names.
+
     Returns:
-      The names in the first row, and (number of its first line, cells) of each further row. Empty lines are skipped; a line break
-      inside quotes becomes a line feed.
+      The names, and (number of its first line, cells) of each row after them. Empty lines are skipped; a line break inside quotes
+      becomes a line feed.
     """
     rows = (_tsv_rows if file.kind == "tsv" else _csv_rows)(file, problems)
-    _, names = next(rows, (0, []))
-    return names, (row for row in rows if _check_width(row, names, file, problems))
+    if columns:
+        names, header = list(columns), "config.task.columns names"
+        rows = ((number, cells[: len(names)]) for number, cells in rows)
+    else:
+        (_, names), header = next(rows, (0, [])), "the first row has"
 
+    def is_valid(number: int, cells: list[str]) -> bool:
+        if len(cells) != len(names):
+            found = f"{file.path}, line {number} has {len(cells)} columns, but {header}"
+            problems.found(f"{found} {len(names)}: {', '.join(names)}")
+        return len(cells) == len(names)
 
-def _check_width(row: tuple[int, list[str]], names: list[str], file: SourceFile, problems: Problems) -> bool:
-    number, cells = row
-    if len(cells) == len(names):
-        return True
-    problems.found(
-        f"{file.path}, line {number} has {len(cells)} columns, but the first row has {len(names)}: {', '.join(names)}"
-    )
-    return False
+    return names, (row for row in rows if is_valid(*row))
 
 
 def _tsv_rows(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:

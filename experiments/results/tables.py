@@ -1,0 +1,89 @@
+"""The table of results and the page of each row, as Markdown."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.results.row import Figure, Row
+from lm_research.common.disk import write_atomically
+from lm_research.common.documents import Object, read_json
+from lm_research.evaluation.results import markdown
+
+AGREES, DIFFERS, PLANNED = "agrees", "differs", "planned"
+HEAD = """# Results
+
+Published results, and what this library finds with the command of each row. Every row has a page with all figures, the commit, the
+machine and the reason of any difference. `agrees` means within the tolerance that the page states. Rows that differ or fail stay here,
+and `planned` rows have not been run by anyone.
+
+    python -m experiments.results.run --only NAME    # measures a row again and writes this table
+
+"""
+
+
+def status(found: Mapping[str, Any] | None) -> str:
+    """Return the status of a row from its measurement, None if there is none."""
+    if found is None:
+        return PLANNED
+    if "error" in found:
+        return "failed"
+    return AGREES if all(Figure(**figure).agrees for figure in found["figures"]) else DIFFERS
+
+
+def write(folder: pathlib.Path, rows: Mapping[str, Row]) -> None:
+    """Write results.md, and the page of each row, from the measurements in `folder`/pages."""
+    lines = []
+    for name, row in rows.items():
+        path = folder / "pages" / f"{name}.json"
+        found = read_json(path, Object, fix="Measure the row again.") if path.is_file() else None
+        write_atomically(folder / "pages" / f"{name}.md", page(name, row, found))
+        figures = [Figure(**figure) for figure in found["figures"]] if found else []
+        agree = f"{sum(figure.agrees for figure in figures)} of {len(figures)}" if figures else ""
+        first = figures[0] if figures else None
+        lines.append(
+            [
+                f"[{name}](pages/{name}.md)",
+                row.title,
+                f"{first.name}: {number(first.ours)}" if first else "",
+                number(first.theirs) if first else "",
+                agree,
+                status(found),
+            ]
+        )
+    heads = ["row", "question", "ours (first figure)", "theirs", "figures that agree", "status"]
+    write_atomically(folder / "results.md", HEAD + markdown(heads, lines))
+
+
+def page(name: str, row: Row, found: Mapping[str, Any] | None) -> str:
+    """Return the page of a row."""
+    command = row.command or f"python -m experiments.results.run --only {name}"
+    text = f"# {row.title}\n\nStatus: {status(found)}.\n\n    {command}\n\nPublished: {row.source}.\n"
+    if found is None:
+        return text + f"\n{row.why}\n"
+    if "error" in found:
+        text += f"\nThe command fails: {found['error']}\n"
+    if found["figures"]:
+        figures = [Figure(**figure) for figure in found["figures"]]
+        cells = [
+            [
+                one.name,
+                number(one.ours),
+                ("≥ " if one.at_least else "") + number(one.theirs),
+                f"{one.tolerance:g}",
+                one.origin,
+                "yes" if one.agrees else "no",
+            ]
+            for one in figures
+        ]
+        text += "\n" + markdown(["figure", "ours", "theirs", "tolerance", "theirs is", "agrees"], cells)
+    seeds = ", ".join(map(str, row.seeds)) or "none"
+    text += f"\n{row.why}\n"
+    text += f"\nCommit {found['commit']}, {found['date']}; {found['machine']}; {found['seconds']:g} s; seeds: {seeds}.\n"
+    return text
+
+
+def number(value: float) -> str:
+    """Format a figure: counts whole, others with up to seven digits."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.7g}"
