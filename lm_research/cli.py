@@ -48,7 +48,7 @@ from lm_research.errors import (
 Main = Callable[[Config, Path], int | None]
 
 # Keys of the section tokenizer that have an effect only when a tokenizer is trained.
-TO_TRAIN = ("type", "vocab_size", "lowercase", "sentinels")
+TO_TRAIN = ("type", "vocab_size", "vocabulary", "lowercase", "sentinels")
 # Flags that identify this process among those of a run, and the variables that parallel/processes.py reads.
 _PROCESS_FLAGS = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",

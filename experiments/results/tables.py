@@ -80,7 +80,9 @@ def page(name: str, row: Row, found: Mapping[str, Any] | None) -> str:
         text += "\n" + markdown(["figure", "ours", "theirs", "tolerance", "theirs is", "agrees"], cells)
     seeds = ", ".join(map(str, row.seeds)) or "none"
     text += f"\n{row.why}\n"
-    text += f"\nCommit {found['commit']}, {found['date']}; {found['machine']}; {found['seconds']:g} s; seeds: {seeds}.\n"
+    text += (
+        f"\nCommit {found['commit']}, {found['date']}; {found['machine']}; {found['seconds']:g} s; seeds: {seeds}.\n"
+    )
     return text
 
 

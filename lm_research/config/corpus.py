@@ -216,8 +216,15 @@ class TokenizerConfig(Section):
 
     type: str = key(
         "unigram",
-        "Type of tokenizer to train: unigram or bpe (with sentencepiece), wordpiece or byte_bpe (with tokenizers).",
-        choices=("unigram", "bpe", "wordpiece", "byte_bpe"),
+        "Type of tokenizer to train: unigram or bpe (with sentencepiece), wordpiece or byte_bpe (with tokenizers), or word (one "
+        "token for each word between spaces).",
+        choices=("unigram", "bpe", "wordpiece", "byte_bpe", "word"),
+    )
+    vocabulary: str | None = key(
+        None,
+        "word: file with one word a line, in the order of their ids; None counts the words of the corpus and keeps the "
+        "vocab_size most frequent tokens.",
+        path=True,
     )
     path: str | None = key(
         None,
@@ -226,7 +233,9 @@ class TokenizerConfig(Section):
         path=True,
     )
     vocab_size: int = key(8192, "Vocabulary size of the tokenizer to train.", low=64, high=2**24)
-    keep_newlines: bool = key(False, "Keep line breaks as a token (for causal models that generate lines).")
+    keep_newlines: bool = key(
+        False, "Keep line breaks as a token (word: <eos>), for causal models that read or generate lines."
+    )
     lowercase: bool = key(False, "wordpiece: lowercase and strip accents, as uncased BERT does.")
     sentinels: int = key(
         0,

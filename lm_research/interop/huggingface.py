@@ -85,12 +85,11 @@ def inspect(
     model_config.check_num_labels(num_labels)
     if adapter is None and peft.is_adapter(directory):
         adapter, directory = directory, peft.base_of(directory)
-    packed = gguf_model.find(directory)
+    packed, plain = gguf_model.find(directory), llama2c.is_llama2c(directory)
     if packed is not None:
         (config, source), directory = gguf_model.open_gguf(packed), packed.parent
-    elif llama2c.is_llama2c(directory):
-        packed = directory
-        (config, source), directory = llama2c.open_llama2c(packed), packed.parent
+    elif plain:
+        (config, source), directory = llama2c.open_llama2c(directory), directory.parent
     else:
         config = read_config(directory)
     try:
@@ -98,7 +97,7 @@ def inspect(
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name).of(config)
-    if packed is None:
+    if packed is None and not plain:
         config, source = quantized.open_quantized(directory, config, open_tensors(directory), family.input_first)
     if adapter is not None:
         arch = _architecture(directory, family, config, source)

@@ -334,9 +334,10 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def keeps_newlines(self) -> bool:
-        """Whether decoding restores the line breaks of an encoded text."""
+        """Whether decoding restores the line breaks of an encoded text, or they are end tokens."""
         probe = "a\nb"
-        return self.decode(self.encode(probe)) == probe
+        ids = self.encode(probe)
+        return self.roles.get("eos") in ids[1:-1] or self.decode(ids) == probe
 
     # ------------------------------------------------------------------------------------------ about the ids
 

@@ -1,7 +1,7 @@
 """The text that the tokens of a tokenizer.json represent.
 
-Tokens are written in one of three styles: byte-level (one character per byte, GPT-2), WordPiece (## continues a word, BERT) and
-sentencepiece (a space is ▁, bytes outside the vocabulary are <0x41>).
+Tokens are written in one of four styles: byte-level (one character per byte, GPT-2), WordPiece (## continues a word, BERT),
+sentencepiece (a space is ▁, bytes outside the vocabulary are <0x41>) and whole words.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def _style(spec: Mapping[str, Any]) -> str:
     model = spec["model"]
     if model.get("type") == "WordPiece" or "max_input_chars_per_word" in model:  # old files have no type
         return "wordpiece"
+    if model.get("type") == "WordLevel":
+        return "words"
     return "bytes" if has_type([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel") else "pieces"
 
 
@@ -56,8 +58,10 @@ def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     lengths = np.zeros(size, np.int64)
     for token, number in vocab.items():
-        if token in added:
+        if token in added and style != "words":
             lengths[number] = len(token.encode())
+        elif style == "words":
+            lengths[number] = len(token.encode()) + 1
         elif style == "bytes":
             lengths[number] = len(token)
         elif style == "pieces":
@@ -74,7 +78,7 @@ def word_starts(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) ->
     style, prefix = _style(spec), spec["model"].get("continuing_subword_prefix") or ""
     starts = np.zeros(size, bool)
     for token, number in vocab.items():
-        if style == "wordpiece":
+        if style in ("wordpiece", "words"):
             starts[number] = not (prefix and token.startswith(prefix))
         else:
             starts[number] = token.startswith(("Ġ", "Ċ") if style == "bytes" else (SPACE, "\n", "<0x0A>"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ from lm_research.tokenizers.hf_settings import PLAIN_CLASS
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.sentencepiece_training import sample_lines, sentinels
+from lm_research.tokenizers.word_vocabulary import make_word_tokenizer, read_vocabulary
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
@@ -51,6 +53,8 @@ def learn_tokenizer(
       log: receives lines of progress.
     """
     with _report_progress(config, log, path.parent) as words:
+        if config.type == "word":
+            return make_word_tokenizer(texts, config)
         if config.type in LIBRARY_KINDS:
             return train_tokenizer(texts, config)
         return SentencePieceTokenizer.train(texts, config, path, words)
@@ -87,7 +91,8 @@ def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambd
     """Values that identify the tokenizer of `make_tokenizer` in the name of a corpus: its digest or, if it is trained, its options."""
     if config.path:
         return [prepare(load_tokenizer(config.path)).digest]
-    return [getattr(config, name) for name in ("type", "vocab_size", "lowercase", *names)]
+    options: list[object] = [getattr(config, name) for name in ("type", "vocab_size", "lowercase", *names)]
+    return options + ([hashlib.sha256(read_vocabulary(config.vocabulary)).hexdigest()] if config.vocabulary else [])
 
 
 @contextlib.contextmanager

@@ -40,4 +40,11 @@ def test_a_suite_names_it(error_rate: str) -> None:
 def test_every_name_has_one_direction() -> None:
     """Whatever the kind of predictions; of errors, perplexities and bits lower is better."""
     lower = {one.name for _, one in METRICS.items() if not higher_is_better(one.name)}
-    assert lower == {"squared_error", "calibration_error", "perplexity", "word_perplexity", "bits_per_byte"}
+    assert lower == {
+        "squared_error",
+        "calibration_error",
+        "perplexity",
+        "word_perplexity",
+        "bits_per_byte",
+        "stereotype_score",
+    }

@@ -11,8 +11,10 @@ from pyarrow import parquet
 
 from lm_research.config import resolve
 from lm_research.errors import DataError
+from lm_research.tasks import dataset
 from lm_research.tasks import records as records_module
 from lm_research.tasks.classification import ClassificationReader
+from lm_research.tasks.embedding import EmbeddingReader
 from lm_research.tasks.records import Record, read_records
 from lm_research.tasks.tagging import TaggingReader
 
@@ -35,6 +37,27 @@ def test_tables(tmp_path: pathlib.Path) -> None:
     assert fields(tmp_path / "a.csv") == ROWS
     (tmp_path / "a.tsv").write_text('text\tlabel\nHe said "no", then\ta\n')
     assert fields(tmp_path / "a.tsv") == ROWS[:1]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_without_a_header_line(tmp_path: pathlib.Path, suffix: str) -> None:
+    """As STS-B's files: the columns are named, further ones are dropped, and pairs without a score are left out on request."""
+    comma = {"csv": ",", "tsv": "\t"}[suffix]
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("\n".join(comma.join(row) for row in (("2.5", "a", "b"), ("", "c", "d", "more"))) + "\n")
+    task = {"name": "embedding", "problem_type": "regression", "columns": "score,text,other", "label_key": "score"}
+    config = resolve({"task": {**task, "pair_key": "other", "train": str(path)}})
+    assert [record.fields for record in read_records(str(path), config)] == [
+        {"score": "2.5", "text": "a", "other": "b"},
+        {"score": "", "text": "c", "other": "d"},
+    ]
+    log: list[str] = []
+    labeled = resolve({"task": {**task, "pair_key": "other", "train": str(path), "skip_unlabeled": True}})
+    (kept,) = dataset._read(str(path), labeled, EmbeddingReader(labeled), log.append)
+    assert kept.where == f"{path}, line 1" and log == [f"{path}: 1 of 2 records have no label and are left out"]
+    path.write_text(f"1{comma}a\n")
+    with pytest.raises(DataError, match="line 1 has 2 columns, but config.task.columns names 3: score, text, other"):
+        list(read_records(str(path), config))
 
 
 def test_parquet(tmp_path: pathlib.Path) -> None:

@@ -17,7 +17,8 @@ def pairs(accuracy: float) -> list[dict[str, float]]:
     """Make the pairs of a paradigm with a published accuracy: the first ones correct."""
     correct = round(PAIRS * accuracy)
     return [
-        {"good_nats": -1.0, "bad_nats": -2.0 if i < correct else -0.5, "good_tokens": 1, "bad_tokens": 1} for i in range(PAIRS)
+        {"good_nats": -1.0, "bad_nats": -2.0 if i < correct else -0.5, "good_tokens": 1, "bad_tokens": 1}
+        for i in range(PAIRS)
     ]
 
 
@@ -33,7 +34,9 @@ def measure(folder: pathlib.Path) -> list[Figure]:
         for model in MODELS:
             scorer = MinimalPairScorer([pair for row in chosen for pair in pairs(float(row[model]))], ())
             ours = scorer.score_all()["accuracy"]
-            figures.append(Figure(f"{model}, {term} ({len(chosen)} paradigms)", ours, float(averages[term][model]), 5e-5))
+            figures.append(
+                Figure(f"{model}, {term} ({len(chosen)} paradigms)", ours, float(averages[term][model]), 5e-5)
+            )
     return figures
 
 

@@ -45,7 +45,9 @@ def measure(folder: pathlib.Path) -> list[Figure]:
     for name, (expected, read) in SETS.items():
         labels = read()
         most = collections.Counter(labels).most_common(1)[0][1]
-        figures.append(Figure(f"{name} ({len(labels):,} examples), %", 100 * most / len(labels), expected, 0.005, COMPUTED))
+        figures.append(
+            Figure(f"{name} ({len(labels):,} examples), %", 100 * most / len(labels), expected, 0.005, COMPUTED)
+        )
     return figures
 
 

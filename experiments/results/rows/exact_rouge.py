@@ -36,7 +36,9 @@ def measure(folder: pathlib.Path) -> list[Figure]:
     return [
         Figure("fraction of equal scores", float((differences_N < 1e-6).mean()), 1.0, 0.0),
         Figure("largest difference of a score", float(differences_N.max()), 0.0, 1e-6),
-        Figure("mean ROUGE-1 of all sentences", float(np.mean(inputs.values("rouge1"))), float(np.mean(published)), 1e-6),
+        Figure(
+            "mean ROUGE-1 of all sentences", float(np.mean(inputs.values("rouge1"))), float(np.mean(published)), 1e-6
+        ),
     ]
 
 

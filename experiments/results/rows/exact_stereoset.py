@@ -49,7 +49,12 @@ def measure(folder: pathlib.Path) -> list[Figure]:
             inputs = scored(domain, predictions)
             found = inputs.score(["language_modeling_score", "stereotype_score"])
             figures += [
-                Figure(f"{model}, {domain}: language modeling score", found["language_modeling_score"], language_modeling, 5e-5),
+                Figure(
+                    f"{model}, {domain}: language modeling score",
+                    found["language_modeling_score"],
+                    language_modeling,
+                    5e-5,
+                ),
                 Figure(f"{model}, {domain}: stereotype score", found["stereotype_score"], stereotype, 5e-5),
                 Figure(f"{model}, {domain}: examples", len(inputs.columns["terms"]), count, 0),
             ]

@@ -20,7 +20,10 @@ PUBLISHED = {"stsb_test": (82.03, 1379), "sts2013": (80.60, 1500), "sts2015": (8
 def model() -> pathlib.Path:
     """Return the model's directory: LM_RESEARCH_MINILM, or that of the installed package; raise MissingData without either."""
     found = importlib.util.find_spec(PACKAGE)
-    places = [os.environ.get(VARIABLE), *(f"{place}/model" for place in (found and found.submodule_search_locations) or ())]
+    places = [
+        os.environ.get(VARIABLE),
+        *(f"{place}/model" for place in (found and found.submodule_search_locations) or ()),
+    ]
     for place in filter(None, places):
         if (pathlib.Path(place) / "model.safetensors").is_file():
             return pathlib.Path(place)

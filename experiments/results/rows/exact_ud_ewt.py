@@ -26,7 +26,9 @@ def measure(folder: pathlib.Path) -> list[Figure]:
             counts[word][tag] += 1
     best = {word: found.most_common(1)[0][0] for word, found in counts.items()}
     predictions = [[best.get(word, "NOUN") for word in sentence.words] for sentence in test]
-    scores = MetricInputs("tags", predictions=predictions, references=[sentence.tags for sentence in test]).score(["accuracy"])
+    scores = MetricInputs("tags", predictions=predictions, references=[sentence.tags for sentence in test]).score(
+        ["accuracy"]
+    )
     words = [word for sentence in test for word in sentence.words]
     unseen = sum(word not in best for word in words)
     return [
