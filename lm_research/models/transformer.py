@@ -182,8 +182,7 @@ class Transformer(nnx.Module):
             x_BLD = jnp.where(segments_BL[..., None] > 0, x_BLD, 0)
             queries_BL = jnp.where(segments_BL > 0, queries_BL, -1)  # the segment of no key
         capture = captured is not None  # probabilities are returned whole, so not computed blockwise
-        has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
-        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
+        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture)
         if any(spec.conv_width or spec.span_conv_width or spec.attention == "blocks" for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         weights_BL = None
@@ -217,7 +216,6 @@ class Transformer(nnx.Module):
         positions_BL: jax.Array | None,
         memory: EncoderOutput | None,
         allow_blockwise: bool,
-        has_dropout: bool,
     ) -> BlockInputs:
         """Make the inputs that all layers share.
 
@@ -230,9 +228,7 @@ class Transformer(nnx.Module):
         for spec in arch.kinds:
             if spec.attention == "none":
                 continue
-            fused = allow_blockwise and use_fused_kernel(
-                arch, spec, (length, length), has_dropout, prefix_BL is not None
-            )
+            fused = allow_blockwise and use_fused_kernel(arch, spec, (length, length), prefix_BL is not None)
             traits = (*spec.mask_traits, fused)
             if traits not in distinct:
                 pair = (queries_BL, segments_BL)
@@ -263,7 +259,7 @@ class Transformer(nnx.Module):
             return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen, length=length_in_use)
         pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
         cross_spec = arch.layer_specs[0].across
-        fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), has_dropout, False)
+        fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), False)
         blockwise = length_parts(sources) > 1 if ring else fused
         memory_mask = AttentionMask(*pair) if blockwise else attention_bias(*pair)
         return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances, length=length_in_use)

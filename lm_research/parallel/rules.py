@@ -196,22 +196,26 @@ def as_batch_shard(place: jax.Array) -> Iterator[None]:
 
 
 def per_device(
-    run: Callable[..., jax.Array], heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any
+    run: Callable[..., jax.Array],
+    heads: Sequence[jax.Array | None],
+    rows: Sequence[jax.Array | None],
+    whole: Any,
 ) -> jax.Array:
     """Call `run(heads, rows, whole)`, on a mesh of several devices inside `jax.shard_map`, for operations that XLA cannot divide.
 
     Args:
       run: function that returns [B, L, H, K]; a device passes its rows and heads of all arguments but `whole`.
-      heads: arrays [B, ?, H, K].
+      heads: arrays [B, ?, H, K], [B, H, ?] or [H, ?], or None.
       rows: arrays [B, ?], or None.
       whole: arrays that every device has in full.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return run(heads, rows, whole)
-    of_heads, of_rows = partition_spec(("batch", None, "act_heads", None)), partition_spec(("batch", None))
+    axes = {4: ("batch", None, "act_heads", None), 3: ("batch", "act_heads", None), 2: ("act_heads", None)}
+    of_rows, of_heads = partition_spec(("batch", None)), partition_spec(axes[4])
     in_specs = (
-        jax.tree.map(lambda x: of_heads, heads),
+        jax.tree.map(lambda x: partition_spec(axes[x.ndim]), heads),
         jax.tree.map(lambda x: of_rows, rows),
         jax.tree.map(lambda x: PartitionSpec(), whole),
     )

@@ -141,8 +141,7 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
     if config.model.attention_backend != "auto":
         return config
     lengths = (config.data.max_length, config.data.max_length)
-    drops = config.model.attention_dropout_rate > 0
-    arch, others = work.definition.arch, (lengths, drops, False, topology.platform)
+    arch, others = work.definition.arch, (lengths, False, topology.platform)
     fast = all(use_fused_kernel(arch, spec, *others) for spec in arch.kinds)
     return replace(config, model={"attention_backend": "flash" if fast else "xla"})
 
@@ -183,7 +182,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     layers = arch.num_layers + (arch.encoder.num_layers if arch.encoder else 0)
     working = 0.0
     if arch.remat != "none":
-        working += rows * kept_per_row(config, "none", shape) / layers
+        working += rows * kept_per_row(config, "none", shape, platform) / layers
     if shape["fsdp"] > 1:
         working += 2 * item * work.definition.num_params / tensor / layers
     adapted = adapted_kernels(work)
@@ -191,7 +190,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     return state | {
         "gradients": learning * (2 if config.train.accumulation_steps > 1 else 1),
         **more,
-        "activations": rows * kept_per_row(config, arch.remat, shape),
+        "activations": rows * kept_per_row(config, arch.remat, shape, platform),
         "logits": logits,
         "working": working,
     }
@@ -209,11 +208,11 @@ def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) 
     return float(FLOAT32 * sum(math.prod(placed[path].shard_shape(shapes[path].shape)) for path in paths))
 
 
-def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
+def kept_per_row(config: Config, remat: str, shape: Mapping[str, int], platform: str) -> float:
     """Return `activation_bytes` for a remat policy; traced once for all plans of a model."""
     plain = dict(batch_size=2, accumulation_steps=1)
     alike = replace(config, model={"remat": remat}, train=plain, mesh=dataclasses.asdict(MeshConfig()))
-    return activation_bytes(alike, shape["tensor"], shape["context"])
+    return activation_bytes(alike, shape["tensor"], shape["context"], platform)
 
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
@@ -260,7 +259,7 @@ def roofline(
 
     weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
     passes = 3 if arch.remat == "full" else 2
-    arrays = 2 * rows * kept_per_row(config, "none", mesh.shape)
+    arrays = 2 * rows * kept_per_row(config, "none", mesh.shape, topology.platform)
     logits = 3 * FLOAT32 * rows * work.predicted_per_row * arch.vocab_size / tensor / mesh.shape["context"]
     micro = 2 if train.accumulation_steps > 1 else 1
     hbm = memory["gradients"] / micro / FLOAT32 * 28 + train.accumulation_steps * (passes * weights + arrays + logits)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from typing_extensions import override
 
 from lm_research import tasks
@@ -211,13 +211,14 @@ def local_config(config: Config, tensor: int) -> Config:
 
 
 @functools.lru_cache(maxsize=64)
-def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float:
+def activation_bytes(config: Config, tensor: int = 1, context: int = 1, platform: str = "cpu") -> float:
     """Return the bytes that one example's forward pass stores for the backward pass, per chip of a tensor and a context axis.
 
     They are measured instead of computed by a formula for each family: jax.vjp of the loss is traced on shapes for one example and for
     two, and the difference of the stored bytes is what an example adds, under the model's remat policy. For GPT-like blocks in 16 bits
     the result is close to the S B D (34 + 5 H S / D) bytes per layer of Korthikanti et al. 2022 (equation 1), plus those of the float32
-    softmax. With a context axis the rings are traced (they store no scores), and its chips divide the stored arrays.
+    softmax. With a context axis the rings are traced (they store no scores), and its chips divide the stored arrays. Attention is that
+    of the platform.
     """
     work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
     groups = work.groups
@@ -237,7 +238,8 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
     sizes = tuple(context if axis == "context" else 1 for axis in AXES)
-    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    device = AbstractDevice("", None, platform)
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), abstract_device=device)
     return float(kept(2) - kept(1)) / context
 
 

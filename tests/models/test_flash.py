@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from helpers import tiny
 from lm_research.config import ModelConfig
-from lm_research.models.attention import flash
+from lm_research.models.attention import flash, module
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.flash_kernels import Tile, Tiles
 from lm_research.models.attention.mask import AttentionMask, attention_bias
@@ -105,15 +105,26 @@ def test_blocks_that_see_nothing_of_each_other_are_not_visited(axis: str) -> Non
         (False, ([0, 0, 2, 2], [2, 2, 4, 4])),
         (True, ([0, 1, 2, 3], [2, 2, 4, 4]) if by_keys else ([0, 0, 2, 2], [1, 2, 3, 4])),
     ):
-        static = flash.Static(causal, False, 1.0, 0.0, (1, 1, 64, 64), TILES, True)
+        static = flash.Static(causal, 0, 1.0, 0.0, (1, 1, 64, 64), TILES, True)
         grid = flash._Grid(static, Tile(16, 16, 4, 2), x, x, by_keys)
-        first, last = grid._bounds(flash.Masks(segments, segments, None, jnp.zeros(8, jnp.int32)))
+        first, last = grid.bounds(flash.Masks(segments, segments, None, jnp.zeros(4, jnp.int32)))
         assert (first.tolist(), last.tolist()) == ([expected[0]], [expected[1]])
 
 
-@pytest.mark.parametrize("family", tiny.families("bert", "gpt2", "t5", "bart", "llama"))
-def test_models_are_the_same_with_it(family: str) -> None:
-    """With dropout, whose bits are the same; in T5 only the attention to the encoder is without relative positions."""
+ON_GPUS, ON_TPUS = ("bert", "gpt2", "t5", "bart", "llama"), ("t5", "gemma2", "bloom", "umt5", "modernbert")
+
+
+@pytest.mark.parametrize(
+    ("family", "device"),
+    [
+        *((family, "gpu") for family in ON_GPUS),
+        ("t5", "tpu"),
+        *(pytest.param(family, "tpu", marks=pytest.mark.slow) for family in ON_TPUS[1:]),
+    ],
+)
+def test_models_are_the_same_with_it(family: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout, whose bits are the same; GPU kernels are without relative positions, so T5 uses them only to attend to the encoder."""
+    monkeypatch.setattr(module, "platform", lambda: device)
     section = ModelConfig(
         family=family,
         hidden_size=16,

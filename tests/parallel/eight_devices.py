@@ -22,6 +22,8 @@ from lm_research.config import Config, MeshConfig
 from lm_research.data.sampler import BatchBuilder
 from lm_research.data.store import TokenStore
 from lm_research.models.adapters import adapt
+from lm_research.models.attention.mask import AttentionMask
+from lm_research.models.attention.tpu import tpu_attend
 from lm_research.models.layers import dropout
 from lm_research.objectives import build_objective, cross_entropy, define
 from lm_research.objectives.balanced import balanced
@@ -128,12 +130,37 @@ def dropout_is_the_same() -> list[bool]:
     return [bool((np.asarray(mask) == alone).all()) for mask in divided]
 
 
+def attention_differences() -> list[float]:
+    """Largest differences of the TPU kernels' output and gradients on eight devices (dropout, biases, shared heads) from those on one."""
+    rng = np.random.default_rng(0)
+    sizes = [(4, 24, 4, 16), (4, 24, 2, 16), (4, 24, 2, 16), (4, 47), (4, 4, 24)]
+    arrays = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes]
+    segments = jnp.asarray(np.sort(rng.integers(0, 3, (4, 24)), axis=1))
+
+    def results(*arrays: jax.Array) -> Any:
+        def attend(
+            query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array, by_key: jax.Array
+        ) -> jax.Array:
+            mask = AttentionMask(segments, segments, distances_HX=table, key_bias_BHS=by_key)
+            return tpu_attend(query, key, value, mask, 0.3, 0.2, jax.random.key(2))
+
+        out, pull = jax.vjp(attend, *arrays)
+        return out, pull(jnp.cos(out))
+
+    alone = jax.jit(results)(*arrays)
+    with jax.set_mesh(mesh_of(EVERY_WAY)):
+        divided = jax.jit(results)(*arrays)
+    pairs = zip(jax.tree.leaves(alone), jax.tree.leaves(divided), strict=True)
+    return [float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs]
+
+
 def main(folder: str, steps: str, plan: str) -> None:
     assert jax.device_count() == 8
     # On one device the loss is computed in slices, on several at once: both must agree.
     cross_entropy.SLICE_ROWS = 8
     store = tiny.store(pathlib.Path(folder), tiny.documents(seed=0, count=40))
     found = {"initial": initial_difference(), "dropout": dropout_is_the_same()}
+    found["attention"] = attention_differences()
     for family, meshes in json.loads(plan).items():
         found[family] = {mesh: train(family, mesh, store, int(steps)) for mesh in meshes}
     print(json.dumps(found))

@@ -150,3 +150,7 @@ def test_initial_parameters_do_not_depend_on_the_mesh(found: dict) -> None:
 
 def test_dropout_does_not_depend_on_the_mesh(found: dict) -> None:
     assert found["dropout"] == [True, True, True]
+
+
+def test_attention_kernels_do_not_depend_on_the_mesh(found: dict) -> None:
+    assert len(found["attention"]) == 6 and max(found["attention"]) < 1e-5

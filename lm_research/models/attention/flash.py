@@ -29,7 +29,7 @@ from lm_research.models.attention.flash_kernels import (
     keys_kernel,
     queries_kernel,
 )
-from lm_research.models.attention.mask import AttentionMask
+from lm_research.models.attention.mask import AttentionMask, near_blocks, visited_blocks
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
@@ -70,12 +70,12 @@ def flash_attend(
     (batch, length, heads, _), keys = query_BLHK.shape, key_BSHK.shape[1]
     rate = 0.0 if dropout_key is None else dropout_rate
     whole = (batch, heads, length, keys)
-    static = Static(mask.causal, mask.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
+    static = Static(mask.causal, mask.window, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
     if dropout_key is None or rate == 0.0:
         bits = jnp.zeros(2, jnp.uint32)
     else:
         bits = jax.random.key_data(dropout_key).astype(jnp.uint32)
-    numbers = jnp.stack([jnp.asarray(mask.window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
+    numbers = jax.lax.bitcast_convert_type(bits, jnp.int32)
     rows = (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS)
     run = functools.partial(_on_device, static)
     return per_device(run, (query_BLHK, key_BSHK, value_BSHK), rows, numbers)
@@ -95,7 +95,7 @@ def _on_device(
     (batch, length, heads, width), sources = qkv[0].shape, qkv[1].shape[1]
     single_device = not jax.sharding.get_abstract_mesh().manual_axes
     first = (0, 0) if single_device else (first_row(batch), first_head(heads))
-    numbers = jnp.pad(jnp.concatenate([numbers, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])]), (0, 3))
+    numbers = jnp.concatenate([numbers, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])])
     pad_L, pad_S = (-n % _max_block(n) for n in (length, sources))
     pad_K = max(16, pl.next_power_of_2(width)) - width
 
@@ -201,7 +201,7 @@ class _Grid:
         self, kernel: Callable[..., None], masks: Masks, inputs: ArraySpecs, outputs: ArraySpecs
     ) -> Sequence[jax.Array]:
         """Call a kernel with block bounds, masks and `inputs`; returns arrays of the shapes in `outputs`."""
-        first, last = self._bounds(masks)
+        first, last = self.bounds(masks)
         by_sequence = [
             (x, None if x is None else pl.BlockSpec((None, x.shape[1]), lambda i, h, b: (b, 0)))
             for x in (first, last, masks.queries, masks.keys, masks.prefix)
@@ -220,29 +220,12 @@ class _Grid:
             name="flash_" + kernel.__name__,
         )(*arrays)
 
-    def _bounds(self, masks: Masks) -> tuple[jax.Array, jax.Array]:
+    def bounds(self, masks: Masks) -> tuple[jax.Array, jax.Array]:
         """The first block that each program visits, and the end of its range: [B, I] over keys, or [B, J] over queries."""
-        (count_I, count_J), tile = self.blocks, self.tile
-        query_BIQ, key_BJN = (
-            masks.queries.reshape(-1, count_I, tile.queries),
-            masks.keys.reshape(-1, count_J, tile.keys),
+        sizes, static = (self.tile.queries, self.tile.keys), self.static
+        near_IJ = near_blocks(self.blocks, sizes, static.causal, static.window, has_prefix=masks.prefix is not None)
+        queries, keys = (
+            x.reshape(-1, count, size)
+            for x, count, size in zip((masks.queries, masks.keys), self.blocks, sizes, strict=True)
         )
-        meet_BIJ = query_BIQ.min(-1)[:, :, None] <= key_BJN.max(-1)[:, None, :]
-        meet_BIJ &= query_BIQ.max(-1)[:, :, None] >= key_BJN.min(-1)[:, None, :]
-        first_query_I1, first_key_J = jnp.arange(count_I)[:, None] * tile.queries, jnp.arange(count_J) * tile.keys
-        # The smallest and largest distance (query minus key) in a pair of blocks.
-        nearest, farthest = (
-            first_query_I1 - (first_key_J + tile.keys - 1),
-            first_query_I1 + tile.queries - 1 - first_key_J,
-        )
-        if self.static.causal and masks.prefix is None:
-            meet_BIJ &= farthest >= 0
-            if self.static.window:
-                meet_BIJ &= nearest < masks.numbers[0]
-        elif self.static.window and not self.static.causal:
-            side = masks.numbers[0] // 2
-            meet_BIJ &= (nearest <= side) & (farthest >= -side)
-        axis = 1 if self.by_keys else 2
-        first = jnp.argmax(meet_BIJ, axis)
-        last = jnp.where(meet_BIJ.any(axis), meet_BIJ.shape[axis] - jnp.argmax(jnp.flip(meet_BIJ, axis), axis), 0)
-        return first.astype(jnp.int32), last.astype(jnp.int32)
+        return visited_blocks(near_IJ, queries, keys, self.by_keys)

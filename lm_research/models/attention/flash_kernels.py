@@ -45,7 +45,7 @@ class Static(NamedTuple):
     """Compile-time settings of a kernel; `whole` is the shape [B, H, L, S] by which dropout numbers the scores."""
 
     causal: bool
-    window: bool
+    window: int
     scale: float
     rate: float
     whole: tuple[int, int, int, int]
@@ -54,7 +54,7 @@ class Static(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Segments [B, L] and [B, S], prefixes [B, S] or None, and int32 [8]: window, dropout key (2), first sequence, first head."""
+    """Segments [B, L] and [B, S], prefixes [B, S] or None, and int32 [4]: dropout key (2), first sequence, first head."""
 
     queries: jax.Array
     keys: jax.Array
@@ -63,9 +63,8 @@ class Masks(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """Scalars of a program: window, both halves of the dropout key, and its index among the heads of the whole batch."""
+    """Scalars of a program: both halves of the dropout key, and its index among the heads of the whole batch."""
 
-    window: jax.Array
     high: jax.Array
     low: jax.Array
     head: jax.Array
@@ -73,9 +72,9 @@ class _Numbers(NamedTuple):
     @classmethod
     def read(cls, static: Static, numbers: Any) -> _Numbers:
         """Read the scalars from `Masks.numbers`."""
-        window, high, low, first_row, first_head = (numbers[i] for i in range(5))
+        high, low, first_row, first_head = (numbers[i] for i in range(4))
         head = (first_row + pl.program_id(2)) * static.whole[1] + first_head + pl.program_id(1)
-        return cls(window, *(x.astype(jnp.uint32) for x in (high, low, head)))
+        return cls(*(x.astype(jnp.uint32) for x in (high, low, head)))
 
 
 class _Pair(NamedTuple):
@@ -104,9 +103,9 @@ class _Pair(NamedTuple):
         if static.causal or static.window:
             query, key = self._positions(tile)
             distance = self.along_queries(query) - self.along_keys(key)
-            near = distance >= 0 if static.causal else jnp.abs(distance) <= self.numbers.window // 2
+            near = distance >= 0 if static.causal else jnp.abs(distance) <= static.window // 2
             if static.causal and static.window:
-                near &= distance < self.numbers.window
+                near &= distance < static.window
             if self.prefix is not None:
                 near |= self.along_keys(self.prefix) > 0
             visible &= near

@@ -66,6 +66,54 @@ def in_window(distance: jax.Array, window: int, causal: bool, window_ahead: int 
     return (distance <= window // 2) & (distance >= -ahead)
 
 
+def near_blocks(
+    counts: tuple[int, int],
+    sizes: tuple[int, int],
+    causal: bool = False,
+    window: int = 0,
+    window_ahead: int = -1,
+    has_prefix: bool = False,
+) -> np.ndarray:
+    """Whether a query of block i may see a key of block j by their positions, [I, J].
+
+    Args:
+      counts: numbers of blocks of queries and of keys.
+      sizes: positions of a block of queries and of a block of keys.
+      causal: as for `attention_bias`.
+      window: as for `attention_bias`.
+      window_ahead: as for `attention_bias`.
+      has_prefix: whether some keys are seen from all positions.
+    """
+    first_query_I1, first_key_J = np.arange(counts[0])[:, None] * sizes[0], np.arange(counts[1]) * sizes[1]
+    # The smallest and largest distance (query minus key) in a pair of blocks.
+    nearest, farthest = first_query_I1 - (first_key_J + sizes[1] - 1), first_query_I1 + sizes[0] - 1 - first_key_J
+    if has_prefix or not (causal or window):
+        return np.ones(counts, bool)
+    before = nearest < window if causal else nearest <= window // 2
+    ahead = 0 if causal else window // 2 if window_ahead < 0 else window_ahead
+    return (farthest >= -ahead) & (before | (window == 0))
+
+
+def visited_blocks(
+    near_IJ: np.ndarray, queries_BIQ: jax.Array, keys_BJN: jax.Array, by_keys: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """The first key block that each block of queries visits, and the end of its range, [B, I]; or the query blocks of keys, [B, J].
+
+    Args:
+      near_IJ: result of `near_blocks`.
+      queries_BIQ: segments of queries; blocks whose ranges of segments are disjoint do not see each other.
+      keys_BJN: segments of keys.
+      by_keys: whether blocks of keys visit those of queries.
+    """
+    meet_BIJ = queries_BIQ.min(-1)[:, :, None] <= keys_BJN.max(-1)[:, None, :]
+    meet_BIJ &= queries_BIQ.max(-1)[:, :, None] >= keys_BJN.min(-1)[:, None, :]
+    meet_BIJ &= near_IJ
+    axis = 1 if by_keys else 2
+    first = jnp.argmax(meet_BIJ, axis)
+    last = jnp.where(meet_BIJ.any(axis), meet_BIJ.shape[axis] - jnp.argmax(jnp.flip(meet_BIJ, axis), axis), 0)
+    return first.astype(jnp.int32), last.astype(jnp.int32)
+
+
 def block_bias(length: int, block: int, random_blocks: int = 0) -> np.ndarray:
     """Bias [L, L] of attention by block: 0 where a query's block sees a key's, else MASKED (Zaheer et al. 2020, section 2).
 

@@ -19,7 +19,7 @@ from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import MASKED, AttentionMask
 from lm_research.models.attention.ring import ring_attend
-from lm_research.models.attention.splash import fits, splash_attend
+from lm_research.models.attention.tpu import tpu_attend
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
 from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
@@ -32,40 +32,30 @@ from lm_research.parallel.rules import constrain, length_parts
 POSITION_PROJECTIONS = ("position_query", "position_key")
 # Length from which the GPU kernels are faster, and the widest heads that fit in registers (experiments/benchmarks/attention).
 FLASH_LENGTH, WIDEST_HEAD = 128, 128
-# Length from which the TPU kernels are used; not measured.
-SPLASH_LENGTH = 512
+# Length from which the TPU kernels are used, which compute in blocks of 128 positions; not measured.
+TPU_LENGTH = 64
 
 
 def use_fused_kernel(
-    arch: Architecture, spec: LayerSpec, lengths: Sequence[int], has_dropout: bool, has_prefix: bool, device: str = ""
+    arch: Architecture, spec: LayerSpec, lengths: Sequence[int], has_prefix: bool, device: str = ""
 ) -> bool:
-    """Whether attention runs in kernels that do not store scores: flash's on GPUs, splash's on TPUs.
+    """Whether attention runs in kernels that do not store scores.
 
     Args:
       arch: the stack's architecture.
       spec: the layer's spec.
       lengths: lengths of queries and keys.
-      has_dropout: whether attention probabilities have dropout.
       has_prefix: whether the mask has prefixes.
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
-    if (
-        spec.by_distance
-        or spec.block_sums
-        or spec.attention == "blocks"
-        or spec.window_ahead >= 0
-        or arch.merged_attention
-    ):
+    if spec.positions == "disentangled" or spec.block_sums or spec.attention == "blocks" or arch.merged_attention:
         return False
     if spec.global_tokens and has_prefix:
         return False
     device, shortest = device or platform(), min(lengths)
     if device == "tpu":
-        supported = all(map(fits, lengths)) and not (has_dropout or has_prefix)
-        return supported and (
-            arch.attention_backend == "flash" or arch.attention_backend == "auto" and shortest >= SPLASH_LENGTH
-        )
-    if spec.score_cap:
+        return arch.attention_backend == "flash" or arch.attention_backend == "auto" and shortest >= TPU_LENGTH
+    if spec.by_distance or spec.window_ahead >= 0 or spec.score_cap:
         return False
     if arch.attention_backend == "auto":
         fast = device == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
@@ -135,8 +125,8 @@ def reference_attention(
 
 def blockwise_attention(
     query_BLHK: jax.Array,
-    key_BSHK: jax.Array,
-    value_BSHK: jax.Array,
+    key_BSGK: jax.Array,
+    value_BSGK: jax.Array,
     mask: AttentionMask,
     scale: float | jax.Array,
     dropout_rate: float,
@@ -144,11 +134,14 @@ def blockwise_attention(
     score_cap: float = 0.0,
 ) -> jax.Array:
     """Attention a block of scores at a time, [B, L, H, K]: in a ring if devices divide the positions, else in the platform's kernels."""
-    if length_parts(query_BLHK.shape[1]) > 1:
-        return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, mask, dropout_rate, dropout_key, score_cap)
-    if platform() == "tpu":
-        return splash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale, score_cap)
-    return flash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale, dropout_rate, dropout_key)
+    ring = length_parts(query_BLHK.shape[1]) > 1
+    if platform() == "tpu" and not ring:
+        return tpu_attend(query_BLHK, key_BSGK, value_BSGK, mask, scale, dropout_rate, dropout_key, score_cap)
+    copies = query_BLHK.shape[2] // key_BSGK.shape[2]
+    key, value = (jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in (key_BSGK, value_BSGK))
+    if ring:
+        return ring_attend(query_BLHK * scale, key, value, mask, dropout_rate, dropout_key, score_cap)
+    return flash_attend(query_BLHK, key, value, mask, scale, dropout_rate, dropout_key)
 
 
 class Memory(NamedTuple):
@@ -335,9 +328,6 @@ class Attention(nnx.Module):
         if not isinstance(mask, AttentionMask):
             key, value = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)
             return dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
-        copies = spec.num_heads // spec.num_kv_heads
-        if copies > 1:
-            key_BSGK, value_BSGK = jnp.repeat(key_BSGK, copies, axis=2), jnp.repeat(value_BSGK, copies, axis=2)
         return blockwise_attention(query_BLHK, key_BSGK, value_BSGK, mask, scale, *dropout_args, spec.score_cap)
 
     def _with_global(
