@@ -85,7 +85,7 @@ class ModelConfig(Section):
     attention_backend: str = key(
         "auto",
         "xla keeps a layer's attention scores in memory; flash uses GPU and TPU kernels that never do; auto uses "
-        "flash on GPUs for bfloat16 and on TPUs for sequences of at least 512 tokens without attention dropout.",
+        "flash on GPUs for bfloat16 and on TPUs for sequences of at least 64 tokens.",
         choices=("auto", "xla", "flash"),
     )
 

@@ -159,7 +159,7 @@ class LayerSpec:
 
     @property
     def by_distance(self) -> bool:
-        """Whether a number that depends on the distance is added to each score, which kernels do not support."""
+        """Whether a number that depends on the distance is added to each score."""
         return self.positions in ("relative", "alibi", "disentangled")
 
     @property

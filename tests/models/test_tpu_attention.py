@@ -13,7 +13,6 @@ from helpers import tiny
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import reference_attention
 from lm_research.models.attention.tpu import Options, tpu_attend
-from lm_research.models.attention.tpu_kernels import shear
 from lm_research.models.positions import by_distance
 
 # Small blocks and chunks, so that rows have several.
@@ -124,13 +123,6 @@ def test_equals_plain_attention(p: Problem) -> None:
         plain[0] = plain[0] * seen[..., None, None]
     for got, expected in zip(fast, plain, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 + 1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("back", [False, True])
-def test_rows_are_rolled_by_their_number(back: bool) -> None:
-    x = np.random.default_rng(0).normal(size=(16, 48))
-    expected = np.stack([np.roll(row, -n if back else n) for n, row in enumerate(x)])
-    np.testing.assert_array_equal(jax.jit(lambda x: shear(x, back))(x), expected.astype(np.float32))
 
 
 def test_a_query_that_sees_no_key_gets_zeros_and_changes_nothing() -> None:

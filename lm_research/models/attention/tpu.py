@@ -30,11 +30,10 @@ from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
 # Registers hold 128 lanes. Blocks are multiples of them, of at most LONGEST_BLOCK positions, or SKIPPING_BLOCK where causality or a window
-# masks parts of a row. A program has at most LONGEST_CHUNK keys, and MOST_HEADS query heads unless a tile of single ones has more.
-LANES, LONGEST_BLOCK, SKIPPING_BLOCK, LONGEST_CHUNK, MOST_HEADS = 128, 512, 256, 4096, 8
+# masks parts of a row. A program has at most LONGEST_CHUNK keys (fewer of
+# heads wider than the registers), which fit in the 16 MiB of memory of a v4's core, and MOST_HEADS query heads unless a tile of single ones has more.
+LANES, LONGEST_BLOCK, SKIPPING_BLOCK, LONGEST_CHUNK, MOST_HEADS = 128, 512, 256, 2048, 8
 VMEM_BYTES = 32 * 2**20
-
-Vmem = Callable[..., Any]
 
 
 class Options(NamedTuple):
@@ -99,7 +98,8 @@ def tpu_attend(
     rate = 0.0 if dropout_key is None else dropout_rate
     bits = jnp.zeros(2, jnp.uint32) if dropout_key is None else jax.random.key_data(dropout_key).astype(jnp.uint32)
     whole = (batch, heads, length, key_BSGK.shape[1])
-    settings = (mask.causal, mask.window, mask.window_ahead, scale, score_cap, rate, whole)
+    settings: dict[str, Any] = dict(causal=mask.causal, window=mask.window, window_ahead=mask.window_ahead)
+    settings |= dict(scale=scale, cap=score_cap, rate=rate, whole=whole)
     key_bias = mask.key_bias_BHS
     if key_bias is not None:
         key_bias = jnp.broadcast_to(key_bias, (batch, *key_bias.shape[1:]))
@@ -113,7 +113,7 @@ def tpu_attend(
 
 
 def _on_device(
-    settings: tuple[Any, ...],
+    settings: dict[str, Any],
     options: Options,
     arrays: tuple[Any, ...],
     rows: tuple[jax.Array, jax.Array, jax.Array | None],
@@ -150,20 +150,28 @@ def _sharing(copies: int, groups: int, width: int) -> int:
 
 
 def _static(
-    settings: tuple[Any, ...], options: Options, qkv: list[jax.Array], copies: int, has_distances: bool
+    settings: dict[str, Any], options: Options, qkv: list[jax.Array], copies: int, has_distances: bool
 ) -> Static:
     (_, length, _, width), (_, sources, groups, _) = qkv[0].shape, qkv[1].shape
-    causal, window = settings[:2]
-    longest = options.skipping_block if causal or window else options.longest_block
+    window = settings["window"]
+    longest = options.skipping_block if settings["causal"] or window else options.longest_block
     if window:
         longest = min(longest, max(LANES, window // LANES * LANES))
     queries, keys = _block(length, longest), _block(sources, longest)
-    chunk = min(ceil_div(sources, keys), max(1, options.longest_chunk // keys))
-    blocks = ceil_div(length, queries), ceil_div(sources, keys * chunk) * chunk
-    lengths, heads = (length, sources), _heads_of_tile(groups, width) * copies
+    own = _heads_of_tile(groups, width)
+    chunk = min(ceil_div(sources, keys), max(1, options.longest_chunk // keys // ceil_div(own * width, LANES)))
     return Static(
-        *(*settings, lengths, heads, copies, width),
-        *(queries, keys, blocks, chunk, has_distances, platform() == "cpu"),
+        **settings,
+        lengths=(length, sources),
+        heads=own * copies,
+        copies=copies,
+        width=width,
+        queries=queries,
+        keys=keys,
+        blocks=(ceil_div(length, queries), ceil_div(sources, keys * chunk) * chunk),
+        chunk=chunk,
+        has_distances=has_distances,
+        interpret=platform() == "cpu",
     )
 
 
@@ -186,7 +194,7 @@ def _run_forward(static: Static, inputs: Inputs, masks: Masks) -> tuple[jax.Arra
         forward_kernel,
         [call.queries(inputs.query), call.keys(inputs.key), call.keys(inputs.value)],
         [call.queries(inputs.query), call.totals(jax.ShapeDtypeStruct(totals, jnp.float32))],
-        [(lanes, static.queries), (static.heads, static.queries), (static.heads, static.queries), call.stored],
+        [(lanes, static.queries), (static.heads, static.queries), (static.heads, static.queries)],
         products=2,
     )
 
@@ -213,8 +221,7 @@ def _backward(static: Static, residuals: tuple[Any, ...], gradient: jax.Array) -
         + [call.queries(out), call.totals(log_total)],
         [call.by_chunk(by_chunk), call.keys(inputs.key), call.keys(inputs.value)]
         + [call.of_tile(biases[0]), call.of_row_and_tile(biases[1])],
-        [(lanes, static.queries), *[(rows, lanes // static.copies)] * 2, call.stored]
-        + [None if learned[0] is None else call.stored],
+        [(lanes, static.queries), *[(rows, lanes // static.copies)] * 2],
         products=5,
     )
     query = query[0] if static.chunks == 1 else query.sum(0).astype(inputs.query.dtype)
@@ -261,12 +268,6 @@ class _Call:
     def _size(self, axis: str) -> int:
         static = self.static
         return dict(tile=self.tiles, row=self.batch, queries=static.blocks[0], chunk=static.chunks)[axis]
-
-    @property
-    def stored(self) -> tuple[int, ...] | None:
-        """Shape of an array of the bias by distance of a tile, if it is stored."""
-        static = self.static
-        return (static.heads, static.blocks[1] * static.keys, static.queries) if static.stores_bias else None
 
     def _spec(self, shape: tuple[int | None, ...], index: Callable[[Place], tuple[Any, ...]]) -> pl.BlockSpec:
         def place(*ids: Any) -> tuple[Any, ...]:
@@ -345,7 +346,7 @@ class _Call:
         kernel: Callable[..., None],
         inputs: list[tuple[Any, pl.BlockSpec]],
         outputs: list[tuple[Any, Any]],
-        scratch: list[tuple[int, ...] | None],
+        scratch: list[tuple[int, ...]],
         products: int,
     ) -> Any:
         """Call a kernel that computes `products` products of the size of the scores; returns arrays of the shapes in `outputs`."""
@@ -371,7 +372,7 @@ class _Call:
                 grid=self.grid,
                 in_specs=in_specs,
                 out_specs=out_specs,
-                scratch_shapes=tuple(None if x is None else pltpu.VMEM(x, jnp.float32) for x in scratch),
+                scratch_shapes=tuple(pltpu.VMEM(x, jnp.float32) for x in scratch),
             ),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=tuple(semantics.get(axis, "arbitrary") for axis in self.axes),

@@ -1,6 +1,6 @@
 """The kernels of tpu.py: the computation of one program, for a tile of heads, a block of queries and a chunk of keys.
 
-Scores are transposed, [N, Q]: the softmax's maxima and sums, and all other numbers of a query, then lie along lanes, as in memory, and
+Scores are transposed, [N, Q]: the softmax's maxima and sums, and all other numbers of a query, then are along lanes, as in memory, and
 are broadcast and reduced over sublanes without moves between lanes. Outputs and gradients of queries are accumulated as [K, Q], so that
 a head of 64 fills its registers, and transposed once per block.
 
@@ -9,6 +9,7 @@ Legend: Q queries and N keys of a block, K head width, J key blocks of a row, W 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -64,11 +65,6 @@ class Static(NamedTuple):
     def chunks(self) -> int:
         """Number of chunks of keys."""
         return self.blocks[1] // self.chunk
-
-    @property
-    def stores_bias(self) -> bool:
-        """Whether the bias by distance is arranged once for all rows, because a program has all queries and keys."""
-        return self.has_distances and self.blocks[0] == self.chunks == 1
 
 
 class Rows(NamedTuple):
@@ -153,7 +149,7 @@ class Pair(NamedTuple):
         bits = mix_bits(element.astype(jnp.uint32), high, low)
         return bits >= jnp.uint32(round(static.rate * 2**32))
 
-    def scores(self, head: int, key_NK: jax.Array, query_QK: jax.Array, bias: Any) -> tuple[jax.Array, jax.Array]:
+    def scores(self, head: int, key_NK: jax.Array, query_QK: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Scores to base 2 of a head without mask, and the slope of their soft cap (1 without one)."""
         static, slope = self.static, jnp.float32(1)
         scores = _dot(key_NK, query_QK, 1, 1)
@@ -163,7 +159,7 @@ class Pair(NamedTuple):
         else:
             scores *= static.scale * LOG2_E
         if static.has_distances:
-            scores += bias[head, self.slots, :] if static.stores_bias else self.distance_bias(head)
+            scores += self.distance_bias(head) * LOG2_E
         if self.rows.key_bias is not None:
             scores += column(self.rows.key_bias[0, 0, head, pl.ds(self.block, 1), :]) * LOG2_E
         return scores, slope
@@ -176,27 +172,41 @@ class Pair(NamedTuple):
         return pl.ds(pl.multiple_of(first, 128), static.queries + static.keys)
 
     def distance_bias(self, head: int) -> jax.Array:
-        """The bias by distance to base 2, [N, Q]: entry (n, q) is value N + q - n of the pair's distances."""
+        """The bias by distance, [N, Q]: entry (n, q) is value N + q - n of the pair's distances."""
         static = self.static
-        row = self.rows.distances[0, head : head + 1, self.distances] * LOG2_E
-        repeated = jnp.broadcast_to(row, (static.keys, row.shape[1]))
-        # The hardware's rolls by row number are emulated one row at a time.
-        rolled = shear(repeated) if static.interpret else pltpu.roll(repeated, 0, 1, stride=1, stride_axis=0)
-        return rolled[:, static.keys :]
+        row = self.rows.distances[0, head : head + 1, self.distances]
+        eight = _shear(jnp.broadcast_to(row, (8, row.shape[1])))
+        rows = jnp.concatenate([_roll(eight, first) for first in range(0, 128, 8)])
+        return jnp.concatenate([rows[:, lanes] for lanes in _steps(static)])
 
     def distance_sums(self, x_NQ: jax.Array) -> jax.Array:
         """Sums along diagonals, [1, W]: the transpose of `distance_bias`."""
-        padded = jnp.concatenate([jnp.zeros((x_NQ.shape[0], self.static.keys), x_NQ.dtype), x_NQ], 1)
-        return shear(padded, back=True).sum(0, keepdims=True)
+        static = self.static
+        width, rows = static.queries + static.keys, jnp.float32(0)
+        for number, lanes in enumerate(_steps(static)):
+            part = x_NQ[128 * number : 128 * (number + 1)]
+            sides = [jnp.zeros((128, n), part.dtype) for n in (lanes.start, width - lanes.stop)]
+            rows += jnp.concatenate([x for x in (sides[0], part, sides[1]) if x.shape[1]], 1)
+        eight = functools.reduce(jnp.add, (_roll(rows[first : first + 8], -first) for first in range(0, 128, 8)))
+        return _shear(eight, -1).sum(0, keepdims=True)
 
 
-def shear(x_NW: jax.Array, back: bool = False) -> jax.Array:
-    """Roll row n of an array by n lanes to the right, or to the left if `back`: by each power of two of n, where n has it."""
-    row = jax.lax.broadcasted_iota(jnp.int32, x_NW.shape, 0)
-    for bit in range((x_NW.shape[0] - 1).bit_length()):
-        shift = x_NW.shape[1] - 2**bit if back else 2**bit
-        x_NW = jnp.where(row & 2**bit > 0, pltpu.roll(x_NW, shift, 1), x_NW)
-    return x_NW
+def _steps(static: Static) -> list[slice]:
+    """For each 128 keys of a block, the distances in its first row; those of the next 128 begin 128 earlier."""
+    return [slice(n, n + static.queries) for n in range(static.keys, 0, -128)]
+
+
+def _roll(x: jax.Array, shift: int) -> jax.Array:
+    """Roll by `shift` lanes to the right, or to the left if it is negative."""
+    return pltpu.roll(x, shift % x.shape[1], 1) if shift else x
+
+
+def _shear(x: jax.Array, direction: int = 1) -> jax.Array:
+    """Roll row n of eight by n lanes: by each power of two of n, where n has it."""
+    row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    for power in (1, 2, 4):
+        x = jnp.where(row & power > 0, _roll(x, direction * power), x)
+    return x
 
 
 def forward_kernel(
@@ -211,11 +221,10 @@ def forward_kernel(
     mixed: Any,
     highest: Any,
     total: Any,
-    bias: Any,
 ) -> None:
     """Compute attention of a block of queries to a chunk of keys: out [Q, heads K], and log2 of the softmax sums [heads, Q].
 
-    Scratch: mixed [heads K, Q], highest and total [heads, Q], bias [heads, N, Q].
+    Scratch: mixed [heads K, Q], highest and total [heads, Q].
     """
     queries = _present(query[0], place.queries * static.queries, static.lengths[0])
 
@@ -225,15 +234,13 @@ def forward_kernel(
         total[...] = jnp.zeros(total.shape, total.dtype)
         highest[...] = jnp.full(highest.shape, _INITIAL_MAX, highest.dtype)
 
-    _store_bias(static, place, rows, bias)
-
     def add(inner: Any) -> None:
         pair = Pair(static, rows, place, inner)
         keys, values = _block(pair, key), _block(pair, value)
         visible, values_KN = pair.visible(), values.T
         for head in range(static.heads):
             own, shared, row = _lanes(static, head), _lanes(static, head // static.copies), slice(head, head + 1)
-            scores, _ = pair.scores(head, keys[:, shared], queries[:, own], bias)
+            scores, _ = pair.scores(head, keys[:, shared], queries[:, own])
             scores = jnp.where(visible, scores, _MASKED)
             top = jnp.maximum(highest[row], scores.max(0, keepdims=True))
             weights, shrink = jnp.exp2(scores - top), jnp.exp2(highest[row] - top)
@@ -272,12 +279,10 @@ def backward_kernel(
     for_query: Any,
     for_key: Any,
     for_value: Any,
-    bias: Any,
-    for_bias: Any,
 ) -> None:
     """Compute the gradients of a block of queries and a chunk of keys, with the scores computed again.
 
-    Scratch: for_query [heads K, Q]; for_key and for_value [chunk N, heads / copies K]; bias and for_bias [heads, N, Q].
+    Scratch: for_query [heads K, Q]; for_key and for_value [chunk N, heads / copies K].
     """
     first, length = place.queries * static.queries, static.lengths[0]
     queries, outers = _present(query[0], first, length), _present(outer[0], first, length)
@@ -301,10 +306,6 @@ def backward_kernel(
         @pl.when((place.row == 0) & (place.queries == 0) & (place.chunk == 0))
         def start_distances() -> None:
             distance_gradient[...] = jnp.zeros(distance_gradient.shape, distance_gradient.dtype)
-            if static.stores_bias:
-                for_bias[...] = jnp.zeros(for_bias.shape, for_bias.dtype)
-
-    _store_bias(static, place, rows, bias)
 
     def add(inner: Any) -> None:
         pair = Pair(static, rows, place, inner)
@@ -312,7 +313,7 @@ def backward_kernel(
         visible, keys_KN = pair.visible(), keys.T
         for head in range(static.heads):
             own, shared, row = _lanes(static, head), _lanes(static, head // static.copies), slice(head, head + 1)
-            scores, slope = pair.scores(head, keys[:, shared], queries[:, own], bias)
+            scores, slope = pair.scores(head, keys[:, shared], queries[:, own])
             # Probabilities are divided by 1 - rate here, and `delta` is multiplied by it, so that nothing else has to be.
             kept_rate = 1.0 - static.rate
             probs = jnp.exp2(jnp.where(visible, scores, _MASKED) - (log_total[0, 0, row] + math.log2(kept_rate)))
@@ -325,7 +326,7 @@ def backward_kernel(
             gradient = probs * (product - delta)
             for_value[pair.slots, shared] += _dot(dropped.astype(outers.dtype), outers[:, own], 1, 0)
             if distance_gradient is not None:
-                _add_distances(pair, head, gradient, distance_gradient, for_bias)
+                distance_gradient[0, head : head + 1, pair.distances] += pair.distance_sums(gradient)
             if bias_gradient is not None:
                 sums = jnp.broadcast_to(gradient.sum(1, keepdims=True), (static.keys, 128))
                 bias_gradient[0, 0, head, pl.ds(pair.block, 1), :] += sums.T[:1]
@@ -340,35 +341,6 @@ def backward_kernel(
     def finish() -> None:
         key_gradient[0] = (for_key[...] * static.scale).astype(key_gradient.dtype)
         value_gradient[0] = for_value[...].astype(value_gradient.dtype)
-
-    if distance_gradient is not None and static.stores_bias:
-
-        @pl.when(place.row == pl.num_programs(1) - 1)
-        def finish_distances() -> None:
-            for block in range(static.blocks[1]):
-                pair = Pair(static, rows, place, block)
-                for head in range(static.heads):
-                    sums = pair.distance_sums(for_bias[head, pair.slots, :])
-                    distance_gradient[0, head : head + 1, pair.distances] += sums
-
-
-def _add_distances(pair: Pair, head: int, gradient: jax.Array, distance_gradient: Any, for_bias: Any) -> None:
-    if pair.static.stores_bias:
-        for_bias[head, pair.slots, :] += gradient
-    else:
-        distance_gradient[0, head : head + 1, pair.distances] += pair.distance_sums(gradient)
-
-
-def _store_bias(static: Static, place: Place, rows: Rows, bias: Any) -> None:
-    """Arrange the bias by distance of a tile's heads, for the first row, if it is stored."""
-    if static.stores_bias:
-
-        @pl.when(place.row == 0)
-        def arrange() -> None:
-            for block in range(static.blocks[1]):
-                pair = Pair(static, rows, place, block)
-                for head in range(static.heads):
-                    bias[head, pair.slots, :] = pair.distance_bias(head)
 
 
 def _loop(static: Static, place: Place, rows: Rows, add: Any) -> None:
