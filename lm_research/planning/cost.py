@@ -181,16 +181,12 @@ def _numbers(text: str | None) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class KernelCost:
-    """Cost of a Pallas kernel; `declared` by pallas_call's cost_estimate, or else by ATTENTION_PRODUCTS."""
+    """Cost of a Pallas kernel, `declared` by pallas_call's cost_estimate, or else unknown and 0."""
 
     name: str
     flops: float
     hbm_bytes: float
     declared: bool
-
-
-# Kernels of jax's splash attention, which declare no cost: the number of products of queries and keys, each 2 H L S K operations.
-ATTENTION_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 
 def kernel(computation: Computation, one: Instruction) -> KernelCost | None:

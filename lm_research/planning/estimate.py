@@ -242,7 +242,7 @@ def roofline(
 
     compute: operations of the model and of recomputation over the chip's peak; in float32 times FLOAT32_PASSES. Recomputing whole blocks
       adds a third of the operations of layers and attention. Recomputing all but matrix products adds a third of attention's, and so do
-      rings and flash kernels under any policy.
+      rings and a GPU's kernels under any policy. A TPU's kernels add a sixth, the scores, in addition.
     hbm: the optimizer reads parameter, moments and gradient and writes all but the gradient (28 bytes per local trainable parameter).
       Each micro-batch reads the weights in the forward pass, the backward pass and recomputation, writes and reads the arrays of each
       block (which pass through memory once with or without remat), and accesses the logits three times.
@@ -252,7 +252,10 @@ def roofline(
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
-    if mesh.shape["context"] > 1 or config.model.attention_backend == "flash":
+    fused = config.model.attention_backend == "flash"
+    if fused and chip.torus and mesh.shape["context"] == 1:
+        again += flops.attention / 6
+    elif fused or mesh.shape["context"] > 1:
         again = max(again, flops.attention / 3)
     slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
     compute = train.batch_size * (flops.total + again) * slower / (topology.num_devices * chip.flops)
