@@ -185,8 +185,8 @@ class Pair(NamedTuple):
         width, rows = static.queries + static.keys, jnp.float32(0)
         for number, lanes in enumerate(_steps(static)):
             part = x_NQ[128 * number : 128 * (number + 1)]
-            sides = [jnp.zeros((128, n), part.dtype) for n in (lanes.start, width - lanes.stop)]
-            rows += jnp.concatenate([x for x in (sides[0], part, sides[1]) if x.shape[1]], 1)
+            before, after = ([jnp.zeros((128, n), part.dtype)] if n else [] for n in (lanes.start, width - lanes.stop))
+            rows += jnp.concatenate([*before, part, *after], 1)
         eight = functools.reduce(jnp.add, (_roll(rows[first : first + 8], -first) for first in range(0, 128, 8)))
         return _shear(eight, -1).sum(0, keepdims=True)
 
