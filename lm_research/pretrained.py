@@ -160,8 +160,9 @@ class LanguageModel:
 
         def run(params: Params, inputs: Mapping[str, jax.Array], capture: bool) -> dict[str, Any]:
             model = definition.bind(params)
-            outputs = forward_lib.forward(model, head, inputs, capture, problem_type=problem_type)
-            return outputs | forward_lib.balance(model, head, inputs) if balanced else outputs
+            if balanced:
+                return forward_lib.balanced_forward(model, head, inputs, capture)
+            return forward_lib.forward(model, head, inputs, capture, problem_type=problem_type)
 
         return jax.jit(run, static_argnums=2)
 

@@ -62,6 +62,7 @@ class GenerationConfig:
       src_lang, tgt_lang: languages of the prompts and of the output, codes such as ro_RO, for tokenizers that mark the language
         of a text (mBART, NLLB, M2M-100); the defaults come from the files of the tokenizer and the model.
       stop_strings: texts that end a sequence once it contains one.
+      use_cache: accepted for calls of transformers; keys and values are always cached, which gives the same tokens.
       return_dict_in_generate: return a GenerateOutput instead of its `sequences` (or texts).
       output_logprobs, top_logprobs: also return log-probabilities of the new tokens, and of this many most likely tokens
         per step (not for beam search, contrastive search or speculative decoding).
@@ -112,6 +113,7 @@ class GenerationConfig:
     src_lang: str | None = None
     tgt_lang: str | None = None
     stop_strings: str | Sequence[str] | None = None
+    use_cache: bool = True
     return_dict_in_generate: bool = False
     output_logprobs: bool = False
     top_logprobs: int = 0

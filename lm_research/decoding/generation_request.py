@@ -105,6 +105,10 @@ class Request:
         limit = arch.max_length if arch.positions == "learned" else 0
         ends = [max(0, first) + len(row) for first, row in zip(self.first or [0] * len(hidden), self.rows, strict=True)]
         self.lengths = LengthLimits(options, width, max(ends), limit)
+        if (
+            arguments.get("use_cache") is False and not arch.renewed_after
+        ):  # all keys would be rotated again for each length
+            self.require_steady_rotations("use_cache=False", arch)
         max_length = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
         self.prompts = make_prompts(
             self.rows, options.pad, sources, self.engine.rows_multiple, max_length=max_length, first=self.first

@@ -102,7 +102,7 @@ def inspect(
     if adapter is not None:
         arch = _architecture(directory, family, config, source)
         ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind], kind)
-        source = peft.AdaptedSource(source, adapter, ties)
+        source = peft.AdaptedSource(source, adapter, family, ties)
         head = head or source.head
     if head == "causal_lm":
         config = {**config, **(family.decoder_config or {})}

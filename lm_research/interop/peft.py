@@ -11,7 +11,7 @@ import math
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
@@ -22,6 +22,7 @@ from lm_research.errors import PretrainedError, not_downloaded
 from lm_research.interop import quantized
 from lm_research.interop.tensor_files import TensorSource, open_file
 from lm_research.interop.tensor_types import StoredTensor
+from lm_research.models.families.base import Family
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 OLD_WEIGHTS = "adapter_model.bin"
@@ -112,15 +113,28 @@ def base_of(directory: pathlib.Path) -> pathlib.Path:
     )
 
 
+class Product(NamedTuple):
+    """An adapter of a matrix, or of one of the parts of equal size that a stored matrix [out, in] is divided into."""
+
+    module: str
+    a: StoredTensor
+    b: StoredTensor
+    part: int = 0
+    parts: int = 1
+
+
 class AdaptedSource(TensorSource):
     """The weights of a base model with an adapter merged into them."""
 
-    def __init__(self, base: TensorSource, directory: pathlib.Path, tied: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, base: TensorSource, directory: pathlib.Path, family: Family, tied: Mapping[str, str] | None = None
+    ) -> None:
         """Read the adapter's headers.
 
         Args:
           base: weights of the base model.
           directory: the adapter.
+          family: the base's family.
           tied: tables that the base ties: name -> the base's tensor that it stands for.
 
         Raises:
@@ -140,7 +154,13 @@ class AdaptedSource(TensorSource):
             raise PretrainedError(f"{path}: tensor {strange[0]!r} does not belong to an adapter of matrices.")
         # peft calls an adapted layer's own tensors base_layer.
         inner = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
-        self._products: dict[str, tuple[str, StoredTensor, StoredTensor]] = {}
+        self._modules: dict[
+            str, tuple[str, int, int]
+        ] = {}  # name of a module's tensor -> the base's tensor, and which part it is
+        for stored in dict.fromkeys((*base.names, *self._tied)):
+            names = family.module_names(stored)
+            self._modules |= {name: (stored, part, len(names)) for part, name in enumerate(names)}
+        self._products: dict[str, list[Product]] = {}
         self._tables: set[str] = set()
         self._whole: dict[str, StoredTensor] = {}
         touched = False
@@ -148,20 +168,30 @@ class AdaptedSource(TensorSource):
             end = next((end for end in ends if name.endswith(end)), "")
             module = name.removesuffix(end)
             base_name = self._name_in_base(f"{module}.weight" if end else name, must=bool(end))
+            base_name, part, parts = self._modules.get(base_name, (base_name, 0, 1))
             touched |= base_name in self._tied and (bool(end) or self._is_saved(name))
+            if not end and parts > 1:
+                raise PretrainedError(
+                    f"{path}: {name!r} replaces a part of the base's tensor {base_name!r}, which is not supported. Merge the adapter with "
+                    "peft first."
+                )
             if not end:
                 self._whole[base_name] = tensor
                 continue
             a, b = next(pair for pair in pairs.items() if end in pair)
             if not {module + a, module + b} <= set(inner):
                 raise PretrainedError(f"{path} has {PREFIX}{name}, but not its counterpart. Download it again.")
-            self._products[base_name] = (module, inner[module + a], inner[module + b])
+            if end != a:
+                continue
+            product = Product(module, inner[module + a], inner[module + b], part, parts)
+            self._products.setdefault(base_name, []).append(product)
             if a == TABLE_A:
                 self._tables.add(base_name)
         # Tied tables are separate tensors once one of them has changed.
         self.names = list(dict.fromkeys([*base.names, *self._whole, *(self._tied if touched else ())]))
-        for name in self._products:
-            self._transposed(name)
+        for name, products in self._products.items():
+            for product in products:
+                self._transposed(name, product)
 
     @property
     def head(self) -> str | None:
@@ -170,7 +200,7 @@ class AdaptedSource(TensorSource):
 
     def _name_in_base(self, name: str, must: bool = True) -> str:
         """Find the base's name of a tensor; one of the names may have a prefix such as "bert." that the other lacks."""
-        candidates = dict.fromkeys((*self.base.names, *self._tied))
+        candidates = dict.fromkeys((*self.base.names, *self._tied, *self._modules))
         fits = [one for one in candidates if f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}")]
         if must and not fits:
             raise PretrainedError(
@@ -182,15 +212,15 @@ class AdaptedSource(TensorSource):
         """Whether a whole tensor belongs to modules_to_save: a trained copy, while the base's own tensor is unchanged elsewhere."""
         return any(f".{module}." in f".{name}" for module in self._config.get("modules_to_save") or ())
 
-    def _transposed(self, name: str) -> bool:
+    def _transposed(self, name: str, product: Product) -> bool:
         """Whether the base's matrix is [in, out]; raises a PretrainedError if its shape fits neither this nor [out, in]."""
-        _, a, b = self._products[name]
+        _, a, b, _, parts = product
         if not (len(a.shape) == len(b.shape) == 2 and a.shape[0] and all(x.dtype.kind in "fV" for x in (a, b))):
             raise PretrainedError(
                 f"{self._directory}: the adapter of {name!r} has {a.dtype} of shape {a.shape} and {b.dtype} of {b.shape}, which are not "
                 "matrices of numbers. Download it again."
             )
-        change, shape = (b.shape[0], a.shape[1]), self.shape(name)
+        change, shape = (b.shape[0] * parts, a.shape[1]), self.shape(name)
         if name in self._tables and change == shape[::-1]:
             return True
         if b.shape[1] == a.shape[0] and change == shape[:: -1 if self._config.get("fan_in_fan_out") else 1]:
@@ -225,6 +255,14 @@ class AdaptedSource(TensorSource):
         tensor = self._whole[name].load() if name in self._whole else self.base.read(self._tied.get(name, name))
         if name not in self._products:
             return tensor
-        module, a, b = self._products[name]
-        change = self._scale(module, a.shape[0]) * (b.load().astype(np.float32) @ a.load().astype(np.float32))
-        return (tensor.astype(np.float32) + (change.T if self._transposed(name) else change)).astype(tensor.dtype)
+        adapted = tensor.astype(np.float32)
+        for product in self._products[name]:
+            a, b = (one.load().astype(np.float32) for one in (product.a, product.b))
+            change = self._scale(product.module, len(a)) * (b @ a)
+            rows = (
+                slice(len(change) * product.part, len(change) * (product.part + 1))
+                if product.parts > 1
+                else slice(None)
+            )
+            adapted[rows] += change.T if self._transposed(name, product) else change
+        return adapted.astype(tensor.dtype)

@@ -8,6 +8,7 @@ Legend: R rank.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -57,12 +58,14 @@ def write_adapter(
         weight = weights[f"{layer}/kernel"]
         pairs = [leaves[f"{layer}/{name}"] for name in (adapters.A, adapters.B)]
         for number, (a, b) in enumerate(zip(*pairs, strict=True) if stacked else [pairs]):
-            name = _module(_stored_name(weight, number, prefix))
-            parts.setdefault(name, []).append((weight, a.reshape(-1, rank), b.reshape(rank, -1)))
+            names = module.module_names(_stored_name(weight, number, prefix))
+            if len(names) > 1:  # a module for each part
+                names, weight = names[weight.part :], dataclasses.replace(weight, part=0, parts=(1,))
+            parts.setdefault(_module(names[0]), []).append((weight, a.reshape(-1, rank), b.reshape(rank, -1)))
     for name, pieces in parts.items():
         tensors[PREFIX + name + A], tensors[PREFIX + name + B] = _join(pieces, rank)
         joined[name] = len(pieces)
-    whole = _whole(definition, weights, leaves, prefix)
+    whole = {module.module_names(name)[0]: value for name, value in _whole(definition, weights, leaves, prefix).items()}
     tensors |= {PREFIX + name: value for name, value in whole.items()}
 
     listed = [(name, value.shape, value.dtype, lambda value=value: value) for name, value in tensors.items()]

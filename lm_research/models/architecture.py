@@ -47,7 +47,9 @@ class Architecture:
         padding token in the table is 0.
       count_padding: whether padding tokens take a position number too; RoBERTa numbers only the others.
       count_masked: whether positions that the attention mask hides take a position number; OPT numbers only the others.
-      frozen_padding: whether the token embedding of padding has no gradient where padding is read (ConvBERT, in which it matters).
+      frozen_padding: whether the embedding of the padding token has no gradient where it is looked up, in the input; nor has the row of
+        padding in the table of positions, if positions do not count it (`padding_idx` of PyTorch's nn.Embedding). Outputs that use the
+        same table train it.
       isolated_padding: whether padding has embeddings of 0, and attends to all positions alike (DeBERTa) instead of to the real ones.
       prompt_positions: how left-padded prompts are numbered in generation: "tokens" counts real tokens, "slots" padding too (BART),
         and "rows" counts real tokens from the first row of the table, before `position_offset` (RoBERTa, as transformers generates
@@ -85,7 +87,8 @@ class Architecture:
 
       pooling: what represents the sequence: the state of the "first" position (padding too), of the "first_real" or "last" one (not
         padding), or of the last `eos_id` ("eos"); the "mean" of all states, or the mean after the pooler's layers ("late_mean").
-      choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`.
+      choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`. The state of the position at the "end" (padding too)
+        has no dense layer.
       pooler_activation: activation of the pooler's dense layer; empty for no dense layer.
       sequence_activation: activation of that layer under a classifier of sequences, where it differs; empty is `pooler_activation`.
       pooler_norm: whether a norm follows the activation (ModernBERT).
@@ -93,6 +96,9 @@ class Architecture:
       transform_bias: whether the dense layers of pooler and masked-token head have biases.
       classifier_bias: whether classifiers have a bias; None for all but those of sequences in models without `pooler_activation`.
       classifier_dropout_rate: dropout before classifiers; None is `dropout_rate`.
+      span_layers: whether a feed-forward layer with a residual and a norm precedes the classifier of spans (BigBird).
+      sep_id: token that ends questions: answers are not before it, except at the first position, and positions after it have token type 1
+        where no types are given (BigBird); -1 for none.
       eos_id: end-of-sequence token, for pooling "eos".
       pad_id: padding token, for pooling "last" and `count_padding`; -1 for none.
       head_activation: activation of the masked-token head; empty is `activation`.
@@ -179,7 +185,7 @@ class Architecture:
     activation: str = "gelu"
 
     pooling: Literal["first", "first_real", "last", "eos", "mean", "late_mean"] = "first"
-    choice_pooling: Literal["", "first_real", "mean"] = ""
+    choice_pooling: Literal["", "first_real", "mean", "end"] = ""
     pooler_activation: str = "tanh"
     sequence_activation: str = ""
     pooler_norm: bool = False
@@ -187,6 +193,8 @@ class Architecture:
     transform_bias: bool = True
     classifier_bias: bool | None = None
     classifier_dropout_rate: float | None = None
+    span_layers: bool = False
+    sep_id: int = -1
     eos_id: int = -1
     pad_id: int = -1
     head_activation: str = ""

@@ -63,10 +63,7 @@ class Embeddings(nnx.Module):
         assert table is not None
         table_VE = table.rows_VE
         # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
-        x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
-        if arch.frozen_padding:
-            is_padding_BL1 = (tokens_BL == arch.pad_id)[..., None]
-            x_BLE = jnp.where(is_padding_BL1, jax.lax.stop_gradient(x_BLE), x_BLE)
+        x_BLE = self._look_up(constrain(table_VE, "vocab", None), tokens_BL, arch.frozen_padding)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
@@ -108,7 +105,15 @@ class Embeddings(nnx.Module):
         table = constrain(self.positions[...], None, None)
         if positions_BL is None:
             return x_BLE + broadcast_rows(table[arch.position_offset :][:length], x_BLE.shape)
-        return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)
+        frozen = arch.frozen_padding and not arch.count_padding
+        return x_BLE + self._look_up(table, positions_BL + arch.position_offset, frozen)
+
+    def _look_up(self, table_VE: jax.Array, rows_BL: jax.Array, frozen: bool) -> jax.Array:
+        """Rows of a table; with `frozen`, the row with the index of padding gets no gradient from them."""
+        x_BLE = jnp.take(table_VE, rows_BL, axis=0)
+        if not frozen or self.arch.pad_id < 0:
+            return x_BLE
+        return jnp.where((rows_BL == self.arch.pad_id)[..., None], jax.lax.stop_gradient(x_BLE), x_BLE)
 
     def _sinusoidal(self, positions_BL: jax.Array) -> jax.Array:
         arch = self.arch

@@ -6,7 +6,10 @@ Legend: lm_research/models/__init__.py; here E is experts, K experts per token, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +18,46 @@ from jax.sharding import PartitionSpec
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, make_param, norm
+from lm_research.models.layers import (
+    Axes,
+    Dense,
+    activation,
+    broadcast_rows,
+    dropout,
+    is_few,
+    make_param,
+    norm,
+    zeros_param,
+)
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import batch_shards, constrain, length_parts, partition_spec
+
+
+class GroupedDense(nnx.Module):
+    """A dense layer whose inputs and outputs are divided into groups, each with a matrix of its own (Jiang et al. 2020)."""
+
+    outputs_first = False
+
+    def __init__(
+        self,
+        inputs: Sequence[tuple[int, str | None]],
+        outputs: Sequence[tuple[int, str | None]],
+        arch: Architecture,
+        rngs: nnx.Rngs,
+        std: float | None = None,
+        bias: bool = True,
+        groups: int = 1,
+    ) -> None:
+        ((width, inner), (out_width, outer)) = *inputs, *outputs
+        self.filters = make_param(rngs, (groups, width // groups, out_width // groups), (None, inner, outer), arch, std)
+        self.bias = zeros_param((out_width,), (outer,)) if bias else None
+
+    def __call__(self, x_BLI: jax.Array) -> jax.Array:
+        """Apply the layer: [B, L, inputs] -> [B, L, outputs]."""
+        filters_GIO = self.filters[...].astype(x_BLI.dtype)
+        y_BLGO = jnp.einsum("BLGI,GIO->BLGO", x_BLI.reshape(*x_BLI.shape[:2], *filters_GIO.shape[:2]), filters_GIO)
+        y_BLO = y_BLGO.reshape(*x_BLI.shape[:2], -1)
+        return y_BLO if self.bias is None else y_BLO + broadcast_rows(self.bias[...].astype(y_BLO.dtype), y_BLO.shape)
 
 
 class FeedForward(nnx.Module):
@@ -25,11 +65,12 @@ class FeedForward(nnx.Module):
 
     def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs) -> None:
         width, inner = [(arch.hidden_size, "embed")], [(spec.intermediate_size, "mlp")]
-        self.up = Dense(width, inner, arch, rngs, bias=spec.mlp_bias)
+        make = Dense if spec.mlp_groups == 1 else functools.partial(GroupedDense, groups=spec.mlp_groups)
+        self.up = make(width, inner, arch, rngs, bias=spec.mlp_bias)
         if spec.gated:
-            self.gate = Dense(width, inner, arch, rngs, bias=spec.mlp_bias)
+            self.gate = make(width, inner, arch, rngs, bias=spec.mlp_bias)
         bias = spec.mlp_bias if spec.mlp_output_bias is None else spec.mlp_output_bias
-        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=bias)
+        self.down = make(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=bias)
         if spec.inner_norm:
             self.inner_norm = norm(arch, spec.intermediate_size)
         self.arch, self.spec = arch, spec
@@ -38,7 +79,7 @@ class FeedForward(nnx.Module):
         """Apply the layer, [B, L, D]; a dropout_key of None disables dropout."""
         x_RD = x_BLD.reshape(-1, x_BLD.shape[-1])
         if self.spec.inner_norm or not (self.up.outputs_first and is_few(x_RD)):
-            inner_BLF = self._activated(Dense.__call__, x_BLD)
+            inner_BLF = self._activated(operator.call, x_BLD)
             inner_BLF = self.inner_norm(inner_BLF) if self.spec.inner_norm else inner_BLF
             inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
             return self.down(dropout(inner_BLF, self.arch.activation_dropout_rate, dropout_key))
@@ -46,7 +87,7 @@ class FeedForward(nnx.Module):
         inner_FR = self._activated(Dense.apply_to_columns, jax.lax.optimization_barrier(x_RD.T))
         return jax.lax.optimization_barrier(self.down.apply_to_columns(inner_FR)).T.reshape(x_BLD.shape)
 
-    def _activated(self, product: Callable[[Dense, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    def _activated(self, product: Callable[[Any, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         name, up = self.arch.activation, product(self.up, x)
         return activation(name, product(self.gate, x)) * up if self.spec.gated else activation(name, up)
 

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.feed_forward import load_balancing
 from lm_research.models.head_kinds import HEADS, Arrays
-from lm_research.models.heads import Model
+from lm_research.models.heads import Model, question_mask
 from lm_research.models.label_losses import IGNORED, classification_loss, cross_entropy
-from lm_research.models.transformer import StackOutputs, router_loads
+from lm_research.models.transformer import StackOutputs, balance_loss, router_loads
 
 INPUTS = (
     "input_ids",
@@ -73,6 +72,8 @@ def forward(
         prefix_BL=inputs.get("global_attention_mask"),
         **_types(inputs),
     )
+    if model.masks_questions and source["types_BL"] is None and model.arch.num_types > 1:
+        source["types_BL"] = 1 - question_mask(tokens_BL, model.arch.sep_id).astype(jnp.int32)
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":
@@ -91,13 +92,13 @@ def forward(
     return outputs if captured is None else outputs | _captured(model, captured)
 
 
-def balance(model: Model, head: str, inputs: Mapping[str, jax.Array]) -> Arrays:
-    """Return `aux_loss`, the load-balancing loss of a decoder with experts, and, with labels, the `loss` that includes it."""
+def balanced_forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: bool = False) -> Arrays:
+    """Run a decoder with experts as `forward` does, with their load-balancing loss as `aux_loss` and, weighted, in `loss`."""
     with router_loads() as loads:
-        outputs = forward(model, head, inputs)
-    balance = sum((load_balancing(*load) for load in loads), jnp.zeros(()))
-    weighted = {"loss": outputs["loss"] + model.arch.balance_weight * balance} if "loss" in outputs else {}
-    return {"aux_loss": balance} | weighted
+        outputs = forward(model, head, inputs, capture)
+    outputs["aux_loss"] = balance_loss(loads)
+    weighted = {"loss": outputs["loss"] + model.arch.balance_weight * outputs["aux_loss"]} if "loss" in outputs else {}
+    return outputs | weighted
 
 
 def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:

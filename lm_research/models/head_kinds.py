@@ -112,7 +112,7 @@ def _token_classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.
 
 
 def _span(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BL2 = model.classify(x_BLD, dropout_key=key)
+    logits_BL2 = model.classify(x_BLD, inputs["input_ids"], dropout_key=key)
     ends = {"start": logits_BL2[..., 0], "end": logits_BL2[..., 1]}
     outputs: Arrays = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
     if inputs.get("start_positions") is not None and inputs.get("end_positions") is not None:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.feed_forward import FeedForward
 from lm_research.models.head_kinds import HEADS, HeadKind
-from lm_research.models.layers import Dense, activation, capped, dropout, make_param, norm, zeros_param
+from lm_research.models.layers import Dense, activation, capped, dropout, make_param, norm, split_key, zeros_param
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
 
@@ -119,7 +120,7 @@ class Pooler(nnx.Module):
     """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs, pooling: str, activation: str = "") -> None:
-        self.activation = activation or arch.pooler_activation
+        self.activation = "" if pooling == "end" else activation or arch.pooler_activation
         if self.activation:
             width, bias = arch.output_width, arch.transform_bias
             self.dense = Dense([(width, "embed")], [(width, None)], arch, rngs, bias=bias)
@@ -157,8 +158,8 @@ class Pooler(nnx.Module):
             assert tokens_BL is not None and segments_BL is not None
             inside_BKL = segments_BL[:, None] == 1 + jnp.arange(num_segments)[:, None]
             return jnp.einsum("BKL,BLD->BKD", self._weights(tokens_BL[:, None], inside_BKL, x_BLD.dtype), x_BLD)
-        if self.pooling == "first":
-            return x_BLD[:, 0]
+        if self.pooling in ("first", "end"):
+            return x_BLD[:, 0 if self.pooling == "first" else -1]
         real_BL = jnp.ones(x_BLD.shape[:2], bool) if segments_BL is None else segments_BL > 0
         if self.pooling in AVERAGES:
             return jnp.einsum("BL,BLD->BD", self._weights(tokens_BL, real_BL, x_BLD.dtype), x_BLD)
@@ -175,9 +176,31 @@ class Pooler(nnx.Module):
         """Index of the position that represents those in `inside_L`; both may have axes in front of L."""
         if self.pooling in ("first", "first_real"):
             return jnp.argmax(inside_L, -1)
+        if self.pooling == "end":
+            return inside_L.shape[-1] - 1 - jnp.argmax(inside_L[..., ::-1], -1)
         assert tokens_L is not None
         candidates_L = tokens_L == self.arch.eos_id if self.pooling == "eos" else tokens_L != self.arch.pad_id
         return ((candidates_L & inside_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
+
+
+class SpanLayers(nnx.Module):
+    """BigBird's layers before the classifier of spans: a feed-forward layer with a residual and a norm."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+        self.feed_forward, self.norm = FeedForward(arch, arch.layer_specs[0], rngs), norm(arch)
+        self.rate = arch.dropout_rate
+
+    def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """Apply the layers, [B, L, D]."""
+        first, last = split_key(dropout_key, 2)
+        y_BLD = dropout(self.feed_forward(dropout(x_BLD, self.rate, first)), self.rate, last)
+        return self.norm(x_BLD + y_BLD)
+
+
+def question_mask(tokens_BL: jax.Array, sep_id: int) -> jax.Array:
+    """Whether positions are part of the question, [B, L]: up to the first separator, or the first position if there is none."""
+    length_B1 = (tokens_BL == sep_id).argmax(1, keepdims=True) + 1
+    return jnp.arange(tokens_BL.shape[1]) < length_B1
 
 
 class ReplacedTokenHead(nnx.Module):
@@ -218,6 +241,9 @@ class Model(nnx.Module):
             self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs, std=arch.readout_init_std)
         if kind.replaced:
             self.replaced_token = ReplacedTokenHead(arch, rngs)
+        spans = head.name == "span"
+        self.span_layers = SpanLayers(arch, rngs) if spans and arch.span_layers else None
+        self.masks_questions = spans and arch.sep_id >= 0
         if kind.classifies:
             biased = bool(arch.pooler_activation) or not kind.bare_classifier
             biased = biased if arch.classifier_bias is None else arch.classifier_bias
@@ -283,4 +309,12 @@ class Model(nnx.Module):
             x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, num_segments)
         rate = self.arch.classifier_dropout_rate
         rate = self.arch.dropout_rate if rate is None else rate
-        return self.classifier(dropout(x_BLD, rate, dropout_key)).astype(jnp.float32)
+        if self.span_layers is not None:
+            dropout_key, layers_key = split_key(dropout_key, 2)
+            x_BLD = self.span_layers(x_BLD, layers_key)
+        logits = self.classifier(dropout(x_BLD, rate, dropout_key)).astype(jnp.float32)
+        if not self.masks_questions:
+            return logits
+        assert tokens_BL is not None
+        hidden_BL = question_mask(tokens_BL, self.arch.sep_id).at[:, 0].set(False)
+        return logits - 1e6 * hidden_BL[..., None]

@@ -111,6 +111,7 @@ _NAME_WORDS = {
     "mix_norm": "mix_norm",
     "attention_gate": "attention_gate",
     "inner_norm": "inner_norm",
+    "mlp_groups": "mlp_groups",
     "mlp_output_bias": "mlp_output_bias",
     "conv_width": "conv",
     "span_conv_width": "span_conv",

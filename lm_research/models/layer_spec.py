@@ -66,6 +66,8 @@ class LayerSpec:
 
       gated: whether a second projection is multiplied with the activated one (Shazeer 2020).
       inner_norm: whether a norm precedes the feed-forward layer's last matrix.
+      mlp_groups: number of groups of equal size that the inputs and outputs of the feed-forward layer's matrices are divided into, each with a
+        matrix of its own (ConvBERT).
       mlp_bias: whether the feed-forward layer has biases.
       mlp_output_bias: whether its output has a bias; None is `mlp_bias`.
       num_experts: number of expert feed-forward layers; 0 for one layer without a router.
@@ -118,6 +120,7 @@ class LayerSpec:
 
     gated: bool = False
     inner_norm: bool = False
+    mlp_groups: int = 1
     mlp_bias: bool = True
     mlp_output_bias: bool | None = None
     num_experts: int = 0

@@ -47,6 +47,7 @@ RANGES: dict[str, Any] = {
     "mup_base_width": Count,
     "relative_buckets": Annotated[int, Meta(ge=4, le=2**31 - 1)],
     "relative_max_distance": Count,
+    "sep_id": Token,
     "eos_id": Token,
     "pad_id": Token,
     "separate_token": Token,
@@ -89,6 +90,7 @@ LAYER_RANGES: dict[str, Any] = {
     "conv_width": Count,
     "conv_groups": Size,
     "conv_activation": Literal[tuple(ACTIVATIONS)],
+    "mlp_groups": Size,
     "num_experts": Count,
     "experts_per_token": Count,
     "shared_expert_size": Count,
@@ -141,7 +143,8 @@ def _in_block(arch: Architecture, spec: LayerSpec) -> int:
         attention += width * spec.head_size * (spec.num_heads + 2 * spec.num_kv_heads)
     if spec.own_relative_table:
         attention += arch.relative_buckets * spec.num_heads
-    feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
+    matrices = (3 if spec.gated else 2) * max(1, spec.num_experts)
+    feed_forward = matrices * width * spec.intermediate_size // spec.mlp_groups
     shared = (3 if spec.gated else 2) * width * spec.shared_expert_size + width * bool(spec.shared_expert_size)
     distances = len(spec.position_terms) * spec.position_projections * width * spec.num_heads * spec.head_size
     convolution = width * width // spec.conv_groups * spec.conv_width
@@ -233,6 +236,12 @@ def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[...,
         return reason
     if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
+    if spec.intermediate_size % spec.mlp_groups or arch.hidden_size % spec.mlp_groups:
+        return f"mlp_groups={spec.mlp_groups} does not divide the widths {arch.hidden_size} and {spec.intermediate_size} of a feed-forward layer"
+    if spec.num_experts and spec.mlp_groups > 1:
+        return (
+            f"a layer has num_experts={spec.num_experts} and mlp_groups={spec.mlp_groups}, but experts have no groups"
+        )
     if spec.num_experts and spec.inner_norm:
         return f"a layer has num_experts={spec.num_experts} and inner_norm=True, but experts have no norms"
     if spec.shared_expert_size and not spec.num_experts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from lm_research.models.attention.mask import (
 from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
 from lm_research.models.embeddings import Embeddings, TokenTable
-from lm_research.models.feed_forward import router_load
+from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, dropout, make_param, norm, split_key
@@ -88,6 +88,11 @@ def router_loads() -> Iterator[list[RouterLoads]]:
         yield _LOADS[-1]
     finally:
         _LOADS.pop()
+
+
+def balance_loss(loads: Iterable[RouterLoads]) -> jax.Array:
+    """Sum of the load-balancing losses of stacks; 0 without any."""
+    return sum((load_balancing(*load) for load in loads), jnp.zeros(()))
 
 
 class Stacks(nnx.Module):
@@ -186,21 +191,21 @@ class Transformer(nnx.Module):
         if any(spec.conv_width or spec.span_conv_width or spec.attention == "blocks" for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         weights_BL = None
-        if _LOADS and arch.balance_weight and not capture:
+        if _LOADS:
             weights_BL = (segments_BL > 0).astype(jnp.float32)
             inputs = inputs._replace(load_weights_BL=weights_BL)
         if arch.has_block_sums:
             inputs = inputs._replace(block_sums=self._block_sums(segments_BL))
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
-        loads = [] if weights_BL is None else list(itertools.chain(*layers))
-        if weights_BL is not None and loads:
+        if weights_BL is not None and any(spec.num_experts for spec in arch.layers):
+            loads = list(itertools.chain(*(one[-1] for one in layers)))
             _LOADS[-1].append(RouterLoads(functools.reduce(jnp.add, loads), weights_BL.sum() * len(loads)))
         x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])
         if captured is not None:
             states, *probs = zip(*layers, strict=True)
-            captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*one)) for one in probs)))
+            captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*one)) for one in probs[:3])))
         return x_BLD
 
     def finish(self, x_BLD: jax.Array) -> jax.Array:
@@ -316,8 +321,8 @@ class Transformer(nnx.Module):
           slots: the cache's slots that the tokens take.
 
         Returns:
-          The last block's output; a tuple per layer of its input and its probabilities (BlockCapture), if `capture`, or of its router
-          loads, if `inputs` has weights for them; and the cache with the new keys and values.
+          The last block's output; a tuple per layer of its input and its probabilities (BlockCapture), if `capture`, and of a tuple of
+          its router loads, if `inputs` has weights for them; and the cache with the new keys and values.
         """
         keys_N, layers, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
         past: tuple[jax.Array, ...] = (x_BLD,) if self.arch.depth_weights else ()
@@ -367,9 +372,9 @@ class Transformer(nnx.Module):
             captured: tuple[Any, ...] = ()
             if probs is not None and capture:
                 captured = (x_BLD, probs.attention, probs.cross_attention, probs.routing)
-            elif probs is not None:
+            if probs is not None and inputs.load_weights_BL is not None:
                 loads = (router_load(one, spec.experts_per_token, inputs.load_weights_BL) for one in probs.routing)
-                captured = tuple(loads)
+                captured = (*captured, tuple(loads))
             state = y_BLD, () if average is None else tuple(average.states)
             return state, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
 

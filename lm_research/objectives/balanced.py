@@ -9,8 +9,7 @@ import jax
 from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.feed_forward import load_balancing
-from lm_research.models.transformer import router_loads
+from lm_research.models.transformer import balance_loss, router_loads
 from lm_research.objectives.base import Batch, Objective, Sums
 
 NAME = "expert_balance"
@@ -41,8 +40,7 @@ class BalancedObjective(Objective):
     def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
         with router_loads() as loads:
             sums = self.inner.metric_sums(model, batch, key)
-        balance = sum(load_balancing(*load) for load in loads)
-        return sums | {NAME: self.weight * balance * self.normalizers(batch)["real"]}
+        return sums | {NAME: self.weight * balance_loss(loads) * self.normalizers(batch)["real"]}
 
 
 def balanced(objective: Objective, arch: Architecture) -> Objective:

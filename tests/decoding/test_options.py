@@ -28,6 +28,7 @@ from lm_research.errors import PretrainedError, UserError
 TRANSFORMERS = {
     "num_beams": 1, "num_return_sequences": 1, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "num_beam_groups": 1,
+    "use_cache": True,
 }  # fmt: skip
 
 

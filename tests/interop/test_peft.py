@@ -184,7 +184,7 @@ def test_adapters_of_another_model_are_refused(tmp_path: pathlib.Path) -> None:
 def source_of(names: list[str], tied: dict[str, str] | None = None, **more: Any) -> types.SimpleNamespace:
     """Parts of an AdaptedSource."""
     base = types.SimpleNamespace(names=names)
-    return types.SimpleNamespace(base=base, _tied=tied or {}, _directory=pathlib.Path("a"), **more)
+    return types.SimpleNamespace(base=base, _tied=tied or {}, _modules={}, _directory=pathlib.Path("a"), **more)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +228,14 @@ def test_which_products_are_transposed(
     a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, int], table: bool, fan_in: bool, transposed: bool | None
 ) -> None:
     parts = [types.SimpleNamespace(shape=size, dtype=np.dtype(np.float32)) for size in (a, b)]
-    source = source_of([], _products={"x": ("x", *parts)}, _tables={"x"} if table else set(), shape=lambda name: shape)
+    product = peft.Product("x", *parts)
+    source = source_of([], _tables={"x"} if table else set(), shape=lambda name: shape)
     source._config = {"fan_in_fan_out": fan_in}
     if transposed is None:
         with pytest.raises(PretrainedError, match="the adapter of 'x'"):
-            peft.AdaptedSource._transposed(source, "x")
+            peft.AdaptedSource._transposed(source, "x", product)
     else:
-        assert peft.AdaptedSource._transposed(source, "x") is transposed
+        assert peft.AdaptedSource._transposed(source, "x", product) is transposed
 
 
 @pytest.mark.parametrize(

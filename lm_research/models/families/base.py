@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -33,6 +34,8 @@ class Family:
       output_names: our names of outputs -> those of transformers for this family.
       loss_heads: head -> the head whose loss it has, where labels are not shifted as usual (BART's decoder without its encoder).
       starts_with_last_token: whether decoders start with the last source token, the language code (mBART).
+      frozen_padding: `Architecture.frozen_padding` of models from a config.json. New models train all rows, because a family does not know
+        the padding token of a run's tokenizer.
       reference: the implementation that tests compare it with.
       start_token: key of config.json with the token that decoder inputs begin with if it has no `decoder_start_token_id`.
       hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
@@ -57,6 +60,8 @@ class Family:
       input_first: ends of names of modules whose matrices are stored [in, out] instead of [out, in], unless they are quantized.
       sinusoids: "encoder" or "decoder" -> name of its table of sinusoidal positions, which files may have; it is written back.
       tie_flags: keys of config.json that define which tables are tied.
+      modules: pairs of a pattern of stored names, and the name of the same module in transformers, or the names of the parts that a stored
+        tensor has there; adapters have these names.
     """
 
     sizes: Mapping[str, Mapping[str, Any]] = {}
@@ -70,6 +75,7 @@ class Family:
     start_token: str = "pad_token_id"
     hides_padded_targets: bool = False
     hides_padding: bool = False
+    frozen_padding: bool = True
 
     model_types: Mapping[str, str] = {}
     classes: Mapping[str, str] = {}
@@ -87,6 +93,7 @@ class Family:
     input_first: tuple[str, ...] = ()
     sinusoids: Mapping[str, str] = {}
     tie_flags: tuple[str, ...] = ("tie_word_embeddings",)
+    modules: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def stored_as(self, arch: Architecture) -> Family:
         """The family in whose format its model of this architecture is stored."""
@@ -118,10 +125,11 @@ class Family:
         return from_flat(**self.read(hf), **self.traits)
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """Check all keys, and return the fields of `config_fields`."""
+        """Check all keys, and return the fields of `config_fields`, and `frozen_padding`."""
         check_supported(hf, self.required)
         check_others(hf, self.other_keys)
-        return read_keys(hf, self.config_fields)
+        frozen = self.frozen_padding and hf.get("pad_token_id", 0) is not None
+        return read_keys(hf, self.config_fields) | {"frozen_padding": frozen}
 
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         """A config.json without `architectures`, the inverse of `from_hf`."""
@@ -130,6 +138,14 @@ class Family:
     def prefix(self, arch: Architecture, head: str, kind: str) -> str:
         """The prefix that replaces "@" in the names of `weights`; `kind` is the `model_type`, or "" if it is not known."""
         return "" if head == "none" else self.base_prefix
+
+    def module_names(self, name: str) -> tuple[str, ...]:
+        """The names in transformers' modules of a stored tensor, or of its parts."""
+        names: tuple[str, ...] = (name,)
+        for pattern, others in self.modules:
+            if re.search(pattern, name):
+                names = tuple(re.sub(pattern, other, one) for one in names for other in others)
+        return names
 
     def of(self, hf: Mapping[str, Any]) -> Family:
         """The form of the family that a config.json describes, if names of weights depend on its keys."""

@@ -17,7 +17,7 @@ from lm_research.config import ModelConfig, key
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.bert import FIELDS, Bert
-from lm_research.models.families.common import ConfigField, ParamMapping, dense, given, with_defaults, without
+from lm_research.models.families.common import ConfigField, ParamMapping, dense, given, norm, with_defaults, without
 from lm_research.models.families.encoder_weights import replaced, with_paths
 
 DEFAULTS = {"vocab_size": 50358, "hidden_act": "gelu_new", "max_position_embeddings": 4096}
@@ -36,15 +36,19 @@ class BigBird(Bert):
 
     # The released models; vocabulary of 50,358.
     sizes = {name: {**Bert.sizes[name], "max_length": 4096} for name in ("base", "large")}
+    traits = Bert.traits | dict(span_layers=True)
     run_traits = Bert.run_traits | dict(activation="gelu_tanh", sequence_activation="gelu_tanh")
 
     model_types = {"big_bird": "BigBird"}
-    # Question answering is missing: its class masks the tokens up to the first separator and makes token types of them.
     classes = {
-        **without(Bert.classes, "LMHeadModel", "ForNextSentencePrediction", "ForQuestionAnswering"),
+        **without(Bert.classes, "LMHeadModel", "ForNextSentencePrediction"),
         "ForCausalLM": "causal_lm",
     }
-    config_fields = (*with_defaults(FIELDS, DEFAULTS), ConfigField("causal", "is_decoder", False))
+    config_fields = (
+        *with_defaults(FIELDS, DEFAULTS),
+        ConfigField("causal", "is_decoder", False),
+        ConfigField("sep_id", "sep_token_id", 66),
+    )
     required = {"attention_type": ("block_sparse", "original_full")}
     other_keys = {"block_size": Size, "num_random_blocks": Count} | dict.fromkeys(
         ("use_bias", "rescale_embeddings"), bool
@@ -81,10 +85,16 @@ class BigBird(Bert):
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        is_sequence = head == "classification"
+        is_sequence, spans = head == "classification", "qa_classifier"
         own = (
             *dense("pooler/dense", "classifier.dense" if is_sequence else "@pooler"),
-            *dense("classifier", "classifier.out_proj" if is_sequence else "classifier"),
+            *dense(
+                "classifier",
+                {"classification": "classifier.out_proj", "span": f"{spans}.qa_outputs"}.get(head, "classifier"),
+            ),
+            *dense("span_layers/feed_forward/up", f"{spans}.intermediate.dense"),
+            *dense("span_layers/feed_forward/down", f"{spans}.output.dense"),
+            *norm("span_layers/norm", f"{spans}.output.LayerNorm"),
         )
         return replaced(super().weights(arch, head), with_paths(own, arch, head))
 

@@ -25,6 +25,10 @@ class Gemma3Multimodal(Gemma3):
     model_types = {"gemma3": "Gemma3"}
     classes = {"ForConditionalGeneration": "causal_lm", "ForSequenceClassification": "classification"}
     base_prefix = "language_model.model."
+    modules = (
+        (r"^language_model\.lm_head\.", ("lm_head.",)),
+        (r"^language_model\.model\.", ("model.language_model.",)),
+    )
     unread = (r"^(model\.)?vision_tower\.", r"^(model\.)?multi_modal_projector\.")
 
     @override

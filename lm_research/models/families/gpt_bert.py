@@ -51,6 +51,7 @@ class GptBert(Family):
         pooler_activation="gelu",
         init="truncated_normal",
     )
+    frozen_padding = False
 
     model_types = {"gpt_bert": "GPTBERT"}
     reference = "its authors' code (ltgoslo/gpt-bert), written again in the tests"

@@ -59,6 +59,7 @@ class GPTNeoX(PlainDecoder):
         **rotary.KEYS,
     }
     base_prefix = "gpt_neox."
+    modules = ((r"^embed_out\.", ("lm_head.",)),)
     redundant = (r"attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",)
 
     @override

@@ -38,6 +38,15 @@ class GTE(NomicBert):
     required = {}
 
     base_prefix, other_prefixes = "gte.", ()
+    modules = (
+        (r"encoder\.layer\.", ("layers.",)),
+        (r"attention\.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        (r"attention\.o_proj", ("self_attn.o_proj",)),
+        (r"mlp\.up_gate_proj", ("mlp.up_proj", "mlp.gate_proj")),
+        (r"attn_ln", ("post_attention_layernorm",)),
+        (r"mlp_ln", ("post_mlp_layernorm",)),
+        (r"lm_head\.norm", ("lm_head.layer_norm",)),
+    )
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:

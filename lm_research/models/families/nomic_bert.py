@@ -81,6 +81,18 @@ class NomicBert(Family):
     base_prefix = "nomic_bert."
     other_prefixes: tuple[str, ...] = ("bert.",)  # of the model's own code
     redundant = (r"rotary_emb\.inv_freq$",)
+    modules: tuple[tuple[str, tuple[str, ...]], ...] = (
+        (r"^bert\.", ("nomic_bert.",)),
+        (r"encoder\.layers\.", ("layers.",)),
+        (r"emb_ln", ("embeddings.LayerNorm",)),
+        (r"attn\.Wqkv", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        (r"attn\.out_proj", ("self_attn.o_proj",)),
+        (r"fc11", ("up_proj",)),
+        (r"fc12", ("gate_proj",)),
+        (r"fc2", ("down_proj",)),
+        (r"norm1", ("post_attention_layernorm",)),
+        (r"norm2", ("post_mlp_layernorm",)),
+    )
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:

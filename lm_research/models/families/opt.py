@@ -45,6 +45,7 @@ class OPT(PlainDecoder):
     # Two rows of the position table come before position 0; the first is that of tokens which are not shown.
     traits = PlainDecoder.traits | dict(position_offset=2, count_masked=False)
     run_traits = dict(activation="relu", pad_id=1)
+    frozen_padding = True
 
     model_types = {"opt": "OPT"}
     classes = without(PlainDecoder.classes, "ForTokenClassification")

@@ -29,6 +29,7 @@ class PlainDecoder(Family):
         "ForQuestionAnswering": "span",
         "Model": "none",
     }
+    frozen_padding = False
     base_prefix = "transformer."
     redundant = (r"\.attn\.(attention\.)?(bias|masked_bias)$",)
 

@@ -12,6 +12,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.bert import Bert
 from lm_research.models.families.common import (
+    END_SUMMARY,
     ConfigField,
     FactorizedConfig,
     ParamMapping,
@@ -31,13 +32,14 @@ class RoFormer(Bert):
         "base": Bert.sizes["base"],
     }
     # Positions count padding too, which changes results if values are rotated.
-    traits = Bert.traits | dict(positions="rotary", rotary_interleaved=True, prompt_positions="slots")
+    traits = Bert.traits | dict(
+        positions="rotary", rotary_interleaved=True, prompt_positions="slots", choice_pooling="end"
+    )
     head = ""
 
     model_types = {"roformer": "RoFormer"}
-    # Multiple choice is missing: its class reads the last position, which is padding in most rows.
     classes = {
-        **without(Bert.classes, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel", "ForMultipleChoice"),
+        **without(Bert.classes, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
         "ForCausalLM": "causal_lm",
     }
     config_fields = (
@@ -45,6 +47,7 @@ class RoFormer(Bert):
         ConfigField("rotary_values", "rotary_value", False),
     )
     other_keys = {"embedding_size": Size}
+    required = Bert.required | END_SUMMARY
     base_prefix = "roformer."
     unread = (*Bert.unread, r"embed_positions\.weight$")  # a table of sines
 

@@ -48,6 +48,7 @@ class T5(Family):
     sizes = SIZES
     traits = dict(norm="pre", norm_kind="rms", positions="relative", attention_scale=1.0, final_dropout=True)
     traits |= dict(qkv_bias=False, output_bias=False, mlp_bias=False, pooling="eos", pooler_activation="tanh")
+    frozen_padding = False
 
     model_types = {"t5": "T5"}
     classes = {

@@ -30,6 +30,9 @@ class T5Gemma2(StackPair, Gemma3):
     model_types = {"t5gemma2": "T5Gemma2"}
     classes = StackPair.classes
     redundant = (r"decoder\.embed_tokens\.eoi_embedding$",)  # tied to the encoder's
+    modules = (
+        (r"^(model\.)?encoder\.(?!text_model\.|vision_tower\.|multi_modal_projector\.)", (r"\1encoder.text_model.",)),
+    )
     unread = (r"vision_tower\.", r"multi_modal_projector\.")
     _stack_type = "t5gemma2_decoder"
     _shared = True

@@ -29,6 +29,7 @@ class XGLM(PlainDecoder):
     # Position 0 is row 2 of the sinusoids, in which the row of the padding token is 0.
     traits = PlainDecoder.traits | dict(positions="sinusoidal", last_wavelength=True, position_offset=2)
     run_traits = dict(activation="gelu", pad_id=1)
+    frozen_padding = True
 
     model_types = {"xglm": "XGLM"}
     classes = {"ForCausalLM": "causal_lm", "Model": "none"}

@@ -162,6 +162,7 @@ CASES = [
         computed=SINES,
         slow=True,
     ),
+    Case("roformer_choice", "RoFormerForMultipleChoice", ROFORMER, "choice", computed=SINES),
     Case("roformer_question", "RoFormerForQuestionAnswering", ROFORMER, "span", computed=SINES, slow=True),
     Case(
         "roformer_losses",
@@ -291,6 +292,17 @@ CASES = [
         slow=True,
     ),
     Case("convbert_token", "ConvBertForTokenClassification", merged(CONVBERT, num_labels=4), "classes", slow=True),
+    Case(
+        "convbert_choice", "ConvBertForMultipleChoice", merged(CONVBERT, num_groups=3, intermediate_size=39), "choice"
+    ),
+    Case(
+        "convbert_groups_losses",
+        "ConvBertForMaskedLM",
+        merged(CONVBERT, num_groups=2, **NO_DROPOUT, intermediate_size=38),
+        "tokens",
+        steps=4e-3,
+        slow=True,
+    ),
     Case("convbert_question", "ConvBertForQuestionAnswering", CONVBERT, "span", slow=True),
     Case("convbert_losses", "ConvBertForMaskedLM", merged(CONVBERT, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
 ]

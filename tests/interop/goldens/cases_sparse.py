@@ -78,6 +78,17 @@ CASES = [
         slow=True,
         **BLOCKS,
     ),
+    Case("big_bird_question", "BigBirdForQuestionAnswering", merged(BIG_BIRD, sep_token_id=9), "span", **BLOCKS),
+    Case(
+        "big_bird_question_losses",
+        "BigBirdForQuestionAnswering",
+        merged(BIG_BIRD, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, hidden_act="relu"),
+        "span",
+        types=False,
+        steps=4e-3,
+        slow=True,
+        **BLOCKS,
+    ),
     Case("big_bird_choice", "BigBirdForMultipleChoice", BIG_BIRD, "choice", slow=True, **BLOCKS),
     Case(
         "big_bird_texts",

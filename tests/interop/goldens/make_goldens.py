@@ -487,7 +487,7 @@ ENCODERS = [
     Case("bert_question", "BertForQuestionAnswering", merged(BERT, hidden_act="gelu_new"), "span"),
     Case("bert_choice", "BertForMultipleChoice", merged(BERT, hidden_act="silu"), "choice"),
     Case("bert_next", "BertForNextSentencePrediction", BERT, "pair"),
-    Case(  # padding on the right only: PyTorch gives the pad token's row no gradient, so no loss may come from it
+    Case(
         "bert_losses",
         "BertForPreTraining",
         merged(BERT, **NO_DROPOUT),

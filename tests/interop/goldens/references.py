@@ -69,7 +69,7 @@ class NeoBERT(Base):
 
     def __init__(self, config) -> None:
         super().__init__(config)
-        self.encoder = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.encoder = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.transformer_encoder = nn.ModuleList(NeoBertLayer(config) for _ in range(config.num_hidden_layers))
         self.layer_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.post_init()

@@ -25,7 +25,7 @@ from lm_research.models.families import FAMILIES
         ("deberta_v2", {"attention_head_size": 5}, "attention_head_size is 5, which is not supported"),
         ("deberta", {"talking_head": True}, "talking_head is True, which is not supported"),
         ("mpnet", {"relative_attention_num_buckets": 40}, "relative_attention_num_buckets is 40"),
-        ("convbert", {"num_groups": 2}, "num_groups is 2, which is not supported"),
+        ("convbert", {"summary_type": "first"}, "summary_type is 'first', which is not supported"),
         ("convbert", {"hidden_size": 30, "num_attention_heads": 8}, "not a multiple of 2 x 4"),
         ("ernie", {"use_task_id": "yes"}, "use_task_id"),
     ],
