@@ -58,10 +58,10 @@ def write_adapter(
         weight = weights[f"{layer}/kernel"]
         pairs = [leaves[f"{layer}/{name}"] for name in (adapters.A, adapters.B)]
         for number, (a, b) in enumerate(zip(*pairs, strict=True) if stacked else [pairs]):
-            names = module.module_names(_stored_name(weight, number, prefix))
+            names, own = module.module_names(_stored_name(weight, number, prefix)), weight
             if len(names) > 1:  # a module for each part
-                names, weight = names[weight.part :], dataclasses.replace(weight, part=0, parts=(1,))
-            parts.setdefault(_module(names[0]), []).append((weight, a.reshape(-1, rank), b.reshape(rank, -1)))
+                names, own = names[weight.part :], dataclasses.replace(weight, part=0, parts=(1,))
+            parts.setdefault(_module(names[0]), []).append((own, a.reshape(-1, rank), b.reshape(rank, -1)))
     for name, pieces in parts.items():
         tensors[PREFIX + name + A], tensors[PREFIX + name + B] = _join(pieces, rank)
         joined[name] = len(pieces)

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import lm_research
-from helpers import tiny
+from helpers import golden_models, tiny
 from lm_research import convert
 from lm_research.config import LoraConfig, ModelConfig
 from lm_research.errors import PretrainedError
@@ -150,6 +150,40 @@ def test_names_and_shapes_match_peft(tmp_path: pathlib.Path) -> None:
     assert ours.keys() == theirs.keys()
     same = [name for name in ours if "value" not in name and "classifier" not in name]
     assert [ours[name] for name in same] == [theirs[name] for name in same]
+
+
+# Golden model -> the matrices that peft adapted there.
+MODULES = {
+    "nomic_bert_masked": "attention/,feed_forward/",
+    "gte_masked": "attention/,feed_forward/",
+    "gemma3_multimodal_causal": "attention/,feed_forward/",
+    "t5gemma2_generation": "attention/,feed_forward/",
+    "gpt_neox_causal": "attention/(query|key|value)/",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "gte_masked" else pytest.mark.slow) for name in MODULES]
+)
+def test_names_of_modules_that_differ_from_those_of_stored_tensors(name: str, tmp_path: pathlib.Path) -> None:
+    """Logits are those of peft's model without merging; names and shapes that are written are those of peft's adapter."""
+    golden, adapter = golden_models.load_golden(golden_models.golden_path(name)), GOLDENS / "modules" / name
+    golden_models.write_checkpoint(tmp_path / "base", golden)
+    lm = lm_research.from_pretrained(tmp_path / "base", adapter=adapter)
+    assert lm.report.lines() == []
+    logits, expected = np.asarray(lm(**golden.inputs)["logits"]), np.load(adapter / "logits.npz")["logits"]
+    real = golden.inputs["attention_mask"][..., None] if lm.definition.arch.encoder is None else 1
+    np.testing.assert_allclose(logits * real, expected * real, rtol=1e-3, atol=5e-4)
+    adapted = adapt(lm.definition, LoraConfig(rank=1, target_modules=MODULES[name]))
+    write_adapter(tmp_path / "ours", adapted, lm.family, tiny.random_params(adapted), "base", golden.family)
+    ours, theirs = (
+        {key: tensor.shape for key, tensor in read_safetensors(folder / "adapter_model.safetensors").items()}
+        for folder in (tmp_path / "ours", adapter)
+    )
+    if name == "gpt_neox_causal":  # three adapters of the parts of one matrix are one of rank 3
+        assert {key for key in theirs if "lm_head" not in key} == ours.keys()
+    else:
+        assert ours == theirs
 
 
 def _change(folder: pathlib.Path, **keys: Any) -> None:
