@@ -65,7 +65,7 @@ class FeedForward(nnx.Module):
 
     def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs) -> None:
         width, inner = [(arch.hidden_size, "embed")], [(spec.intermediate_size, "mlp")]
-        make = Dense if spec.mlp_groups == 1 else functools.partial(GroupedDense, groups=spec.mlp_groups)
+        make: Any = Dense if spec.mlp_groups == 1 else functools.partial(GroupedDense, groups=spec.mlp_groups)
         self.up = make(width, inner, arch, rngs, bias=spec.mlp_bias)
         if spec.gated:
             self.gate = make(width, inner, arch, rngs, bias=spec.mlp_bias)

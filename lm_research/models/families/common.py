@@ -40,7 +40,7 @@ CONFIG_FIELDS = (
 ).split()
 FIX = "Download config.json again, or fix it."
 # Keys of config.json, with their only supported values, of families whose multiple choice reads the last position without further layers.
-END_SUMMARY: Mapping[str, Any] = {"summary_type": "last", "summary_use_proj": False, "summary_activation": None}
+END_SUMMARY: dict[str, Any] = {"summary_type": "last", "summary_use_proj": False, "summary_activation": None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ class ConvBert(Electra):
     base_prefix = "convbert."
 
     @override
-    def run_fields(self, config: ConvBertConfig) -> dict[str, Any]:
+    def run_fields(self, config: Any) -> dict[str, Any]:
         fields = {**super().run_fields(config), "pooler_activation": "gelu", "mlp_groups": config.mlp_groups}
         return fields | _heads(config.hidden_size, config.num_heads, HEAD_RATIO)
 
@@ -91,20 +91,17 @@ class ConvBert(Electra):
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         ours, theirs = "encoder/layers/attention/span_convolution", "@encoder.layer.{}.attention.self"
-        layer = "@encoder.layer.{}"
-        grouped = (
-            *tensor("encoder/layers/feed_forward/up/filters", f"{layer}.intermediate.dense.weight"),
-            *tensor("encoder/layers/feed_forward/down/filters", f"{layer}.output.dense.weight"),
-        )
         own = (
             *tensor(f"{ours}/depthwise/filters", f"{theirs}.key_conv_attn_layer.depthwise.weight"),
             *tensor(f"{ours}/pointwise/filters", f"{theirs}.key_conv_attn_layer.pointwise.weight"),
             *tensor(f"{ours}/pointwise/offset", f"{theirs}.key_conv_attn_layer.bias"),
             *dense(f"{ours}/weights", f"{theirs}.conv_kernel_layer"),
             *dense(f"{ours}/value", f"{theirs}.conv_out_layer"),
+            *tensor("encoder/layers/feed_forward/up/filters", "@encoder.layer.{}.intermediate.dense.weight"),
+            *tensor("encoder/layers/feed_forward/down/filters", "@encoder.layer.{}.output.dense.weight"),
             *dense("pooler/dense", "classifier.dense"),
         )
-        return replaced(super().weights(arch, head), (*own, *(grouped if arch.layers[0].mlp_groups > 1 else ())))
+        return replaced(super().weights(arch, head), own)
 
 
 def _heads(width: int, heads: int, ratio: int) -> dict[str, int]:

@@ -91,7 +91,11 @@ COUNTS = {
     # Song et al. 2020, section 3.1: the shape of BERT-base (110M)
     "mpnet": (30527, "masked_lm", {"base": (109_518_527, 110)}),
     # Jiang et al. 2020, table 3: 14M, 106M
-    "convbert": (30522, "masked_lm", {"small": (13_207_442, 14), "base": (106_303_170, 106)}),
+    "convbert": (
+        30522,
+        "masked_lm",
+        {"small": (13_207_442, 14), "medium_small": (17_555_946, 17), "base": (106_303_170, 106)},
+    ),
     # He et al. 2020, section 5; the released models' README prints 140M, 400M, 750M
     "deberta": (
         50265,
