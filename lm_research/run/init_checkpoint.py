@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 from jax.sharding import Mesh
 
@@ -13,7 +14,8 @@ from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.interop.weight_reader import listed
 from lm_research.models.definition import Params, define
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import FAMILIES, family_of
+from lm_research.models.families.common import given
 from lm_research.pretrained import PathLike, inspect, load_params
 from lm_research.tasks.embedding import EmbeddingConfig
 from lm_research.tokenizers.loading import load_tokenizer
@@ -54,7 +56,7 @@ class InitCheckpoint:
         return tuple(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
-        """Load its parameters in float32 onto the mesh, with sentences about what was initialized or not used.
+        """Load its parameters in float32 onto the mesh, with sentences about what was initialized or not used, dropout rates too.
 
         Raises:
           PretrainedError: like `from_pretrained`, or a parameter is not finite, which would make every loss NaN.
@@ -65,7 +67,27 @@ class InitCheckpoint:
                 f"train.init_from={self.directory} has weights that are NaN or infinite, and every loss would be: "
                 f"{', '.join(listed(report.nonfinite))}. Download or convert it again, or start from an earlier checkpoint of it."
             )
-        return params, report.lines()
+        return params, report.lines() + self._unused_rates()
+
+    def _unused_rates(self) -> list[str]:
+        """Name the dropout rates in config.json that differ from those of the run."""
+        arch, head = self.definition.arch, self.definition.head
+        fields = {key.name: key.field for key in family_of(self.family).config_fields}
+        classifier = arch.dropout_rate if arch.classifier_dropout_rate is None else arch.classifier_dropout_rate
+        unused = []
+        for name, rate in self.config.items():
+            if "drop" not in name or type(rate) not in (int, float):
+                continue
+            of_classifier = bool(re.search("classif|summary|pooler|cls", name))
+            if of_classifier and not (head.kind.classifies and head.kind.pooler == "yes"):
+                continue
+            if name == "qa_dropout" and head.name != "span":
+                continue
+            used = classifier if of_classifier else 0.0 if "layerdrop" in name else arch.dropout_rate
+            used = given(vars(arch), fields[name], used) if name in fields else used
+            if rate != used:
+                unused.append(f"{name}={rate} ({used} here)")
+        return [f"dropout rates of its config.json that differ from this run's: {', '.join(unused)}"] if unused else []
 
 
 def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCheckpoint | None:
