@@ -19,6 +19,7 @@ from helpers import golden_models, tiny
 from helpers.golden_models import Golden, load_golden
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import forward
+from lm_research.models.transformer import Transformer
 from lm_research.pretrained import LanguageModel
 
 TOLERANCE = 1e-4
@@ -141,3 +142,16 @@ def test_generated_tokens_match_transformers(path: pathlib.Path, tmp_path: pathl
     for name, beams in (("greedy", 1), ("beams", 3)):
         got = lm.generate(**golden.inputs, max_new_tokens=longest - given, num_beams=beams, do_sample=False)
         np.testing.assert_array_equal(np.asarray(got), golden.outputs[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_loss_of_experts_takes_one_trace(deep: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the values of transformers, also where hidden states and attentions are returned."""
+    golden, traces, call = load_golden(golden_models.golden_path("mixtral_router")), [], Transformer.__call__
+    lm = read(golden, tmp_path)
+    monkeypatch.setattr(Transformer, "__call__", lambda *given, **named: traces.append(1) or call(*given, **named))
+    got = lm(**golden.inputs, output_hidden_states=deep, output_attentions=deep)
+    assert len(traces) == 1
+    for name in ("loss", "aux_loss"):
+        np.testing.assert_allclose(got[name], golden.outputs[name], rtol=1e-5)
