@@ -8,10 +8,12 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A file names ho
 from __future__ import annotations
 
 import json
-import mmap
+import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lm_research.common.documents import check_fields, short
 from lm_research.common.gguf_header import read_header
@@ -21,6 +23,7 @@ from lm_research.tokenizers.base import SPACE
 from lm_research.tokenizers.chat_template import TEMPLATE
 from lm_research.tokenizers.hf_settings import PLAIN_CLASS, TOKENIZER_JSON, kind_of
 
+LOG = logging.getLogger("lm_research")
 SUFFIX = ".gguf"
 Files = dict[str, bytes]
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's
@@ -138,9 +141,7 @@ def tokenizer_files(path: pathlib.Path) -> Files:
 
 def _metadata(path: pathlib.Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            with memoryview(content) as data:
-                return read_header(data).metadata
+        return read_header(np.memmap(path, np.uint8, "r").data).metadata
     except (OSError, ValueError) as error:
         raise TokenizerError(f"The GGUF file {path} cannot be read: {error}. Download it again.") from error
 
@@ -151,7 +152,12 @@ def _with_config(files: Files, config: Mapping[str, Any]) -> Files:
 
 def _bytes(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) -> Files:
     """Byte-level BPE."""
-    pre = data.get("pre") or "default"
+    if not (pre := data.get("pre")):
+        pre = "default"
+        LOG.warning(
+            "%s has no tokenizer.ggml.pre, the rule for splitting texts; GPT-2's is used, which may not be the model's.",
+            path,
+        )
     if pre not in PATTERNS:
         raise UnsupportedTokenizerError(
             f"{path}: tokenizer.ggml.pre is {short(pre)}, whose rule for splitting texts is not known here (known: "

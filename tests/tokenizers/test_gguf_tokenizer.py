@@ -101,6 +101,17 @@ def test_other_tokenizers_are_refused_by_key(
         load_tokenizer(write(tmp_path / "a.gguf", keys))
 
 
+def test_damaged_files_and_missing_rules_are_reported(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.gguf", load("bytes")["vocabulary"])
+    load_tokenizer(path)
+    assert "has no tokenizer.ggml.pre" in caplog.text
+    content = path.read_bytes()
+    for size in (0, 30, 200, len(content) // 2):
+        path.write_bytes(content[:size])
+        with pytest.raises(TokenizerError, match="a.gguf cannot be read"):
+            load_tokenizer(path)
+
+
 def test_all_rules_are_accepted(tmp_path: pathlib.Path) -> None:
     keys = {"model": "gpt2", "tokens": ["1", "2", "12"], "token_type": [1, 1, 1], "merges": ["1 2"]}
     for pre in PATTERNS:
