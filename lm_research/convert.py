@@ -1,7 +1,7 @@
 """`python -m lm_research.convert --source DIR --output DIR --to {hf,native,peft}`: convert a model to another format.
 
 The source is a directory in the Hugging Face format, in the native format, or of a training run (its newest checkpoint, with the
-averaged parameters if it has them), or RUN/checkpoints/STEP. Checkpoints of any number of processes and devices are merged, and
+averaged parameters if it has them), RUN/checkpoints/STEP, or a GGUF file. Checkpoints of any number of processes and devices are merged, and
 written in shards of --max-shard-gb. LoRA adapters are merged into the weights: those of a run, or those of --adapter, a directory in
 the format of Hugging Face's peft. `--to peft` writes the adapters of a run separately instead. Arrays are copied bit for bit unless
 --dtype sets another type.
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source",
         required=True,
         type=flags.path_text,
-        help="model directory in the Hugging Face or native format, run directory, or RUN/checkpoints/STEP",
+        help="model directory in the Hugging Face or native format, .gguf file, run directory, or RUN/checkpoints/STEP",
     )
     parser.add_argument("--output", required=True, type=flags.path_text, help="new or empty output directory")
     parser.add_argument("--to", required=True, choices=("hf", "native", "peft"), help="format to write")

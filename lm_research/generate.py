@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model",
         required=True,
         type=path_text,
-        help="model directory: in the Hugging Face format, in the native format, or of a run",
+        help="model directory (in the Hugging Face format, in the native format, or of a run), or a .gguf file",
     )
     parser.add_argument("--prompt", action="append", help="text to continue or answer; may be repeated")
     parser.add_argument(

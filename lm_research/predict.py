@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model",
         required=True,
         type=flags.path_text,
-        help="model directory: in the Hugging Face format, in the native format, or of a run",
+        help="model directory (in the Hugging Face format, in the native format, or of a run), or a .gguf file",
     )
     parser.add_argument("--task", required=True, help="task of lm_research.pipeline")
     parser.add_argument("--input", required=True, type=flags.path_text, help="file of texts or records")

@@ -457,8 +457,9 @@ def from_pretrained(
         lm.generate(prompts="Once upon a time", max_new_tokens=40)
 
     Args:
-      path: a directory in the Hugging Face or native format; a training run (its newest checkpoint, with averaged parameters
-        if there are any); one checkpoint of a run, RUN/checkpoints/STEP; or a peft adapter whose base model is on this machine.
+      path: a directory in the Hugging Face or native format; a GGUF file; a training run (its newest checkpoint, with averaged
+        parameters if there are any); one checkpoint of a run, RUN/checkpoints/STEP; or a peft adapter whose base model is on this
+        machine.
       head: what the model predicts, a key of models.head_kinds.HEADS ("masked_lm", "causal_lm", "classification", "none",
         ...); None uses the directory's. Parameters that a new head lacks are initialized, and listed in a warning of the logger
         "lm_research".

@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", required=True, help="model directory: in the Hugging Face format, in the native format, or of a run"
+        "--model",
+        required=True,
+        help="model directory (in the Hugging Face format, in the native format, or of a run), or a .gguf file",
     )
     parser.add_argument("--name", help="name of the model in requests (the directory's name)")
     parser.add_argument("--head", help="head of the model (that of its directory)")
