@@ -11,7 +11,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,29 +44,49 @@ def _by_case(digits: str, ending: str) -> str:
     return f"{start}{_UPPER}*{_LOWER}+{ending}|{start}{_UPPER}+{_LOWER}*{ending}|{digits}{rest}"
 
 
-# Patterns that split a text in turn -> values of tokenizer.ggml.pre.
-_SPLITS: Mapping[tuple[str, ...], str] = {
-    (_WORDS,): "default gpt-2 phi-2 mpt olmo jais trillion granite-docling gigachat mellum exaone4 a.x-4.0",
-    (r"\p{N}", _WORDS): "starcoder refact command-r smollm codeshell exaone minerva-7b",
-    (_LLAMA_3,): "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe",
-    (_QWEN_2,): "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
-    (_QWEN_35,): "qwen35",
-    (_SEED,): "seed-coder",
-    (_by_case(r"\p{N}", ""),): "tekken",
-    (_by_case(r"\p{N}{1,3}", f"{_ENDINGS}?"),): "gpt-4o llama4 kanana2 talkie minimax-m2",
-    (r"[\p{P}\$\+<=>\^~\|`]+", _WORDS): "falcon",
-    (r" ?[^(\s|.,!?…。，、।۔،)]+",): "bloom poro-chat gpt3-finnish",
-    (r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"): "viking",
-    ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"): "deepseek-coder",
-}
-PATTERNS = {name: patterns for patterns, names in _SPLITS.items() for name in names.split()}
-# Patterns that split a text further after its bytes have become characters, some of which are numbers.
-_LATER = {"falcon": (r"\p{N}+", "[0-9][0-9][0-9]")}
+class Rule(NamedTuple):
+    """Patterns that split a text in turn, before its bytes become characters, and after that."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+
+# Values of tokenizer.ggml.pre, a line for each of the rules below.
+_NAMES = """
+default gpt-2 phi-2 mpt olmo jais trillion granite-docling gigachat mellum exaone4 a.x-4.0
+starcoder refact command-r smollm codeshell exaone minerva-7b
+llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe
+qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2
+qwen35
+seed-coder
+tekken
+gpt-4o llama4 kanana2 talkie minimax-m2
+falcon
+bloom poro-chat gpt3-finnish
+viking
+deepseek-coder
+"""
+_RULES = (
+    Rule((_WORDS,)),
+    Rule((r"\p{N}", _WORDS)),
+    Rule((_LLAMA_3,)),
+    Rule((_QWEN_2,)),
+    Rule((_QWEN_35,)),
+    Rule((_SEED,)),
+    Rule((_by_case(r"\p{N}", ""),)),
+    Rule((_by_case(r"\p{N}{1,3}", f"{_ENDINGS}?"),)),
+    Rule((r"[\p{P}\$\+<=>\^~\|`]+", _WORDS), after=(r"\p{N}+", "[0-9][0-9][0-9]")),  # some bytes become numbers
+    Rule((r" ?[^(\s|.,!?…。，、।۔،)]+",)),
+    Rule((r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}")),
+    Rule(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")),
+)
+PATTERNS = {name: rule for names, rule in zip(_NAMES.split("\n")[1:-1], _RULES, strict=True) for name in names.split()}
 # Tokenizers that take a word that is a token as it is, before any merge; they also begin a text with bos unless files deny it.
 _WHOLE_WORDS = frozenset(
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken".split()
 )
-_LEGACY = ("phi3",)  # architectures whose texts get a space before every stretch, as in sentencepiece
+_LEGACY = ("phi3Tokenizer",)  # those that put a space before every stretch of a text, as sentencepiece does
+_MODELS = "gpt2 llama t5 bert"  # values of tokenizer.ggml.model
 _ROLES = {
     "bos": "bos",
     "eos": "eos",
@@ -113,7 +133,8 @@ def tokenizer_files(path: pathlib.Path) -> Files:
     metadata = _metadata(path)
     check_fields(metadata, _TYPES, str(path), error=TokenizerError, fix=_FIX)
     data = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
-    kinds: dict[str, Callable[..., Files]] = {"gpt2": _bytes, "llama": _pieces, "t5": _unigram, "bert": _wordpiece}
+    readers: tuple[Callable[..., Files], ...] = (_bytes, _pieces, _unigram, _wordpiece)
+    kinds = dict(zip(_MODELS.split(), readers, strict=True))
     kind = data.get("model")
     if kind not in kinds:
         raise UnsupportedTokenizerError(
@@ -166,7 +187,7 @@ def _bytes(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) 
     tokens, kinds = data["tokens"], data["token_type"]
     adds = {"bos": data.get("add_bos_token", pre in _WHOLE_WORDS), "eos": data.get("add_eos_token", False)}
     frame = {role: config.get(f"{role}_token", "") if adds[role] else "" for role in adds}
-    splits, later = ([_split(pattern) for pattern in rules.get(pre, ())] for rules in (PATTERNS, _LATER))
+    splits, later = ([_split(pattern) for pattern in patterns] for patterns in PATTERNS[pre])
     spec = {
         "version": "1.0",
         "truncation": None,
@@ -229,8 +250,8 @@ def _template(tokens: Sequence[str], first: str, last: str) -> dict[str, Any]:
 
 def _pieces(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) -> Files:
     """BPE of sentencepiece, whose merges are in the order of the scores."""
-    name = data.get("general.architecture", "")
-    kind = kind_of(f"{name}Tokenizer", "pieces", "LlamaTokenizer")
+    class_name = f"{data.get('general.architecture', '')}Tokenizer"
+    kind = kind_of(class_name, "pieces", "LlamaTokenizer")
     tokens = data["tokens"]
     if (
         kind.tab_piece
@@ -242,7 +263,7 @@ def _pieces(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any])
     model = _model(data, tokens, spm.BPE, adds_prefix=data.get("add_space_prefix", not kind.tab_piece))
     options = {
         "tokenizer_class": kind.name,
-        "legacy": kind.tab_piece or name in _LEGACY,
+        "legacy": kind.tab_piece or class_name in _LEGACY,
         "add_prefix_space": model.adds_prefix,
         "add_bos_token": data.get("add_bos_token", True),
         "add_eos_token": data.get("add_eos_token", False),

@@ -310,7 +310,7 @@ _SHARED = {
 }
 
 # Model types of transformers' class for any tokenizer.json, whose tokenizer.model is Llama's.
-_WITHOUT_JSON = [f"{name}Tokenizer" for name in ("mistral", "mixtral", "ministral", "phi3")]
+_WITHOUT_JSON = [f"{name}Tokenizer" for name in "mistral mixtral ministral phi3".split()]
 
 
 # The value of language_codes in tokenizer_config.json -> the kind that it makes of PLBART's.
