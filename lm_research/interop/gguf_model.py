@@ -165,7 +165,8 @@ def _config(path: pathlib.Path, file: GgufFile, arch: GgufArchitecture) -> dict[
     if config.get("sliding_window") == 0:
         config["sliding_window"] = None
     config |= arch.more(file, data, config)
-    return config | _token_ids(file.metadata)
+    none = {} if config.get("is_encoder_decoder") else {"pad_token_id": None}  # instead of the family's default
+    return config | none | _token_ids(file.metadata)
 
 
 def _decimal(value: Any) -> Any:

@@ -93,10 +93,8 @@ FITTED: dict[str, dict[str, Any]] = {
     "umt5_generation": {"relative_attention_max_distance": 128},
 }
 # Fields of an architecture that files do not have.
-UNKNOWN = dict(
-    init_std=0.02, dropout_rate=0.0, attention_dropout_rate=0.0, residual_init_std=0.0, pad_id=0, max_length=0
-)
-UNKNOWN |= dict(eos_id=0, activation_dropout_rate=0.0)
+UNKNOWN = dict(init_std=0.02, residual_init_std=0.0, max_length=0)
+UNKNOWN |= dict.fromkeys(("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"), 0.0)
 
 
 def golden_model(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -165,7 +163,10 @@ def converted(
         turns = 8192 * plain / (2 * np.pi)
         blend = np.clip((turns - 1.0) / (4.0 - 1.0), 0, 1)
         made["rope_freqs.weight"] = 1 / (blend + (1 - blend) / rope["factor"])
-    return {"general.architecture": kind, **{f"{kind}.{key}": value for key, value in data.items()}}, made
+    ids = {"bos": "bos", "eos": "eos", "padding": "pad"}
+    numbers = {f"tokenizer.ggml.{ours}_token_id": config.get(f"{theirs}_token_id") for ours, theirs in ids.items()}
+    known = {key: value for key, value in numbers.items() if value is not None}
+    return {"general.architecture": kind, **{f"{kind}.{key}": value for key, value in data.items()}, **known}, made
 
 
 def write_both(name: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
