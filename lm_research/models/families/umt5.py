@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import EncoderDecoderConfig, with_defaults
-from lm_research.models.families.mt5 import MT5
+from lm_research.models.families.common import EncoderDecoderConfig
+from lm_research.models.families.mt5 import CONFIG_FIELDS, DEFAULTS, MT5
 from lm_research.models.families.t5 import T5, fields_of
 
 
@@ -21,7 +21,7 @@ class UMT5(T5):
     sizes = {name: size for name, size in MT5.sizes.items() if name != "large"}
     traits = T5.traits | dict(own_relative_table=True)
     model_types = {"umt5": "UMT5"}
-    config_fields = with_defaults(T5.config_fields, {"vocab_size": 250112, "d_ff": 1024, "num_heads": 6})
+    config_fields = CONFIG_FIELDS
 
     @override
     def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class UMT5(T5):
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-        return super().from_hf({"num_layers": 8, "feed_forward_proj": "gated-gelu", **hf}, names)
+        return super().from_hf({**DEFAULTS, **hf}, names)
 
 
 FAMILIES.register("umt5", EncoderDecoderConfig)(UMT5())

@@ -1,0 +1,27 @@
+"""Keys that a config.json lacks: defaults of the configuration classes of transformers 5.24."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lm_research.models.families import FAMILIES
+
+MT5 = dict(vocab_size=250112, num_layers=8, num_heads=6, intermediate_size=1024, gated=True, activation="gelu_tanh")
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("mixtral", {"rotary_theta": 1e6, "norm_epsilon": 1e-5, "num_experts": 8}),
+        ("mt5", MT5),
+        ("umt5", MT5),
+        ("xlm_roberta", {"vocab_size": 30522, "pad_id": 1}),
+    ],
+)
+def test_defaults(family: str, expected: dict[str, Any]) -> None:
+    """MixtralConfig(), MT5Config(), UMT5Config() and XLMRobertaConfig()."""
+    arch = FAMILIES[family].from_hf({}, set())
+    fields = vars(arch.layers[0]) | vars(arch)
+    assert {name: fields[name] for name in expected} == expected
