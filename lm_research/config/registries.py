@@ -18,11 +18,13 @@ class _Families(Variants[Any]):
     """Registry of families, including encoder-decoder pairs of two families, named ENCODER2DECODER."""
 
     def _entry(self, name: str) -> tuple[Any, type | None]:
-        first, _, second = name.partition("2")
-        if not (first and second) or name in self._found:
-            return super()._entry(name)
-        pair = importlib.import_module(self._package).pair_of(first, second)
-        return (pair, self.base) if pair else super()._entry(name)
+        if name not in self._found:
+            for place in range(1, len(name) - 1):
+                if name[place] == "2":  # a name of one family may have this digit too
+                    pair = importlib.import_module(self._package).pair_of(name[:place], name[place + 1 :])
+                    if pair:
+                        return pair, self.base
+        return super()._entry(name)
 
 
 FAMILIES: Variants[Any] = _Families("model", "lm_research.models.families", chooser="family", base=ModelConfig)

@@ -21,6 +21,7 @@ from lm_research.models.families.common import ParamMapping, dense
 
 MODEL_TYPE = "encoder-decoder"
 DECODER_KEYS = {"is_decoder": True, "add_cross_attention": True}
+NO_DECODERS = ("big_bird",)  # in transformers its attention to itself reads the encoder's states instead
 # Fields in which the decoder differs from one without an encoder.
 TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
 
@@ -28,7 +29,9 @@ TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
 def can_be(part: str, name: str) -> bool:
     """Whether a family can be the "encoder" or the "decoder" of a pair."""
     family = FAMILIES[name]
-    return "masked_lm" in family.classes.values() if part == "encoder" else family.decoder_config is not None
+    if part == "encoder":
+        return "masked_lm" in family.classes.values()
+    return family.decoder_config is not None and name not in NO_DECODERS
 
 
 def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
@@ -55,7 +58,6 @@ class Composite(Family):
 
     model_types = {MODEL_TYPE: "EncoderDecoder"}
     classes = {"Model": "seq2seq_lm"}
-    unread = (r"^encoder\.pooler\.",)
     hides_padded_targets = True
 
     def __init__(self, encoder: Family, decoder: Family) -> None:
@@ -63,10 +65,9 @@ class Composite(Family):
         self.encoder, self.decoder, self.decoder_keys = encoder, decoder, decoder.decoder_config
         tables = {stack: name.removeprefix("@") for stack, name in decoder.sinusoids.items() if stack == "decoder"}
         self.sinusoids = {stack: f"decoder.{decoder.base_prefix}{name}" for stack, name in tables.items()}
-        pairs = (("encoder", encoder), ("decoder", decoder))
-        self.redundant = tuple(
-            re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.redundant
-        )
+        self.redundant = (*_patterns("encoder", encoder.redundant), *_patterns("decoder", decoder.redundant))
+        unread = (*_patterns("encoder", encoder.unread), *_patterns("decoder", decoder.unread))
+        self.unread = (r"^encoder\.pooler\.", *unread)
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
@@ -112,6 +113,11 @@ def _part(part: str, family: Family, hf: Mapping[str, Any], names: Set[str]) -> 
         return family.from_hf(hf, set(_below(part, names)))
     except PretrainedError as error:
         raise PretrainedError(str(error).replace("config.json: ", f"config.json: {part}: ", 1)) from error
+
+
+def _patterns(part: str, patterns: Iterable[str]) -> Iterator[str]:
+    """Patterns of the names of a pair's tensors, from those of one part's."""
+    return (re.sub(r"^\^", rf"^{part}\\.", one) for one in patterns)
 
 
 def _prefixed(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[ParamMapping]:

@@ -1,6 +1,7 @@
 """Encoders of BERT's kind: BERT and RoBERTa with other names or norms, other embeddings, or positions in their scores."""
 
 from case import Case, merged
+from make_goldens import pair
 
 SIZES = dict(
     vocab_size=61,
@@ -274,6 +275,13 @@ CASES = [
     Case("deberta_sequence", "DebertaForSequenceClassification", merged(V1, num_labels=4), "sequence", slow=True),
     Case("deberta_token", "DebertaForTokenClassification", merged(V1, num_labels=4), "classes", slow=True),
     Case("deberta_question", "DebertaForQuestionAnswering", V1, "span", slow=True),
+    Case(  # the name of its family, deberta_v22roformer, has two places where it could be split
+        "pair_deberta_v2_roformer",
+        "EncoderDecoderModel",
+        pair(("deberta-v2", V3), ("roformer", merged(ROFORMER, embedding_size=14))),
+        "target",
+        computed=SINES,
+    ),
     Case("deberta_losses", "DebertaForMaskedLM", merged(V1, **NO_DROPOUT), "tokens", steps=4e-3, slow=True),
     Case("convbert_masked", "ConvBertForMaskedLM", CONVBERT, "tokens"),
     Case(
