@@ -226,7 +226,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
 
     Args:
       given: arguments, named as fields of GenerationConfig; None means not given.
-      file: generation_config.json. If it is not empty, only missing token ids are taken from config.json.
+      file: generation_config.json. If it is not empty, only missing ids of `token_ids` are taken from config.json.
       config: config.json.
 
     Raises:
@@ -236,8 +236,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
         if name not in NAMES:
             raise UserError(f"generate has no argument {name!r}. {suggest(name, NAMES)}")
     defaults = {name: value for name, value in with_decoder_keys(config).items() if name in NAMES and value is not None}
-    if file:
-        defaults = {name: value for name, value in defaults.items() if name.endswith("_token_id")}
+    defaults = token_ids(defaults) if file else defaults
     defaults |= {name: value for name, value in file.items() if name in NAMES and value is not None}
     given = {name: value for name, value in given.items() if value is not None}
     check_types(given)

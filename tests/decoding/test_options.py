@@ -108,7 +108,7 @@ def test_precedence() -> None:
     """Arguments, then generation_config.json, then config.json, which next to such a file gives only tokens."""
     file, config = (
         {"top_k": 3, "max_new_tokens": 7},
-        {"top_k": 4, "eos_token_id": 9, "length_penalty": 2.0, "decoder": {"num_beams": 3}},
+        {"top_k": 4, "eos_token_id": 9, "forced_eos_token_id": 8, "length_penalty": 2.0, "decoder": {"num_beams": 3}},
     )
     both = make_options({"max_new_tokens": 5, "top_p": None}, file, config)
     assert (both.max_new_tokens, both.top_k, both.eos_token_id, both.length_penalty, both.num_beams) == (
@@ -118,8 +118,9 @@ def test_precedence() -> None:
         1.0,
         1,
     )
+    assert both.forced_eos_token_id is None
     alone = make_options({}, {}, config)
-    assert (alone.top_k, alone.length_penalty, alone.num_beams) == (4, 2.0, 3)
+    assert (alone.top_k, alone.length_penalty, alone.num_beams, alone.forced_eos_token_id) == (4, 2.0, 3, 8)
     # A length of the other kind takes the place of the files'.
     assert make_options({"max_length": 8}, file, {}).max_new_tokens is None
     assert make_options({"max_length": 8, "max_new_tokens": 2}, file, {}).max_new_tokens == 2
