@@ -63,7 +63,7 @@ def weights(family: Family, arch: Architecture, head: str) -> dict[str, ParamMap
 def fit(
     source: TensorSource, family: Family, arch: Architecture, head: str, kind: str
 ) -> tuple[Architecture, tuple[tuple[str, str], ...]]:
-    """Untie tables of the architecture whose values differ in the files.
+    """Untie tables of the architecture whose values differ in the files, and tie equal ones if no key of config.json decides.
 
     Returns:
       The architecture with the remaining ties, and pairs of names (table, table that it is tied to) that differ.
@@ -88,6 +88,11 @@ def fit(
         separate = weights(family, untied, head)
         if differ(next((separate[path] for path in OUTPUTS if path in separate), None), tied):
             arch = untied
+    elif not arch.tied and not family.tie_flags and HEADS[head].tokens:  # no key says that the tables are separate
+        separate = weights(family, arch, head)
+        found = [names.stored(separate[path])[:1] for path in (*OUTPUTS, _tied_to(arch)) if path in separate]
+        if len(found) == 2 and all(found) and equal(source, found[0][0], found[1][0]):
+            arch = arch.replace(tied=True)
     return arch, tuple(differing.values())
 
 

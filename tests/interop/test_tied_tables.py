@@ -160,3 +160,15 @@ def test_untied_tables_are_trained_separately(gpt2: Any) -> None:
 
     gradient = flatten(jax.grad(loss)(lm_research.trees.unflatten(params)))
     assert not gradient["decoder/embeddings/tokens"].any() and gradient["next_token/table"].any()
+
+
+def test_equal_tables_that_no_key_keeps_apart_are_tied(tmp_path: pathlib.Path) -> None:
+    """T5ForConditionalGeneration of transformers 5.24 ties all its tables, and has another output only where the values differ."""
+    golden = load_golden(golden_models.golden_path("t5_generation_gated_gelu"))
+    for name, tied in (("apart", False), ("equal", True)):
+        golden_models.write_checkpoint(tmp_path / name, golden)
+        tensors = golden_models.golden_tensors(golden)
+        tensors |= {HEAD: tensors[SHARED]} if tied else {}
+        safetensors.numpy.save_file(tensors, tmp_path / name / "model.safetensors")
+        lm = lm_research.from_pretrained(tmp_path / name)
+        assert (lm.definition.arch.tied, lm.definition.arch.logit_scale) == (tied, 1.0) and lm.report.lines() == []
