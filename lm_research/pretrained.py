@@ -250,8 +250,9 @@ class LanguageModel:
         return max(self.definition.arch.pad_id if pad is None else pad, 0)
 
     def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
-        pad, start = self._pad_id, self._config.get("decoder_start_token_id")
-        start = self._config.get(family_of(self.family).start_token) if start is None else start
+        pad, config = self._pad_id, decoding_options.with_decoder_keys(self._config)
+        start = config.get("decoder_start_token_id")
+        start = config.get(family_of(self.family).start_token) if start is None else start
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")

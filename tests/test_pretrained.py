@@ -206,6 +206,9 @@ def test_a_decoders_inputs_are_made_from_labels_as_each_family_does(write: Any) 
     made = t5._decoder_inputs({"labels": labels})
     start, pad = t5.config.decoder_start_token_id or 0, t5.config.pad_token_id
     np.testing.assert_array_equal(made, [[start, 5, 6, 7, 2], [start, 8, 2, 9, pad]])
+    # T5GemmaConfig of transformers 5.24 takes the tokens that it lacks from the decoder's.
+    pair = lm_research.from_pretrained(write("t5gemma_generation", bos_token_id=None))
+    assert pair.config.decoder.bos_token_id == 2 and pair._decoder_inputs({"labels": labels})[:, 0].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
