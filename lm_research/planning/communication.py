@@ -61,8 +61,8 @@ class Group:
 def collective(program: Program, one: Instruction) -> tuple[Instruction, bool] | None:
     """Return the collective that an instruction is, starts or contains, and whether it is asynchronous; or None.
 
-    A fusion that contains one overlaps it with its own products. The compiler writes the same transfer into several such fusions, its
-    steps, which have the same channel.
+    A fusion that contains one overlaps it with its own products. The compiler writes the same transfer into several such fusions, which
+    have the same channel: one that starts it, steps (also in loops between), and one that ends it.
     """
     if (kind := kind_of(one)) is not None:
         return one, one.opcode != kind
@@ -71,6 +71,15 @@ def collective(program: Program, one: Instruction) -> tuple[Instruction, bool] |
         if (found := collective(program, part)) is not None:
             return found[0], True
     return None
+
+
+def phase(program: Program, fusion: Instruction) -> str:
+    """Return whether a fusion is the `start`, a `step` or the `done` of the collective in it."""
+    inner = program.called(fusion)
+    targets = (
+        {part.attribute(r'custom_call_target="(\w+)"') for part in inner.instructions.values()} if inner else set()
+    )
+    return "start" if "AsyncCollectiveStart" in targets else "done" if "AsyncCollectiveDone" in targets else "step"
 
 
 def kind_of(one: Instruction) -> str | None:

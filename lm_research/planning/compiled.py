@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -21,6 +22,7 @@ from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import resolve_batch
 from lm_research.parallel.mesh import arrange_devices, network_axis
 from lm_research.parallel.rules import batch_sharding
+from lm_research.planning.calibration import Factors, factors
 from lm_research.planning.communication import Network
 from lm_research.planning.estimate import abstract_mesh
 from lm_research.planning.reading import Machine, Reading, read
@@ -53,6 +55,7 @@ class CompiledPlan:
       reused: number of arrays that it reuses.
       flops: operations of the model in a step, of one device.
       roof_mfu, cycles_mfu: those over the peak, with the step times of planning/reading.py.
+      calibration: factors from these to real MFU, or None if no speed of the chip is published; see planning/calibration.py.
       reading: cost of the step, instruction by instruction, see planning/reading.py.
     """
 
@@ -65,6 +68,7 @@ class CompiledPlan:
     flops: float
     roof_mfu: float
     cycles_mfu: float
+    calibration: Factors | None
     reading: Reading
 
 
@@ -100,8 +104,8 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
         except jax.errors.JaxRuntimeError as error:
             raise _refused(error, topology) from error
     seconds = time.perf_counter() - begin
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None and text is not None, "every backend provides both for a compiled program"
+    memory, text = compiled.memory_analysis(), _text(compiled, topology)
+    assert memory is not None, "every backend provides it for a compiled program"
     rates, flops = machine(topology, mesh), flops_per_row(work).total * config.train.batch_size / topology.num_devices
     reading = read(text, rates)
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -115,6 +119,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
         flops,
         flops / rates.flops / reading.roof_seconds,
         flops / rates.flops / reading.cycles_seconds,
+        factors(topology.name.partition(":")[0]),
         reading,
     )
 
@@ -146,6 +151,27 @@ def machine(topology: Topology, mesh: Mesh) -> Machine:
     shape, device = dict(mesh.shape), topology.device
     network = Network.of(topology, shape, network_axis(shape, topology.slices))
     return Machine(device.flops, device.hbm_bandwidth, device.clock, network)
+
+
+def _text(compiled: jax.stages.Compiled, topology: Topology) -> str:
+    """Return the optimized program; raise a MeshError if this libtpu cannot print it."""
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        installed, made_for = importlib.metadata.version("libtpu"), _libtpu_of_jax()
+        raise MeshError(
+            f"libtpu {installed} compiles this step for {topology.name} but cannot print the program ({' '.join(str(error).split())[:120]}), "
+            f"because it is not the version that jax {jax.__version__} is made for. Install that one: pip install 'libtpu{made_for}'."
+        ) from error
+    assert text is not None, "every backend provides the text of a compiled program"
+    return text
+
+
+def _libtpu_of_jax() -> str:
+    """Return the versions of libtpu that the installed jax names in its extra `tpu`, such as ==0.0.42.*."""
+    needs = importlib.metadata.requires("jax") or []
+    found = (re.match(r"libtpu\s*([^;]+);.*extra == ['\"]tpu['\"]", need) for need in needs)
+    return next((match[1].strip(" ()") for match in found if match), "")
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -62,17 +62,17 @@ class Cost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """A collective of a step.
+    """Collectives of a step that come from the same line and have arrays of the same size.
 
     Attributes:
       kind: such as all-gather.
       axes: mesh axes that it spans.
       devices: number of devices that communicate.
-      times: number of times in a step.
+      times: number of times in a step, all together.
       array_bytes: bytes of its arrays, the larger of input and output, each time.
       overlapped: whether it is asynchronous.
-      seconds: its time in a step at the rate of the links.
-      exposed_seconds: the part of that time in which nothing else runs.
+      seconds: their time in a step at the rate of the links.
+      exposed_seconds: the part of that time in which nothing else runs, by the estimated cycles.
       source: line that it comes from.
     """
 
@@ -155,10 +155,11 @@ def read(text: str, machine: Machine) -> Reading:
 
 
 class _Timed(NamedTuple):
-    """Seconds of one run of a computation, in all and by instruction."""
+    """Seconds of one run of a computation: in all, by instruction, and what is waited for asynchronous ones, by their starts."""
 
     total: float
     by: dict[str, float]
+    waits: dict[str, float]
 
 
 class _Reader:
@@ -225,10 +226,9 @@ class _Reader:
     def _timed(self, name: str, mode: str) -> _Timed:
         """Run the schedule of a computation."""
         computation = self.program.computations[name]
-        now, by = 0.0, dict[str, float]()
+        now, by, waits = 0.0, dict[str, float](), dict[str, float]()
         free: dict[object, float] = collections.defaultdict(float)
         ends: dict[str, tuple[float, str]] = {}
-        last = self._last_steps(computation)
         moved, copies = 0.0, dict[str, float]()
         for one in computation.instructions.values():
             spent = self.cost(computation, one)
@@ -236,21 +236,19 @@ class _Reader:
             if nested := run_by(self.program, computation, one):
                 now += sum(count * self.timed(callee, mode).total for callee, count in nested)
                 continue
-            identity = self._identity(one, spent)
-            if spent.overlaps and identity not in ends:
-                queue: object = self._queue(one)
+            begins, ended = self._events(one, spent)
+            if begins:
+                queue = self._queue(one)
                 free[queue] = max(now, free[queue]) + (spent.link or spent.copy)
-                ends[identity] = (free[queue], one.name)
+                ends[begins] = (free[queue], one.name)
             if spent.copy:
                 copies[one.name] = spent.hbm_bytes
             work = spent.roof if mode == "roof" else spent.cycles
             by[one.name] = by.get(one.name, 0.0) + work
             now += work
-            waited = (
-                identity if last.get(identity) == one.name else one.operands[0] if one.opcode.endswith("-done") else ""
-            )
-            if waited in ends:
-                end, start = ends[waited]
+            if ended in ends:
+                end, start = ends[ended]
+                waits[start] = waits.get(start, 0.0) + max(0.0, end - now)
                 by[start] = by.get(start, 0.0) + max(0.0, end - now)
                 now = max(now, end)
         rest = moved / self.machine.hbm_bandwidth - now
@@ -258,60 +256,71 @@ class _Reader:
             for copy, size in copies.items():
                 by[copy] = by.get(copy, 0.0) + rest * size / sum(copies.values())
             now += rest
-        return _Timed(now, by)
+        return _Timed(now, by, waits)
 
-    def _identity(self, one: Instruction, spent: Cost) -> str:
-        """The name under which the end of an asynchronous operation finds its start."""
-        if spent.overlaps and one.opcode == "fusion":
-            found = communication.collective(self.program, one)
-            return "channel " + communication.channel(found[0]) if found else one.name
-        return one.name
+    def _events(self, one: Instruction, spent: Cost) -> tuple[str, str]:
+        """Names of the asynchronous operations that an instruction starts and ends; empty if it does not."""
+        if one.opcode.endswith("-done"):
+            return "", one.operands[0]
+        if not spent.overlaps or one.opcode != "fusion":
+            return one.name * spent.overlaps, ""
+        found = communication.collective(self.program, one)
+        assert found, "a fusion that overlaps has a collective"
+        name, phase = "channel " + communication.channel(found[0]), communication.phase(self.program, one)
+        return name * (phase == "start"), name * (phase == "done")
 
     def _queue(self, one: Instruction) -> object:
         found = communication.collective(self.program, one)
         return self._group(found[0]).axes if found else "copies"
 
-    def _last_steps(self, computation: Computation) -> dict[str, str]:
-        """The last of the fusions that overlap the same collective, by its identity."""
-        last = {}
-        for one in computation.instructions.values():
-            if one.opcode == "fusion" and (spent := self.cost(computation, one)).overlaps:
-                last[self._identity(one, spent)] = one.name
-        return last
-
     def _seconds(self, one: Execution, mode: str) -> float:
         return one.times * self.timed(one.computation.name, mode).by.get(one.instruction.name, 0.0)
 
     def _transfers(self) -> tuple[Transfer, ...]:
-        found: dict[str, Transfer] = {}
+        steps: dict[str, list[Execution]] = collections.defaultdict(list)
         for one in self.executed:
-            inner = communication.collective(self.program, one.instruction)
-            if inner is None or one.instruction.opcode.endswith("-done"):
-                continue
-            part, overlapped = inner
-            where = one.computation if part is one.instruction else None
-            size = communication.array_bytes(where, part)
-            key = communication.channel(part) if part is not one.instruction or overlapped else part.name
-            fused = one.instruction.opcode == "fusion"
-            exposed = 0.0 if fused else self._seconds(one, "cycles")
-            kind, among = communication.kind_of(part) or "", self._group(part)
-            seconds = communication.seconds(kind, size, among, self.machine.network)
-            if key in found:
-                before = found[key]
-                times = max(before.times, one.times) if fused else before.times + one.times
-                found[key] = dataclasses.replace(
-                    before,
-                    times=times,
-                    seconds=times * seconds,
-                    exposed_seconds=before.exposed_seconds + exposed,
-                    array_bytes=max(before.array_bytes, size),
+            if (found := communication.collective(self.program, one.instruction)) is not None:
+                fused = one.instruction.opcode == "fusion"
+                steps[communication.channel(found[0]) if fused else one.instruction.name].append(one)
+        alike: dict[object, Transfer] = {}
+        for places in steps.values():
+            one = self._transfer(places)
+            key = (one.kind, one.axes, one.devices, one.array_bytes, one.overlapped, one.source)
+            if key in alike:
+                before = alike[key]
+                one = dataclasses.replace(
+                    one,
+                    times=before.times + one.times,
+                    seconds=before.seconds + one.seconds,
+                    exposed_seconds=before.exposed_seconds + one.exposed_seconds,
                 )
-                continue
-            source = self.sources.line(one.computation, part)
-            found[key] = Transfer(
-                kind, among.axes, among.size, one.times, size, overlapped, one.times * seconds, exposed, source
-            )
-        return tuple(sorted(found.values(), key=lambda t: -t.seconds))
+            alike[key] = one
+        return tuple(sorted(alike.values(), key=lambda t: -t.seconds))
+
+    def _transfer(self, places: list[Execution]) -> Transfer:
+        """Describe one collective, the parts of which are in `places`."""
+        first, times = places[0], min(one.times for one in places)  # steps may be in loops
+        found = communication.collective(self.program, first.instruction)
+        assert found, "all places have a collective"
+        part, overlapped = found
+        where = first.computation if part is first.instruction else None
+        size = communication.array_bytes(where, part)
+        kind, among = communication.kind_of(part) or "", self._group(part)
+        seconds = times * communication.seconds(kind, size, among, self.machine.network)
+        timed = [(one, self.timed(one.computation.name, "cycles").waits) for one in places]
+        waited = sum(one.times * waits.get(one.instruction.name, 0.0) for one, waits in timed)
+        exposed = waited if overlapped else seconds
+        return Transfer(
+            kind,
+            among.axes,
+            among.size,
+            times,
+            size,
+            overlapped,
+            seconds,
+            exposed,
+            self.sources.line(first.computation, part),
+        )
 
     def _kernels(self) -> tuple[Kernel, ...]:
         found: dict[str, Kernel] = {}

@@ -19,12 +19,7 @@ def reading_lines(result: CompiledPlan) -> Iterator[str]:
         f"program: {reading.flops / 1e12:,.4g} TFLOP (the model has {result.flops / 1e12:,.4g}), {gibibytes(reading.hbm_bytes)} between "
         "HBM and chip"
     )
-    yield from aligned(
-        [
-            ("  roof", f"{reading.roof_seconds:.4g} s", f"MFU {result.roof_mfu:.1%}"),
-            ("  cycles", f"{reading.cycles_seconds:.4g} s", f"MFU {result.cycles_mfu:.1%}"),
-        ]
-    )
+    yield from aligned(_totals(result))
     if reading.transfers:
         yield f"collectives ({gibibytes(reading.synchronous_bytes)} synchronous)"
         yield from aligned(_transfers(reading))
@@ -35,6 +30,17 @@ def reading_lines(result: CompiledPlan) -> Iterator[str]:
     yield from aligned(_lines(reading))
     yield "largest temporaries"
     yield from aligned(_temporaries(reading))
+
+
+def _totals(result: CompiledPlan) -> Iterator[tuple[str, ...]]:
+    reading, known = result.reading, result.calibration
+    rows = [("roof", reading.roof_seconds, result.roof_mfu, known and known.roof)]
+    rows.append(("cycles", reading.cycles_seconds, result.cycles_mfu, known and known.cycles))
+    for name, seconds, mfu, factor in rows:
+        calibrated = (
+            f"calibrated {mfu * factor:.1%} (x {factor:.3f})" if factor else "not calibrated: no published speed"
+        )
+        yield (f"  {name}", f"{seconds:.4g} s", f"MFU {mfu:.1%}", calibrated)
 
 
 def _transfers(reading: Reading) -> Iterator[tuple[str, ...]]:

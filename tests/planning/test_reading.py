@@ -114,22 +114,25 @@ def test_an_asynchronous_collective_costs_what_it_exceeds(products: int) -> None
 
 
 def test_steps_of_a_collective_in_fusions_are_one_transfer() -> None:
-    fused = f"""\
-%step (s0: bf16[64,1024], s1: bf16[1024,1024]) -> bf16[1024,1024] {{
+    step = f"""\
+%NAME (s0: bf16[64,1024], s1: bf16[1024,1024]) -> bf16[1024,1024] {{
   %s0 = bf16[64,1024]{{1,0:T(8,128)(2,1)S(1)}} parameter(0)
   %s1 = {NEAR} parameter(1)
   %g = {NEAR} all-gather(%s0), {GATHER}
+  %e = {NEAR} custom-call(%g), custom_call_target="TARGET"
   ROOT %c = {NEAR} convolution(%s1, %s1), dim_labels=bf_io->bf
 }}
 
 """
+    names = {"start": "AsyncCollectiveStart", "step": "None", "done": "AsyncCollectiveDone"}
+    fused = "".join(step.replace("NAME", name).replace("TARGET", target) for name, target in names.items())
     text = f"""\
 {HEAD}{fused}ENTRY %main (x: bf16[1024,1024]) -> bf16[1024,1024] {{
   %p = bf16[64,1024]{{1,0:T(8,128)(2,1)S(1)}} parameter(0)
   %x = {NEAR} parameter(1)
-  %f1 = {NEAR} fusion(%p, %x), kind=kCustom, calls=%step
+  %f1 = {NEAR} fusion(%p, %x), kind=kCustom, calls=%start
   %f2 = {NEAR} fusion(%p, %f1), kind=kCustom, calls=%step
-  ROOT %f3 = {NEAR} fusion(%p, %f2), kind=kCustom, calls=%step
+  ROOT %f3 = {NEAR} fusion(%p, %f2), kind=kCustom, calls=%done
 }}
 """
     one = read(text, MACHINE)

@@ -1,0 +1,61 @@
+"""Budgets of shipped configs: what the TPU compiler makes of their training steps must not become slower or larger.
+
+Needs the extra `plan`, and minutes per program. A budget is a limit, not an expectation: lower it when a program becomes better. Its
+figures are those of planning/reading.py, with libtpu 0.0.52 at full effort.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Limits of a step: MFU from below (as read, not calibrated), peak memory and bytes of synchronous collectives from above."""
+
+    config: str
+    topology: str
+    roof_mfu: float
+    cycles_mfu: float
+    peak_gib: float
+    synchronous_gb: float
+
+
+BUDGETS = (
+    Budget("bert_base", "v5e:4x4", roof_mfu=0.28, cycles_mfu=0.135, peak_gib=10.5, synchronous_gb=0.38),
+    Budget("bert_large", "v5e:4x4", roof_mfu=0.32, cycles_mfu=0.115, peak_gib=5.3, synchronous_gb=0.28),
+    Budget("gpt2_small", "v5e:4x4", roof_mfu=0.23, cycles_mfu=0.10, peak_gib=14.6, synchronous_gb=1.5),
+)
+
+
+def compiled(config: str, topology: str, folder: pathlib.Path, *flags: str) -> dict[str, Any]:
+    """Compile a shipped config with `plan --compile`; returns the `compiled` part of its JSON."""
+    command = [sys.executable, "-m", "lm_research.plan", f"--config=configs/{config}.py", f"--topology={topology}"]
+    command += ["--compile", f"--json={folder / 'plan.json'}", *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "plan.json").read_text())["compiled"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: f"{budget.config}-{budget.topology}")
+def test_a_step_stays_within_its_budget(budget: Budget, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("libtpu")
+    step = compiled(budget.config, budget.topology, tmp_path)
+    assert step["reused"] == step["donated"]
+    assert step["roof_mfu"] >= budget.roof_mfu
+    assert step["cycles_mfu"] >= budget.cycles_mfu
+    assert step["peak_bytes"] <= budget.peak_gib * GIB
+    assert step["reading"]["synchronous_bytes"] <= budget.synchronous_gb * 1e9
