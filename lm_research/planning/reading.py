@@ -284,17 +284,16 @@ class _Reader:
                 steps[communication.channel(found[0]) if fused else one.instruction.name].append(one)
         alike: dict[object, Transfer] = {}
         for places in steps.values():
-            one = self._transfer(places)
-            key = (one.kind, one.axes, one.devices, one.array_bytes, one.overlapped, one.source)
-            if key in alike:
-                before = alike[key]
-                one = dataclasses.replace(
-                    one,
-                    times=before.times + one.times,
-                    seconds=before.seconds + one.seconds,
-                    exposed_seconds=before.exposed_seconds + one.exposed_seconds,
+            made = self._transfer(places)
+            key = (made.kind, made.axes, made.devices, made.array_bytes, made.overlapped, made.source)
+            if (before := alike.get(key)) is not None:
+                made = dataclasses.replace(
+                    made,
+                    times=before.times + made.times,
+                    seconds=before.seconds + made.seconds,
+                    exposed_seconds=before.exposed_seconds + made.exposed_seconds,
                 )
-            alike[key] = one
+            alike[key] = made
         return tuple(sorted(alike.values(), key=lambda t: -t.seconds))
 
     def _transfer(self, places: list[Execution]) -> Transfer:
