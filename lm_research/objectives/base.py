@@ -8,6 +8,7 @@ TextObjective   an objective that needs only text, and is therefore a Trainable 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import operator
 import pathlib
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from typing_extensions import override
 
-from lm_research.config import Config, registries
+from lm_research.config import Config, ObjectiveConfig, key, registries
 from lm_research.config.variants import Variants
 from lm_research.data.corpus import LOCAL_RUNNER, Bars, Corpus, Log, no_bar, open_corpus
 from lm_research.data.sampler import Examples
@@ -180,6 +181,24 @@ class TextObjective(Objective, Trainable[Corpus]):
 
 
 OBJECTIVES: Variants[type[TextObjective]] = registries.OBJECTIVES
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothedConfig(ObjectiveConfig):
+    """Settings of objectives that predict tokens."""
+
+    label_smoothing: float = key(
+        0.0,
+        "Probability spread evenly over all tokens during training (0.1 in Vaswani et al. 2017); its loss is the separate metric "
+        "smoothing_nats.",
+        low=0.0,
+        high=0.99,
+    )
+
+
+def label_smoothing(config: Config) -> float:
+    """Return the smoothed probability of a run's objective."""
+    return SmoothedConfig.of(config.objective).label_smoothing
 
 
 class NextTokenObjective(Objective):

@@ -22,7 +22,15 @@ from lm_research.data.sampler import Examples
 from lm_research.data.stateless_rng import example_keys, uniform_draw
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, TextObjective
+from lm_research.objectives.base import (
+    OBJECTIVES,
+    Batch,
+    NextTokenObjective,
+    SmoothedConfig,
+    TextObjective,
+    label_smoothing,
+)
+from lm_research.tokenizers.base import Tokenizer
 
 
 class PackedRows(Examples):
@@ -91,11 +99,15 @@ class NextTokenOfDecoder(NextTokenObjective):
         return model.predict_tokens(x_BLD)
 
 
-@OBJECTIVES.register("causal_lm")
+@OBJECTIVES.register("causal_lm", SmoothedConfig)
 class CausalLanguageModel(TextObjective, NextTokenOfDecoder):
     """Mean negative log-likelihood of the next token."""
 
     kinds = ("decoder",)
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        NextTokenOfDecoder.__init__(self, label_smoothing(config))
+        super().__init__(config, tokenizer)
 
     @classmethod
     @override

@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
-from lm_research.config import Config, ObjectiveConfig, key
+from lm_research.config import Config, key
 from lm_research.data.sampler import Examples
 from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import Batch, NextTokenObjective, TextObjective
+from lm_research.objectives.base import Batch, NextTokenObjective, SmoothedConfig, TextObjective, label_smoothing
 from lm_research.objectives.packing import describe_rows, one_per_row, pack, unpack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceTargetConfig(ObjectiveConfig):
+class SourceTargetConfig(SmoothedConfig):
     """Settings of an objective with a source and a target.
 
     Attributes:
@@ -181,6 +181,10 @@ class SourceToTarget(TextObjective, NextTokenOfTarget):
     """An objective that trains encoder-decoders."""
 
     kinds = ("encoder-decoder",)
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        NextTokenOfTarget.__init__(self, label_smoothing(config))
+        super().__init__(config, tokenizer)
 
     @classmethod
     @override

@@ -23,8 +23,8 @@ from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import OBJECTIVES, Batch, Sums, TextObjective
-from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.base import OBJECTIVES, Batch, SmoothedConfig, Sums, TextObjective, label_smoothing
+from lm_research.objectives.cross_entropy import smoothing, token_loss
 from lm_research.objectives.masking import Masking, MaskingConfig, check_masking, num_masked
 from lm_research.objectives.packing import DocumentChunks, describe_rows, one_per_row, pack, split_documents, unpack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
@@ -33,7 +33,7 @@ from lm_research.tokenizers.base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLMConfig(MaskingConfig):
+class MaskedLMConfig(MaskingConfig, SmoothedConfig):
     """Settings of objective.name=masked_lm."""
 
     sentence_pair: str = key(
@@ -159,6 +159,10 @@ class MaskedLanguageModel(MaskedTokenObjective):
         if self.pair_name:
             metrics |= {f"{self.pair_name}_loss_nats": "rows", f"{self.pair_name}_accuracy": "rows"}
             self.loss_terms += (f"{self.pair_name}_loss_nats",)
+        self.label_smoothing = label_smoothing(config)
+        if self.label_smoothing:
+            metrics["smoothing_nats"] = "tokens"
+            self.loss_terms += ("smoothing_nats",)
         self.metrics = metrics
 
     @classmethod
@@ -192,6 +196,9 @@ class MaskedLanguageModel(MaskedTokenObjective):
         projection = model.predict_tokens(x_BLD, batch["mask_positions_BM"])
         loss, correct = token_loss(projection, batch["targets_BM"], batch["weights_BM"])
         sums = {"mlm_loss_nats": loss, "mlm_accuracy": correct}
+        if self.label_smoothing:
+            smooth = smoothing(projection, batch["targets_BM"], batch["weights_BM"])
+            sums["smoothing_nats"] = self.label_smoothing * smooth
         if self.pair_name:
             logits_B2 = model.predict_next_sentence(x_BLD)
             log_probabilities_B2 = jax.nn.log_softmax(logits_B2)

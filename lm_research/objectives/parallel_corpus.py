@@ -1,6 +1,7 @@
 """Parallel corpora: pairs of a source text and a target text, for sequence-to-sequence models.
 
-Pairs come from one set of records (JSON lines, CSV, TSV, Parquet, ArrayRecord or TFDS) with two fields. They are stored as documents
+Pairs come from two text files with parallel lines (lines:SOURCES,TARGETS), or from one set of records (JSON lines, CSV, TSV, Parquet,
+ArrayRecord or TFDS) with two fields. They are stored as documents
 of two sentences, the source and the target. A corpus is built once and found again by a digest of its ingredients.
 """
 
@@ -19,8 +20,9 @@ from lm_research.common.disk import atomic_folder
 from lm_research.config import Config, DataConfig, ObjectiveConfig, key
 from lm_research.data import remote_cache, stateless_rng, store
 from lm_research.data.corpus import Corpus, read_corpus
-from lm_research.data.sources import fingerprint, read_documents
+from lm_research.data.sources import aligned, fingerprint, read_documents
 from lm_research.data.sources.files import find_files
+from lm_research.data.sources.problems import Problems
 from lm_research.errors import ConfigError, DataError
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_key
@@ -73,23 +75,29 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
 
 def _key(config: Config) -> str:
     data, objective = config.data, PairCorpusConfig.of(config.objective)
-    held_out = fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
+
+    def facts_of(source: str) -> object:
+        return aligned.fingerprint(source) if aligned.is_aligned(source) else fingerprint(source, data)
+
+    held_out = facts_of(data.validation_source) if data.validation_source else data.validation_fraction
     vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", "sentinels")
-    facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
+    facts = [FORMAT, "pairs", facts_of(data.source), held_out, vocabulary]
     facts += [objective.source_key, objective.target_key]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
 def read_pairs(source: str, config: Config) -> Iterator[Pair]:
     """Read the two fields of each record; raises a DataError if a record cannot be read or has only one text."""
+    if aligned.is_aligned(source):
+        problems = Problems("stop")
+        return ((pair.source, pair.target) for pair in aligned.read_line_pairs(source, problems))
     if source.startswith("package:") or (
         not source.startswith("tfds:") and any(file.kind == "text" for file in find_files(source))
     ):
         raise DataError(
             f"objective.name=seq2seq needs pairs, but {source} contains plain text. Use records with two fields: .jsonl, .csv, "
             ".tsv, .parquet or .array_record files, or tfds:NAME, and name the fields in config.objective.source_key and "
-            "target_key. To join two text files line by line, use `(printf 'source\\ttarget\\n'; "
-            "paste SOURCES TARGETS) > pairs.tsv`."
+            "target_key. Two text files whose lines belong together are lines:SOURCES,TARGETS."
         )
     # Each side is read separately. Both stay aligned because an unreadable record raises an error.
     objective = PairCorpusConfig.of(config.objective)

@@ -17,7 +17,7 @@ from typing_extensions import override
 from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import OBJECTIVES, Batch
+from lm_research.objectives.base import OBJECTIVES, Batch, SmoothedConfig
 from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
 
 
@@ -51,7 +51,7 @@ class PrefixRows(PackedRows):
         }
 
 
-@OBJECTIVES.register("prefix_lm")
+@OBJECTIVES.register("prefix_lm", SmoothedConfig)
 class PrefixLanguageModel(CausalLanguageModel):
     """Mean negative log-likelihood of the next token after the prefix."""
 

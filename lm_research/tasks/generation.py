@@ -32,7 +32,7 @@ from lm_research.metrics.texts import is_equal
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import family_of
 from lm_research.models.families.base import Family
-from lm_research.objectives.base import Batch, Outputs
+from lm_research.objectives.base import Batch, Outputs, SmoothedConfig
 from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks.base import Task, drop_padding
 from lm_research.tasks.dataset import LabeledCorpus
@@ -78,6 +78,10 @@ class GenerationConfig(TaskConfig):
     @override
     def check(self, config: Config) -> None:
         check_generation(self.generation or {})
+        if SmoothedConfig.of(config.objective).label_smoothing:
+            raise ConfigError(
+                f"config.objective.label_smoothing has no effect on task.name={self.name}. Set --config.task.label_smoothing."
+            )
 
 
 class GenerationTask(Task):

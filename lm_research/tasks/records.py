@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lm_research.common.documents import json_value, short
 from lm_research.config import Config, DataConfig
 from lm_research.data import sources
-from lm_research.data.sources import tfds_source
+from lm_research.data.sources import aligned, tfds_source
 from lm_research.data.sources.files import DAMAGE, SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.records import read_batches, read_rows
@@ -26,7 +26,7 @@ from lm_research.tasks.columns import read_columns
 _ROWS = 1000  # rows of a Parquet file that are read at once
 LONGEST = 2**30  # the limit in characters of a file that is one JSON value
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
-LINES, SOURCE, TARGET = "lines:", "source", "target"  # two text files, and the fields of a pair of their lines
+SOURCE, TARGET = "source", "target"  # the fields of a pair of lines
 
 
 class Record(NamedTuple):
@@ -76,7 +76,10 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
             yield Record(f"{source}, example {number}", fields)
         return
     problems = Problems("stop")
-    yield from _read_lines(source, problems) if source.startswith(LINES) else _read_files(source, config, problems)
+    if aligned.is_aligned(source):
+        yield from (Record(where, {SOURCE: a, TARGET: b}) for where, a, b in aligned.read_line_pairs(source, problems))
+    else:
+        yield from _read_files(source, config, problems)
     problems.print_report(source)
 
 
@@ -101,40 +104,9 @@ def fingerprint(source: str, data: DataConfig) -> object:
     """Compute, without reading them, a value that changes when a source's records do; raise a DataError if the source does not exist."""
     if source.startswith("tfds:"):
         return tfds_source.full_name(source.removeprefix("tfds:"), data)
-    if source.startswith(LINES):
-        return [LINES, *(file.fingerprint() for file in _line_files(source))]
+    if aligned.is_aligned(source):
+        return aligned.fingerprint(source)
     return sources.fingerprint(source, data)
-
-
-def _line_files(source: str) -> list[SourceFile]:
-    names = [name.strip() for name in source.removeprefix(LINES).split(",")]
-    if len(names) != 2 or not all(names):
-        raise DataError(
-            f"{source!r} does not name two files. Write {LINES}SOURCES,TARGETS, such as {LINES}train.de,train.en."
-        )
-    found = [find_files(name) for name in names]
-    for name, files in zip(names, found, strict=True):
-        if len(files) != 1:
-            raise DataError(f"{name} of {source!r} is {len(files)} files. Name one file for each side.")
-    return [files[0] for files in found]
-
-
-def _read_lines(source: str, problems: Problems) -> Iterator[Record]:
-    """Yield records with the fields source and target, from two files with parallel lines."""
-    files = _line_files(source)
-    sides = [read_lines(file, problems) for file in files]
-    for pair in itertools.zip_longest(*sides):
-        if None in pair:
-            more, less = (0, 1) if pair[1] is None else (1, 0)
-            number = pair[more][0]
-            raise DataError(
-                f"{files[more].path}, line {number} has no partner: {files[less].path} ends after line {number - 1}. The two files are read "
-                "line by line; make them equally long."
-            )
-        (number, text), (_, target) = pair
-        yield Record(
-            f"{files[0].path}, line {number}", {SOURCE: text.removesuffix("\n"), TARGET: target.removesuffix("\n")}
-        )
 
 
 def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:

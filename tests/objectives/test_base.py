@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from helpers import few, tiny
@@ -14,6 +15,7 @@ from helpers.dropout_keys import drawn_from
 from lm_research.errors import ConfigError
 from lm_research.objectives import OBJECTIVES, build_objective, define
 from lm_research.objectives.base import Objective
+from lm_research.objectives.masked_lm import encode
 from lm_research.training.step import loss_and_gradient
 
 ROWS = 8
@@ -29,6 +31,39 @@ def uneven_batch(family: str, folder: Any) -> tuple[Any, dict[str, np.ndarray]]:
     examples = objective.examples(store, "validation")
     last = examples.num_examples - 1
     return objective, examples.batch(np.zeros(ROWS, int), np.array([0, 1, 2, 3, last, 4, -1, -1]))
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "prefix_lm", "seq2seq", "masked_lm"])
+def test_smoothed_labels_are_a_term_of_the_loss(name: str, tmp_path: Any) -> None:
+    """The loss is optax's cross-entropy with 0.8 of the probability on the target and 0.2 spread evenly; the plain one is reported."""
+    plain, config = few.setting(name), few.setting(name, objective=dict(label_smoothing=0.2))
+    words = few.Words(tiny.VOCAB, sentinels=8)
+    texts = [document[:2] for document in tiny.documents(0, 40, (2, 3), (2, 5))]
+    rows = few.examples(config, tiny.store(tmp_path, texts), words, "validation")
+    batch = rows.batch(np.zeros(4, int), np.arange(4))
+    definition = define(config, tiny.VOCAB)
+    params = tiny.random_params(definition)
+    smoothed, other = (build_objective(one, words, definition.arch) for one in (config, plain))
+
+    @tiny.jit
+    def run(params: Any) -> tuple:
+        model, totals = definition.bind(params), smoothed.normalizers(batch)
+        sums = smoothed.metric_sums(model, batch, None)
+        if name == "masked_lm":
+            x_BLD = encode(model, batch, batch["tokens_BL"], None)
+            logits = model.predict_tokens(x_BLD, batch["mask_positions_BM"]).logits()
+        else:
+            logits = smoothed.projection(model, batch, None).logits()
+        targets, weights = smoothed.targets(batch)
+        labels = 0.8 * jax.nn.one_hot(targets, logits.shape[-1]) + 0.2 / logits.shape[-1]
+        expected = (weights * optax.softmax_cross_entropy(logits, labels)).sum() / totals["tokens"]
+        rest = {term: sums[term] / totals[smoothed.metrics[term]] for term in other.loss_terms}
+        return smoothed.loss(sums, totals), expected, rest, other.loss(other.metric_sums(model, batch, None), totals)
+
+    loss, expected, rest, unsmoothed = run(params)
+    expected += sum(value for term, value in rest.items() if term not in ("lm_loss_nats", "mlm_loss_nats"))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert float(sum(rest.values())) == pytest.approx(float(unsmoothed), rel=1e-5) and abs(loss - unsmoothed) > 1e-5
 
 
 @pytest.mark.parametrize(("family", "counts"), [("bert", [4]), ("gpt2", [2, 4])])

@@ -37,6 +37,23 @@ def setting(source: str, **objective: Any) -> Config:
     )
 
 
+def test_two_files_of_lines_are_pairs(tmp_path: pathlib.Path) -> None:
+    """They give the store of the same pairs in one table, and a change of one file gives another corpus."""
+    for side, name in enumerate(("train.en", "train.de")):
+        (tmp_path / name).write_text("".join(f"{pair[side]}\n" for pair in PAIRS))
+    lines = f"lines:{tmp_path / 'train.en'},{tmp_path / 'train.de'}"
+    found, expected = (
+        open_pairs(setting(source), tmp_path / name) for source, name in ((lines, "a"), (write(tmp_path, "tsv"), "b"))
+    )
+    assert found.digest == expected.digest
+    before = parallel_corpus._key(setting(lines))
+    (tmp_path / "train.de").write_text("".join(f"{pair[1]} now\n" for pair in PAIRS))
+    assert parallel_corpus._key(setting(lines)) != before
+    (tmp_path / "train.de").write_text("short\n")
+    with pytest.raises(DataError, match="train.en, line 2 has no partner"):
+        open_pairs(setting(lines), tmp_path / "c")
+
+
 def open_pairs(config: Config, folder: pathlib.Path) -> Corpus:
     return SequenceToSequence.open_corpus(config, folder, lambda line: None)
 

@@ -271,6 +271,11 @@ def test_rows_as_computed_by_hand(tmp_path: pathlib.Path) -> None:
     assert corpus.metadata["validation"][0] == {"source": "b c", "target": "d"}
 
 
+def test_smoothing_of_the_objective_belongs_to_the_task() -> None:
+    with pytest.raises(ConfigError, match="no effect on task.name=seq2seq. Set --config.task.label_smoothing"):
+        resolve({"task": {"name": "seq2seq", "train": "a.jsonl"}, "objective": {"label_smoothing": 0.1}})
+
+
 def test_two_files_of_lines_and_nested_fields(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x.de").write_text("a b\nc\n")
     (tmp_path / "x.en").write_text("d\ne f\n")
