@@ -94,7 +94,7 @@ def test_published_sizes(name: str) -> None:
 
 # Parameters of the whole models with their heads: of the released checkpoints (T5ForConditionalGeneration,
 # BartForConditionalGeneration with its constant bias of 50,265, RobertaForMaskedLM, XLMRobertaForMaskedLM,
-# ElectraForPreTraining, AlbertForPreTraining), and counted for the last three, of which no checkpoint has this shape.
+# ElectraForPreTraining, AlbertForPreTraining), and counted for the last four, of which no checkpoint has this shape.
 WHOLE = {
     "t5_small.py": 76_961_152,
     "t5_base.py": 247_577_856,
@@ -109,6 +109,8 @@ WHOLE = {
     "llama.py": 2 * 32_000 * 768 + 12 * (4 * 768 * 768 + 3 * 768 * 2048 + 2 * 768) + 768,
     # One table; 18 attentions without biases, 12 feed-forward layers with them, and a norm after each of the 30 branches.
     "transformer_base.py": 37_000 * 512 + 18 * 4 * 512 * 512 + 12 * (2 * 512 * 2048 + 2048 + 512) + 30 * 2 * 512,
+    # The same with 4 + 4 layers: 12 attentions, 8 feed-forward layers, 20 branches.
+    "transformer_multi30k.py": 10_000 * 128 + 12 * 4 * 128 * 128 + 8 * (2 * 128 * 256 + 256 + 128) + 20 * 2 * 128,
 }
 
 

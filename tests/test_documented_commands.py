@@ -206,7 +206,7 @@ RANGES = {
     "lm_research.predict": {
         "batch_size": "whole 1 1048576", "num_processes": "whole 1 1048576", "process_id": "whole 0 1048576",
     },
-    "lm_research.convert": {"max-shard-gb": "number 1e-06 1e+06"},
+    "lm_research.convert": {"average": "whole 1 1000", "max-shard-gb": "number 1e-06 1e+06"},
     "lm_research.plan": {"slices": "whole 1 100000", "price": "number 0 1e+15"},
     "lm_research.serve": {
         "port": "whole 0 65535", "slots": "whole 1 4096", "length": "whole 2 1048576", "max_tokens": "whole 1 1048576",
