@@ -1,7 +1,8 @@
-"""Rates that compiled programs reach, as fractions of the data sheets' (parallel/hardware.py)."""
+"""Rates that compiled programs reach on a chip (parallel/hardware.py has those of its data sheet)."""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 
@@ -15,35 +16,41 @@ class Efficiency:
 
     Attributes:
       tile: side of the matrix unit; the contraction and the columns of a product are padded to multiples.
-      products: fraction of the peak in large bfloat16 products.
-      attention: fraction of the peak in kernels of attention.
+      products: (contraction, fraction of the peak) of bfloat16 products that fill their tiles, by increasing contraction; a fraction holds
+        from its contraction on.
       memory: fraction of the bandwidth of memory.
-      vector: elementwise operations per second of the chip.
-      start: seconds between two kernels.
+      elements: elements of arrays that kernels without products read or write per second of a chip.
       cache: bytes of an array that stays on the chip between two kernels.
-      hop: seconds of latency of a collective per device of a ring.
+      attention: fraction of the peak in Pallas kernels.
+      hop: seconds of latency of a collective per link that it crosses.
+      calibration: time of real steps over the time that results from the other figures.
     """
 
     tile: int
-    products: float
-    attention: float
+    products: tuple[tuple[int, float], ...]
     memory: float
-    vector: float
-    start: float
+    elements: float
     cache: float
+    attention: float = 0.35
     hop: float = 1e-6
+    calibration: float = 1.0
 
 
-# Vector units of TPUs: lanes x sublanes x slots x clock x cores, 8 x 128 x 4 x GHz ("How to Scale Your Model", part 2).
+# From the cycles that the compiler of libtpu 0.0.52 estimates for single operations (python -m experiments.plans.efficiencies). The cache is a
+# sixth of the vector memory of 128 MiB, the rest of which holds the operands of the running kernel and of the next.
+_V5E = ((0, 0.70), (768, 0.79), (1024, 0.93), (3072, 0.95))
+_V5P = ((0, 0.80), (768, 0.89), (1024, 0.93), (3072, 0.95))
+_V6E = ((0, 0.30), (768, 0.37), (1024, 0.49), (3072, 0.80), (4096, 0.85))
+_TPU7X = ((0, 0.60), (768, 0.66), (1024, 0.81), (3072, 0.85))
 TPUS = {
-    "v4": Efficiency(128, 1.0, 0.35, 1.0, 2 * 4096 * 1.05e9, 0.0, 20e6),
-    "v5e": Efficiency(128, 1.0, 0.35, 1.0, 4096 * 1.5e9, 0.0, 20e6),
-    "v5p": Efficiency(128, 1.0, 0.35, 1.0, 2 * 4096 * 1.75e9, 0.0, 20e6),
-    "v6e": Efficiency(256, 1.0, 0.35, 1.0, 4096 * 1.75e9, 0.0, 20e6),
-    "tpu7x": Efficiency(256, 1.0, 0.35, 1.0, 2 * 4096 * 1.9e9, 0.0, 20e6),
+    "v4": Efficiency(128, _V5P, 0.8, 281 * 1.05e9, 10e6),
+    "v5e": Efficiency(128, _V5E, 0.8, 110 * 1.5e9, 20e6),
+    "v5p": Efficiency(128, _V5P, 0.8, 281 * 1.75e9, 10e6),
+    "v6e": Efficiency(256, _V6E, 0.8, 187 * 1.75e9, 20e6),
+    "tpu7x": Efficiency(256, _TPU7X, 0.8, 2 * 287 * 2.2e9, 10e6),
 }
-# GPUs: FLOP/s of float32 without tensor cores are a sixteenth of the dense bfloat16 peak.
-GPU = Efficiency(64, 0.7, 0.35, 0.85, 6e13, 2e-6, 0.0, 3e-6)
+# GPUs: the H100 and the kernels of experiments/benchmarks/attention; the vector rate is that of a sixteenth of the dense bfloat16 peak.
+GPU = Efficiency(64, ((0, 0.7),), 0.85, 3e13, 0.0, hop=3e-6)
 
 
 def efficiency(name: str) -> Efficiency:
@@ -51,20 +58,30 @@ def efficiency(name: str) -> Efficiency:
     return TPUS.get(name, GPU)
 
 
-def kernel_seconds(kernel: Kernel, chip: Chip, reached: Efficiency, slower: float = 1.0) -> float:
-    """Return the time of one run of a kernel on a device: that of its slowest unit, plus the start.
+def kernel_seconds(kernel: Kernel, chip: Chip, reached: Efficiency, devices: int = 1, slower: float = 1.0) -> float:
+    """Return the time of one run of a kernel on a device: that of its slowest unit, memory or matrix and vector unit.
+
+    Arrays that a kernel reads or writes in addition to the operands and the result of its products pass through the vector unit.
 
     Args:
       kernel: the kernel.
       chip: rates of the device.
-      reached: their fractions.
+      reached: what programs reach.
+      devices: devices of a chip.
       slower: bfloat16 products that a product takes.
     """
-    rate = chip.flops * (reached.attention if kernel.is_custom else reached.products)
-    matrix = sum(padded_flops(one, 1 if kernel.is_custom else reached.tile) for one in kernel.products) * slower / rate
+    matrix = sum(product_seconds(one, chip, reached, kernel.is_custom) for one in kernel.products) * slower
     moved = sum(abs(size) for size in kernel.arrays if size > 0 or -size > reached.cache)
-    memory = moved / (chip.hbm_bandwidth * reached.memory)
-    return max(matrix, memory, kernel.vector_ops / reached.vector) + reached.start
+    elements = 0.0 if kernel.is_custom else max(0.0, kernel.elements - sum(one.elements for one in kernel.products))
+    return max(matrix + elements * devices / reached.elements, moved / (chip.hbm_bandwidth * reached.memory))
+
+
+def product_seconds(product: Product, chip: Chip, reached: Efficiency, is_custom: bool = False) -> float:
+    """Return the time of a product on the matrix unit."""
+    if is_custom:
+        return product.flops / (chip.flops * reached.attention)
+    place = bisect.bisect_right(reached.products, (product.inner, math.inf)) - 1
+    return padded_flops(product, reached.tile) / (chip.flops * reached.products[place][1])
 
 
 def padded_flops(product: Product, tile: int) -> float:

@@ -37,6 +37,11 @@ class Product:
         """A multiplication and an addition for each element of the cube."""
         return 2.0 * self.batch * self.rows * self.inner * self.columns
 
+    @property
+    def elements(self) -> float:
+        """Elements of the operands and of the result."""
+        return self.batch * (self.rows * self.inner + self.inner * self.columns + self.rows * self.columns)
+
 
 @dataclasses.dataclass
 class Kernel:
@@ -46,7 +51,7 @@ class Kernel:
       times: number of runs.
       name: the operation that began it.
       products: its matrix products.
-      vector_ops: elementwise operations, counted once per element.
+      elements: elements of the arrays that a run reads or writes.
       arrays: bytes of the arrays that a run reads from memory or writes to it, negative for those that exist only between two kernels
         of a computation, which small ones pass on the chip.
       is_custom: whether it is a Pallas kernel, whose products are those of its whole grid.
@@ -55,7 +60,7 @@ class Kernel:
     times: int
     name: str
     products: list[Product] = dataclasses.field(default_factory=list)
-    vector_ops: float = 0.0
+    elements: float = 0.0
     arrays: list[float] = dataclasses.field(default_factory=list)
     is_custom: bool = False
 
@@ -81,9 +86,6 @@ _STANDALONE = frozenset(
     "gather scatter scatter-add scatter_add sort cumsum cumlogsumexp cummax cumprod while top_k dynamic_update_slice "
     "random_bits threefry2x32 all_to_all ppermute psum all_gather reduce_scatter psum_invariant".split()
 )
-# Weights of elementwise operations, in operations of the vector unit; others count 1, and those that move nothing 0.
-_COSTS = {"exp": 4, "log": 6, "tanh": 8, "logistic": 8, "erf": 20, "erf_inv": 20, "rsqrt": 3, "sqrt": 3, "div": 4, "pow": 10, "sin": 12, "cos": 12}  # fmt: skip
-_MOVES = frozenset("broadcast_in_dim transpose convert_element_type iota concatenate pad slice rev split".split())
 # A value with at most this fraction of an operation's elements is read where it is needed, and attracts nothing.
 _SMALL = 0.2
 # Number of values from which one is computed again at most.
@@ -98,8 +100,7 @@ class _Value:
       elements, num_bytes: size.
       kernel: number of the kernel that produces it; -1 if it is in memory from the start.
       needs: kernels that must end before it is known: its own, of a reduction, and those of the values that a free one is computed from.
-      free: whether it is computed anew in each kernel that needs it, with `ops` operations an element.
-      ops: see `free` and `roots`.
+      free: whether it is computed anew in each kernel that needs it.
       roots: values from which elementwise operations compute this one; empty if it is one itself.
       needed: whether the result of the computation has it, or a loop reads it.
       users: other kernels that read it.
@@ -110,7 +111,6 @@ class _Value:
     kernel: int = -1
     needs: frozenset[int] = frozenset()
     free: bool = False
-    ops: float = 0.0
     roots: tuple[_Value, ...] = ()
     needed: bool = False
     users: set[int] = dataclasses.field(default_factory=set)
@@ -164,7 +164,7 @@ def extrapolate(
             dataclasses.replace(
                 small,
                 times=round(at(small.times, large.times)),
-                vector_ops=at(small.vector_ops, large.vector_ops),
+                elements=at(small.elements, large.elements),
                 products=products,
                 arrays=arrays,
             )
@@ -230,8 +230,7 @@ class _Body:
             return [self._reduce(avals[0], operands[0], name)] if len(avals) == 1 else self._alone(equation, operands)
         if name in _STANDALONE or name == "dynamic_slice":
             return self._alone(equation, operands)
-        cost = 0.0 if name in _MOVES else float(_COSTS.get(name, 1))
-        return [self._elementwise(aval, operands, cost, name) for aval in avals]
+        return [self._elementwise(aval, operands, name) for aval in avals]
 
     def _begin(self, name: str, elements: int) -> int:
         self.kernels.append(Kernel(self.times, name))
@@ -260,9 +259,7 @@ class _Body:
     def _read(self, kernel: int, value: _Value) -> None:
         """Make a value available inside a kernel: compute it again from its roots if that moves fewer bytes than reading it."""
         self.before[kernel] |= value.kernels - {kernel}
-        if value.free:
-            self.kernels[kernel].vector_ops += value.ops * value.elements
-        elif value.kernel != kernel:
+        if not value.free and value.kernel != kernel:
             outside = [one for one in value.roots if one.kernel != kernel and kernel not in one.users]
             stored = value.needed or value.users or value.kernel < 0
             whole = value.num_bytes * (1 if stored else 2) * (kernel not in value.users)
@@ -270,25 +267,22 @@ class _Body:
             if value.roots and again <= whole:
                 for one in outside:
                     one.users.add(kernel)
-                self.kernels[kernel].vector_ops += value.ops * value.elements
             else:
                 value.users.add(kernel)
 
-    def _elementwise(self, aval: Any, operands: list[_Value], cost: float, name: str) -> _Value:
+    def _elementwise(self, aval: Any, operands: list[_Value], name: str) -> _Value:
         elements = math.prod(aval.shape)
         large = [one for one in operands if not one.free and one.elements > _SMALL * elements]
-        cost += sum(one.ops for one in operands if one.elements > _SMALL * elements)
         if not large:  # from constants and small arrays
             needs = frozenset().union(*(one.kernels for one in operands))
-            return self._value(aval, free=True, ops=cost, needs=needs)
+            return self._value(aval, free=True, needs=needs)
         home = self._home(large, operands, elements)
         if home < 0:
             home = self._begin(name, elements)
         for one in operands:
             self._read(home, one)
-        self.kernels[home].vector_ops += cost * elements
         roots = dict.fromkeys(root for one in operands if not one.free for root in one.roots or (one,))
-        return self._value(aval, kernel=home, ops=cost, roots=tuple(roots) if len(roots) <= _MAX_ROOTS else ())
+        return self._value(aval, kernel=home, roots=tuple(roots) if len(roots) <= _MAX_ROOTS else ())
 
     def _home(self, large: Sequence[_Value], operands: Sequence[_Value], elements: int) -> int:
         """The kernel that takes an operation: the last that produces a large operand, or one that reads one too; or -1."""
@@ -306,7 +300,6 @@ class _Body:
         if home < 0:
             home = self._begin(name, operand.elements)
         self._read(home, operand)
-        self.kernels[home].vector_ops += operand.elements
         return self._value(aval, kernel=home, needs=frozenset({home}))
 
     def _product(self, equation: JaxprEqn, operands: list[_Value]) -> _Value:
@@ -337,6 +330,7 @@ class _Body:
             first.needed = True
         if name in ("gather", "dynamic_slice"):
             kernel.arrays.append(_size(results[0]))
+            kernel.elements += math.prod(results[0].shape)
             return [self._value(results[0], kernel=home, needs=frozenset({home}))]
         updates = _size(_array(equation.invars[2 if name.startswith("scatter") else 1]))
         kernel.arrays += [updates] * (2 if name.startswith("scatter") else 1)
@@ -360,7 +354,9 @@ class _Body:
             value.needed = True
             is_copy = value.kernel < 0 and not value.free or value in results[:carried] and number >= carried
             if number >= carried and is_copy:  # into the stacked array
-                body.kernels.append(Kernel(body.times, "copy", arrays=[value.num_bytes] * 2))
+                body.kernels.append(
+                    Kernel(body.times, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
+                )
                 body.spaces.append(value.elements)
         self.inner += body.finish()
         return [self._value(_array(var), needs=frozenset({home})) for var in equation.outvars]  # written by the body
@@ -386,13 +382,13 @@ class _Body:
         """Add the traffic between kernels."""
         for value in self.values:
             if value.free and value.needed and value.num_bytes:
-                fill = Kernel(self.times, "fill", vector_ops=value.ops * value.elements, arrays=[value.num_bytes])
+                fill = Kernel(self.times, "fill", elements=value.elements, arrays=[value.num_bytes])
                 self.kernels.append(fill)
             size = value.num_bytes if value.needed or value.kernel < 0 else -value.num_bytes
-            for user in sorted(value.users):
-                self.kernels[user].arrays.append(size)
-            if value.kernel >= 0 and (value.users or value.needed):
-                self.kernels[value.kernel].arrays.append(size)
+            writers = [value.kernel] if value.kernel >= 0 and (value.users or value.needed) else []
+            for number in (*sorted(value.users), *writers):
+                self.kernels[number].arrays.append(size)
+                self.kernels[number].elements += value.elements
         moving = [one for one in self.kernels if one.products or any(one.arrays)]
         return moving + self.inner
 

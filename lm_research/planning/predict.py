@@ -18,6 +18,8 @@ FLOAT32_PASSES = {True: 6.0, False: 16.0}
 # Mesh axes whose collectives overlap with computation: weights are fetched a layer ahead, and gradients are summed while the backward
 # pass computes those of earlier layers. What a tensor, context or expert axis moves is needed at once.
 OVERLAPPED = ("data", "fsdp")
+# Kinds of collectives that the compiler runs while the chip computes. Programs for TPUs wait for their all-reduces.
+ASYNCHRONOUS = ("all-gather", "reduce-scatter")
 
 
 def step_parts(
@@ -45,7 +47,7 @@ def step_parts(
     parts = dict.fromkeys(("products", "attention", "elementwise"), 0.0)
     for kernel in gradient_kernels(traced(config), rows, topology.platform, mesh["tensor"], mesh["context"]):
         part = "attention" if kernel.is_custom else "products" if kernel.products else "elementwise"
-        seconds = kernel_seconds(kernel, chip, reached, slower)
+        seconds = kernel_seconds(kernel, chip, reached, topology.chip.devices, slower)
         parts[part] += train.accumulation_steps * kernel.times * seconds
     bandwidth = chip.hbm_bandwidth * reached.memory
     gradient = memory["gradients"] / (2 if train.accumulation_steps > 1 else 1)
@@ -91,7 +93,8 @@ def exposed(
     """Return the seconds of communication that computation does not hide, by mesh axis, and those of the network.
 
     A collective takes its bytes over the bandwidth of its axis' links, plus the latency of its transfers, of which there is one per layer:
-    each crosses the links to the farthest device. What overlaps is hidden up to the time of the computation.
+    each crosses the links to the farthest device. What overlaps is hidden up to the time of the computation, but for the transfer of one
+    layer, which nothing precedes.
 
     Args:
       topology: links.
@@ -102,13 +105,14 @@ def exposed(
     """
     speed, far = links(topology, mesh), hops(topology, mesh)
     hop = efficiency(topology.chip_name).hop
-    taken = {c.axis: 0.0 for c in moved}
+    waited, hidden = ({c.axis: 0.0 for c in moved} for _ in range(2))
     network = 0.0
     for c in moved:
         per_layer = 1 if c.axis in ("tensor", "context", "expert") else layers
-        taken[c.axis] += c.link_bytes / speed[c.axis] + c.count * per_layer * far[c.axis] * hop
+        seconds = c.link_bytes / speed[c.axis] + c.count * per_layer * far[c.axis] * hop
+        (hidden if c.axis in OVERLAPPED and c.kind in ASYNCHRONOUS else waited)[c.axis] += seconds
         network += c.network_bytes / topology.device.network_bandwidth
-    hidden = sum(value for axis, value in taken.items() if axis in OVERLAPPED)
-    left = max(0.0, hidden - computing) / hidden if hidden else 0.0
-    parts = {axis: value * (left if axis in OVERLAPPED else 1.0) for axis, value in taken.items()}
+    total = sum(hidden.values())
+    left = max(1 / layers, 1 - computing / total) if total else 0.0
+    parts = {axis: waited[axis] + left * hidden[axis] for axis in waited}
     return parts | ({"network": max(0.0, network - computing)} if topology.slices > 1 else {})

@@ -96,13 +96,19 @@ def test_products_fill_whole_tiles(product: Product, tile: int, padded: tuple[in
 
 
 def test_a_kernel_takes_the_time_of_its_slowest_unit() -> None:
-    chip, reached = CHIPS["v5e"], Efficiency(128, 0.8, 0.35, 0.9, 4e12, 0.0, 1e6)
-    product = Product(1, 8192, 8192, 8192, 2)
-    limited_by = {
-        "matrix": (Kernel(1, "a", [product], 1e9, [1e6]), 2 * 8192**3 / (0.8 * 197e12)),
-        "memory": (Kernel(1, "b", [], 1e9, [819e6, -2e6]), 821e6 / (0.9 * 819e9)),  # 2 MB do not stay on the chip
-        "vector": (Kernel(1, "c", [], 8e9, [1e6, -1e6]), 8e9 / 4e12),
-        "attention": (Kernel(1, "d", [product], 0.0, [], is_custom=True), 2 * 8192**3 / (0.35 * 197e12)),
-    }
-    for kernel, seconds in limited_by.values():
-        assert kernel_seconds(kernel, chip, reached) == pytest.approx(seconds)
+    chip = CHIPS["v5e"]
+    reached = Efficiency(128, ((0, 0.5), (1024, 0.8)), 0.9, elements=4e12, cache=1e6)
+    product, shallow = Product(1, 8192, 8192, 8192, 2), Product(1, 8192, 768, 768, 2)
+    cases = [
+        (Kernel(1, "matrix", [product], 3 * 8192**2, [1e6]), 2 * 8192**3 / (0.8 * 197e12)),
+        (Kernel(1, "small contraction", [shallow]), 2 * 8192 * 768**2 / (0.5 * 197e12)),
+        (Kernel(1, "residual", [product], 5 * 8192**2), 2 * 8192**3 / (0.8 * 197e12) + 2 * 8192**2 / 4e12),
+        (Kernel(1, "memory", [], 1e6, [819e6, -2e6]), 821e6 / (0.9 * 819e9)),  # 2 MB do not stay on the chip
+        (Kernel(1, "vector", [], 8e9, [1e6, -1e6]), 8e9 / 4e12),
+        (Kernel(1, "attention", [product], is_custom=True), 2 * 8192**3 / (0.35 * 197e12)),
+    ]
+    for kernel, seconds in cases:
+        assert kernel_seconds(kernel, chip, reached) == pytest.approx(seconds), kernel.name
+    assert (
+        kernel_seconds(cases[4][0], chip, reached, devices=2) == 2 * 8e9 / 4e12
+    )  # a device has half of the chip's vector units
