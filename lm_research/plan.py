@@ -46,8 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--scaling",
-        action="store_true",
-        help="also plan 1 to 2,048 chips of this kind with as many sequences per device",
+        type=flags.bounded(int, 1, 10**6),
+        nargs="?",
+        const=2048,
+        metavar="CHIPS",
+        help="also plan 1 to CHIPS (2,048) chips of this kind with as many sequences per device",
     )
     parser.add_argument("--price", type=flags.bounded(float, 0, 1e15), help="price of one chip-hour, in any currency")
     parser.add_argument("--json", type=flags.path, metavar="FILE", help="also write the plan to FILE as JSON")
@@ -84,7 +87,7 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     print(report.table(result))
     values = dataclasses.asdict(result)
     if args.scaling:
-        steps = list(scaling.scaling(config, topology))
+        steps = list(scaling.scaling(config, topology, args.scaling))
         print("\n" + report.scaling_table(steps))
         values["scaling"] = [dataclasses.asdict(step.plan) for step in steps if step.plan]
     if args.compile:

@@ -24,7 +24,19 @@ CONFIGS = (
     "gpt2_medium"
 ).split()
 TOPOLOGIES = ("v5e:4x4", "v5p:2x2x4", "v6e:4x4", "tpu7x:2x2x2")
-COLUMNS = ("config", "topology", "effort", "predicted", "best", "calibrated", "roof", "cycles", "predicted_gib", "peak_gib", "error")
+COLUMNS = (
+    "config",
+    "topology",
+    "effort",
+    "predicted",
+    "best",
+    "calibrated",
+    "roof",
+    "cycles",
+    "predicted_gib",
+    "peak_gib",
+    "error",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -97,7 +109,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 def table(found: list[dict[str, str]]) -> str:
     """Format rows as Markdown; the difference is that of the predicted MFU from the calibrated one, or else from the roof's."""
-    lines = ["| config | topology | predicted | compiled | difference | roof | cycles | at best | GiB predicted, compiled |"]
+    lines = [
+        "| config | topology | predicted | compiled | difference | roof | cycles | at best | GiB predicted, compiled |"
+    ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in found:
         if row["error"]:
@@ -106,8 +120,19 @@ def table(found: list[dict[str, str]]) -> str:
         percent = {name: f"{float(row[name]):.1%}" if row[name] else "" for name in COLUMNS[3:8]}
         compiled = "calibrated" if row["calibrated"] else "roof"
         difference = float(row["predicted"]) / float(row[compiled]) - 1
-        cells = [row["config"], row["topology"], percent["predicted"], percent[compiled], f"{difference:+.0%}", percent["roof"]]
-        cells += [percent["cycles"], percent["best"], f"{float(row['predicted_gib']):.2f}, {float(row['peak_gib']):.2f}"]
+        cells = [
+            row["config"],
+            row["topology"],
+            percent["predicted"],
+            percent[compiled],
+            f"{difference:+.0%}",
+            percent["roof"],
+        ]
+        cells += [
+            percent["cycles"],
+            percent["best"],
+            f"{float(row['predicted_gib']):.2f}, {float(row['peak_gib']):.2f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

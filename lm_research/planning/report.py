@@ -87,9 +87,7 @@ def ranking(plans: Sequence[ResourcePlan], limit: int = 10) -> str:
 
 def scaling_table(steps: Sequence[Step]) -> str:
     """Format plans of weak scaling, one number of chips per line."""
-    rows = [
-        ("chips", "topology", "mesh", "step s", "MFU", "memory", "communication that is not hidden, in % of the step")
-    ]
+    rows = [("chips", "topology", "mesh", "step s", "MFU", "memory", "of the step")]
     for step in steps:
         chips, topology = f"{step.topology.num_chips:,}", str(step.topology)
         if step.plan is None:

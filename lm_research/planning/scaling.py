@@ -69,18 +69,29 @@ def _topologies(topology: Topology, max_chips: int) -> Iterator[Topology]:
 
 
 def reason(plan: ResourcePlan, topology: Topology) -> str:
-    """Describe the communication that a plan does not hide, the largest part first: fraction of the step, kind, purpose and way."""
+    """Describe what a step spends on more than the model's own operations, the largest part first, as fractions of the step.
+
+    Parts below a tenth of a percent are left out.
+    """
     found = []
-    for axis, seconds in sorted(plan.parts.items(), key=lambda item: -item[1]):
-        if axis == "network" and seconds:
-            found.append(f"{seconds / plan.step_seconds:.1%} network: sums over {topology.slices} slices")
-        elif seconds and axis in plan.mesh:
-            (largest, *_) = sorted((c for c in plan.collectives if c.axis == axis), key=lambda c: -c.link_bytes)
-            way = " and ".join(
-                f"{'a ring' if span.is_ring else 'a line'} of {span.length}"
-                for span in spans(topology, plan.mesh)[axis]
-            )
-            found.append(f"{seconds / plan.step_seconds:.1%} {axis}: {largest.kind} of {largest.purpose} on {way}")
-        elif seconds and axis == "stragglers":
-            found.append(f"{seconds / plan.step_seconds:.1%} stragglers: the slowest of {topology.slices} slices")
+    for name, seconds in sorted(plan.parts.items(), key=lambda item: -item[1]):
+        fraction = seconds / plan.step_seconds
+        if fraction >= 0.001 and (what := _what(plan, topology, name)):
+            found.append(f"{fraction:.1%} {what}")
     return "; ".join(found)
+
+
+def _what(plan: ResourcePlan, topology: Topology, part: str) -> str:
+    """Describe a part of a step, if it depends on the number of chips."""
+    if part == "network":
+        return f"network: sums over {topology.slices} slices"
+    if part == "stragglers":
+        return f"waiting for the slowest of {topology.slices} slices"
+    if part in ("optimizer", "weights"):
+        return part
+    if part not in plan.mesh:
+        return ""
+    largest = max((one for one in plan.collectives if one.axis == part), key=lambda one: one.link_bytes)
+    found = spans(topology, plan.mesh)[part]
+    way = " and ".join(f"a {'ring' if span.is_ring else 'line'} of {span.length}" for span in found)
+    return f"{part}: {largest.kind} of {largest.purpose} on {way}"
