@@ -214,7 +214,13 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     ),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3": dataclasses.replace(_GEMMA2, model_type="gemma3_text", class_name="Gemma3ForCausalLM", more=_gemma3),
+    "gemma3": dataclasses.replace(
+        _GEMMA2,
+        model_type="gemma3_text",
+        class_name="Gemma3ForCausalLM",
+        optional={**_GEMMA2.optional, "attention.sliding_window_pattern": "sliding_window_pattern"},
+        more=_gemma3,
+    ),
     "phi2": GgufArchitecture(
         "phi",
         "PhiForCausalLM",

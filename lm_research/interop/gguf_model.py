@@ -40,8 +40,21 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "leading_dense_block_count": (0,),
     "moe_every_n_layers": (0, 1),
     "nextn_predict_layers": (0,),
+    "rope.scaling.yarn_ext_factor": (1.0, -1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
     "router_logit_softcapping": (0.0,),
 }
+# Further ones, which only the architectures that read them support.
+_READ_BY_SOME = (
+    "attention.scale",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+)
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies, as Llama 3.1 scales them
 _OTHER_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight")  # LongRoPE's
 _ORIGINAL = 8192  # Llama 3's context before scaling, which files do not have
@@ -139,6 +152,11 @@ def _config(path: pathlib.Path, file: GgufFile, arch: GgufArchitecture) -> dict[
             raise PretrainedError(f"{path}: {name}.{key} is {short(value)}; it must be a number. Download it again.")
         return value
 
+    for key in _READ_BY_SOME:
+        if data.get(key) and key not in arch.optional:
+            raise PretrainedError(
+                f"{path}: {name}.{key} is {short(data[key])}, which is not supported for this architecture. {_FIX}"
+            )
     given = {key: ours for key, ours in arch.optional.items() if key in data}
     config: dict[str, Any] = {ours: number(key) for key, ours in {**arch.keys, **given}.items()}
     config |= {"model_type": arch.model_type, "architectures": [arch.class_name], **arch.fixed}
