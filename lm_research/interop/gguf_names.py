@@ -126,7 +126,7 @@ PHI = {
 
 
 def t5_names(gated: bool) -> dict[str, str]:
-    """Map T5's modules; a layer with a gate has its first matrix twice."""
+    """Map T5's modules; a gated feed-forward layer has two first matrices."""
 
     def stack(side: str, ours: str, feed_forward: int) -> dict[str, str]:
         attention, inner = "layer.0.SelfAttention", f"layer.{feed_forward}.DenseReluDense"

@@ -96,7 +96,6 @@ _ROLES = {
     "cls": "cls",
     "mask": "mask",
 }
-_NUMBER_OF = {f"tokenizer.ggml.{name}_token_id": int for name in _ROLES.values()}
 _TYPES: dict[str, Any] = {
     "tokenizer.ggml.tokens": list[str],
     "tokenizer.ggml.merges": list[str],
@@ -113,7 +112,7 @@ _TYPES: dict[str, Any] = {
         ),
         bool,
     ),
-    **_NUMBER_OF,
+    **{f"tokenizer.ggml.{name}_token_id": int for name in _ROLES.values()},
 }
 _FIX = "Download the file again, or put the tokenizer's files of the original model next to it."
 
@@ -253,9 +252,8 @@ def _pieces(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any])
     class_name = f"{data.get('general.architecture', '')}Tokenizer"
     kind = kind_of(class_name, "pieces", "LlamaTokenizer")
     tokens = data["tokens"]
-    if (
-        kind.tab_piece
-    ):  # files have runs of spaces as they are, and scores of added tokens that are not in the order of merges
+    if kind.tab_piece:
+        # Files have runs of spaces as they are, and scores of added tokens that are not in the order of the merges.
         runs = {number for number, text in enumerate(tokens) if not text.strip(" ")}
         sorts = [spm.NORMAL if number in runs else sort for number, sort in enumerate(data["token_type"])]
         data = {**data, "token_type": sorts, "scores": [-float(number) for number in range(len(tokens))]}
@@ -304,7 +302,7 @@ def _model(
 
 
 def _wordpiece(path: pathlib.Path, data: Mapping[str, Any], config: dict[str, Any]) -> Files:
-    """WordPiece, whose words begin with a space in these files; those of other tokens continue a word."""
+    """WordPiece: in these files, tokens that begin a word start with a space, and the others continue one."""
     lines = [
         text if sort == spm.CONTROL or text.startswith("[") and text.endswith("]") else _written(text)
         for text, sort in zip(data["tokens"], data["token_type"], strict=True)
