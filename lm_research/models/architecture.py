@@ -87,8 +87,8 @@ class Architecture:
 
       pooling: what represents the sequence: the state of the "first" position (padding too), of the "first_real" or "last" one (not
         padding), or of the last `eos_id` ("eos"); the "mean" of all states, or the mean after the pooler's layers ("late_mean").
-      choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`. The state of the position at the "end" (padding too)
-        has no dense layer.
+      choice_pooling: pooling of multiple choice, where it differs; empty is `pooling`. "end" is the state of the last position, without the
+        pooler's dense layer: padding too in `forward`, as in transformers, and the last real one in tasks, which do not depend on padding.
       pooler_activation: activation of the pooler's dense layer; empty for no dense layer.
       sequence_activation: activation of that layer under a classifier of sequences, where it differs; empty is `pooler_activation`.
       pooler_norm: whether a norm follows the activation (ModernBERT).

@@ -103,7 +103,8 @@ def _replaced(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array
 def _classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     if model.arch.encoder is not None and model.arch.pooling == "last":  # of the decoder's tokens
         return {"logits": model.classify(x_BLD, inputs["decoder_input_ids"], dropout_key=key)}
-    return {"logits": model.classify(x_BLD, inputs["input_ids"], mask_BL, key)}
+    to_end = model.pooler is not None and model.pooler.pooling == "end"  # whatever is masked, as in transformers
+    return {"logits": model.classify(x_BLD, inputs["input_ids"], None if to_end else mask_BL, key)}
 
 
 def _token_classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:

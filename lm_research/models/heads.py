@@ -158,8 +158,8 @@ class Pooler(nnx.Module):
             assert tokens_BL is not None and segments_BL is not None
             inside_BKL = segments_BL[:, None] == 1 + jnp.arange(num_segments)[:, None]
             return jnp.einsum("BKL,BLD->BKD", self._weights(tokens_BL[:, None], inside_BKL, x_BLD.dtype), x_BLD)
-        if self.pooling in ("first", "end"):
-            return x_BLD[:, 0 if self.pooling == "first" else -1]
+        if self.pooling == "first":
+            return x_BLD[:, 0]
         real_BL = jnp.ones(x_BLD.shape[:2], bool) if segments_BL is None else segments_BL > 0
         if self.pooling in AVERAGES:
             return jnp.einsum("BL,BLD->BD", self._weights(tokens_BL, real_BL, x_BLD.dtype), x_BLD)

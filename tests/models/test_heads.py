@@ -113,10 +113,12 @@ def test_logits_are_capped_after_their_bias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pooling", "places"), [("first", [0, 0, 0]), ("eos", [2, 3, 0]), ("last", [3, 4, 0])], ids=lambda one: str(one)
+    ("pooling", "places"),
+    [("first", [0, 0, 0]), ("eos", [2, 3, 0]), ("last", [3, 4, 0]), ("end", [4, 4, 4])],
+    ids=lambda one: str(one),
 )
 def test_the_position_that_represents_a_row(pooling: str, places: list[int]) -> None:
-    """The first; the last end token, 2, or the first position if a row has none; the last that is not padding, 0.
+    """The first; the last end token, 2, or the first position if a row has none; the last that is not padding, 0; or the last.
 
     In a packed row that holds of each segment.
     """
@@ -127,7 +129,7 @@ def test_the_position_that_represents_a_row(pooling: str, places: list[int]) -> 
     assert (pooler(x, tokens)[:, 0] - 5 * jnp.arange(3)).tolist() == places
     segments = jnp.array([[1, 1, 2, 2, 0]])
     tokens = jnp.array([[5, 2, 7, 2, 2]])
-    expected = {"first": [0, 2], "eos": [1, 3], "last": [1, 3]}[pooling]
+    expected = {"first": [0, 2], "eos": [1, 3], "last": [1, 3], "end": [1, 3]}[pooling]
     assert pooler(x[:1], tokens, segments, 2)[0, :, 0].tolist() == expected
     if pooling != "first":
         assert pooler(x[:1], tokens, segments)[0, 0] == 3  # without padding, whose segment is 0
