@@ -30,7 +30,7 @@ from typing import NamedTuple
 from lm_research.planning import communication, cost
 from lm_research.planning.communication import Group, Network
 from lm_research.planning.program import HBM, Computation, Execution, Instruction, Program, executions, parse, run_by
-from lm_research.planning.sources import Sources, origin
+from lm_research.planning.sources import UNKNOWN, Sources, origin
 
 # Rate of Pallas kernels, as a fraction of the chip's peak; well-tuned attention kernels with heads of 64 to 128 reach it on TPUs.
 KERNEL_RATE = 0.35
@@ -369,8 +369,7 @@ class _Reader:
                 continue
             if one.computation is entry and made.name in results:
                 continue
-            where, maker = origin(self.program, one.computation, made)
-            source = self.sources.line(where, maker)
+            maker, source = origin(self.program, one.computation, made)[1], self._line(one)
             for array in made.arrays:
                 if array.space != HBM or array.padded_bytes < SMALL:
                     continue
@@ -380,8 +379,9 @@ class _Reader:
         return tuple(sorted(found.values(), key=lambda t: -t.num_bytes))
 
     def _line(self, one: Execution) -> str:
-        """The source line of an instruction."""
-        return self.sources.line(*origin(self.program, one.computation, one.instruction))
+        """The source line of an instruction: of what it stores, or else of itself."""
+        source = self.sources.line(*origin(self.program, one.computation, one.instruction))
+        return source if source != UNKNOWN else self.sources.line(one.computation, one.instruction)
 
 
 def describe(one: Instruction) -> str:

@@ -7,16 +7,12 @@ figures are those of planning/reading.py, with libtpu 0.0.52 at full effort.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
-import subprocess
-import sys
-from typing import Any
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from helpers.compiled_plans import compiled
+
 GIB = 2**30
 
 
@@ -37,16 +33,6 @@ BUDGETS = (
     Budget("bert_large", "v5e:4x4", roof_mfu=0.32, cycles_mfu=0.115, peak_gib=5.3, synchronous_gb=0.28),
     Budget("gpt2_small", "v5e:4x4", roof_mfu=0.23, cycles_mfu=0.10, peak_gib=14.6, synchronous_gb=1.5),
 )
-
-
-def compiled(config: str, topology: str, folder: pathlib.Path, *flags: str) -> dict[str, Any]:
-    """Compile a shipped config with `plan --compile`; returns the `compiled` part of its JSON."""
-    command = [sys.executable, "-m", "lm_research.plan", f"--config=configs/{config}.py", f"--topology={topology}"]
-    command += ["--compile", f"--json={folder / 'plan.json'}", *flags]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600)
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "plan.json").read_text())["compiled"]
 
 
 @pytest.mark.slow
