@@ -3,6 +3,10 @@
 Each row compiles a config for a topology (`lm_research.plan --compile`, which needs the extra `plan` but no TPU) in a process of its own
 and is appended to the file when it is done. A second run continues with the rows that are missing; `--only` and `--topologies` choose
 some. `--table` prints the rows as Markdown, with the differences.
+
+A program is read in two ways (lm_research/planning/reading.py): by roofs, which assume that every unit reaches its peak, and by the
+compiler's cycles, which assume that elementwise kernels reach two fifths of the bandwidth. Both are calibrated on the same published
+speeds (lm_research/planning/calibration.py; those of v5e for every chip), and `calibrated` is their geometric mean.
 """
 
 from __future__ import annotations
@@ -10,12 +14,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from lm_research.planning.calibration import factors
 
 ROOT = Path(__file__).resolve().parents[2]
 # The quickest to compile come first.
@@ -76,17 +83,18 @@ def compare(config: str, topology: str, effort: str) -> dict[str, Any]:
 
 def figures(plan: dict[str, Any]) -> dict[str, str]:
     """MFU as fractions, and memory in GiB, of a plan and of its program."""
-    compiled = plan["compiled"]
+    compiled, factor = plan["compiled"], factors("v5e")
+    assert factor is not None
     values = {
         "predicted": plan["mfu"],
         "best": plan["best_mfu"],
-        "calibrated": compiled.get("calibrated_mfu"),
+        "calibrated": math.sqrt(compiled["roof_mfu"] * factor.roof * compiled["cycles_mfu"] * factor.cycles),
         "roof": compiled["roof_mfu"],
         "cycles": compiled["cycles_mfu"],
         "predicted_gib": plan["memory_bytes"] / 2**30,
         "peak_gib": compiled["peak_bytes"] / 2**30,
     }
-    return {name: "" if value is None else f"{value:.4f}" for name, value in values.items()}
+    return {name: f"{value:.4f}" for name, value in values.items()}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -108,23 +116,22 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def table(found: list[dict[str, str]]) -> str:
-    """Format rows as Markdown; the difference is that of the predicted MFU from the calibrated one, or else from the roof's."""
+    """Format rows as Markdown; the difference is that of the predicted MFU from the calibrated one."""
     lines = [
-        "| config | topology | predicted | compiled | difference | roof | cycles | at best | GiB predicted, compiled |"
+        "| config | topology | predicted | calibrated | difference | roof | cycles | at best | GiB predicted, compiled |"
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in found:
         if row["error"]:
             lines.append(f"| {row['config']} | {row['topology']} | {row['error']} | | | | | | |")
             continue
-        percent = {name: f"{float(row[name]):.1%}" if row[name] else "" for name in COLUMNS[3:8]}
-        compiled = "calibrated" if row["calibrated"] else "roof"
-        difference = float(row["predicted"]) / float(row[compiled]) - 1
+        percent = {name: f"{float(row[name]):.1%}" for name in COLUMNS[3:8]}
+        difference = float(row["predicted"]) / float(row["calibrated"]) - 1
         cells = [
             row["config"],
             row["topology"],
             percent["predicted"],
-            percent[compiled],
+            percent["calibrated"],
             f"{difference:+.0%}",
             percent["roof"],
         ]
