@@ -20,6 +20,9 @@ and `planned` rows have not been run by anyone.
 
     python -m experiments.results.run --only NAME    # measures a row again and writes this table
 
+The data are in the folder that LM_RESEARCH_PUBLIC_DATA names, by default ../shared/data/public next to the repository. A row is one file
+of `rows/`; `row.py` describes its parts.
+
 """
 
 
