@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import lm_research
 from helpers import golden_models, tiny
@@ -101,6 +102,17 @@ def test_a_base_model_and_one_with_a_head_read_each_others_files(write: Any) -> 
 
 
 # ---------------------------------------------------------------------------------------------------- running
+
+
+def test_names_that_gemma_3_has_in_memory_are_read(write: Any) -> None:
+    """Those of state_dict() in transformers 4.52 and later, which save_pretrained changes back."""
+    directory = write("gemma3_multimodal_causal")
+    expected = lm_research.from_pretrained(directory).params
+    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    named = {"model." + name.replace("language_model.model.", "language_model."): x for name, x in tensors.items()}
+    safetensors.numpy.save_file(named, directory / "model.safetensors")
+    lm = lm_research.from_pretrained(directory)
+    assert equal(lm.params, expected) and lm.report.lines() == []
 
 
 def test_numpy_and_jax_arrays_lists_and_missing_masks_are_the_same(write: Any) -> None:

@@ -24,7 +24,7 @@ class Gemma3Multimodal(Gemma3):
     sizes: dict[str, Any] = {}
     model_types = {"gemma3": "Gemma3"}
     classes = {"ForConditionalGeneration": "causal_lm", "ForSequenceClassification": "classification"}
-    base_prefix = "language_model.model."
+    base_prefix, other_prefixes = "language_model.model.", ("model.language_model.",)  # the second in memory since 4.52
     modules = (
         (r"^language_model\.lm_head\.", ("lm_head.",)),
         (r"^language_model\.model\.", ("model.language_model.",)),
