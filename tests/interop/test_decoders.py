@@ -113,6 +113,7 @@ def test_tensors_that_a_part_leaves_unread_are_written_back_by_a_pair() -> None:
             {"model_type": "big_bird"},
             "model_type of the decoder is 'big_bird', which is not supported there",
         ),
+        ("decoder", {"model_type": "gpt_bert"}, "model_type of the decoder is 'gpt_bert'"),
         ("encoder", {"model_type": "gpt2"}, "model_type of the encoder is 'gpt2'"),
         ("encoder", {"is_decoder": True}, "is_decoder is true in `encoder`"),
         ("decoder", {"cross_attention_hidden_size": 21}, "cross_attention_hidden_size"),

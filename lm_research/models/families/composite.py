@@ -21,7 +21,9 @@ from lm_research.models.families.common import ParamMapping, dense
 
 MODEL_TYPE = "encoder-decoder"
 DECODER_KEYS = {"is_decoder": True, "add_cross_attention": True}
-NO_DECODERS = ("big_bird",)  # in transformers its attention to itself reads the encoder's states instead
+# Families that cannot be the decoder: BigBird's attention to itself reads the encoder's states instead in transformers, and GPT-BERT has
+# no attention to an encoder.
+NO_DECODERS = ("big_bird", "gpt_bert")
 # Fields in which the decoder differs from one without an encoder.
 TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
 
