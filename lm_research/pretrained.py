@@ -123,7 +123,8 @@ class LanguageModel:
 
         Args:
           output_hidden_states: also return `hidden_states`, a tuple of the embeddings and the output of each layer.
-          output_attentions: also return `attentions`, a tuple of the attention probabilities of each layer.
+          output_attentions: also return `attentions`, a tuple of the attention probabilities of each layer, [B, H, L, L] in sparse
+            layers too (transformers' classes return those of LED and LongT5 by window).
           **inputs: NumPy or JAX arrays; sequences may be padded on either side.
 
             - `input_ids`: [B, L] token ids; [B, choices, L] for multiple choice. The only required input.
