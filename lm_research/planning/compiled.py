@@ -25,7 +25,8 @@ from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.calibration import Factors, factors
 from lm_research.planning.communication import Network
 from lm_research.planning.estimate import abstract_mesh
-from lm_research.planning.reading import Machine, Reading, read
+from lm_research.planning.reading import Reading, read
+from lm_research.planning.schedule import Machine
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import flops_per_row, make_workload
 from lm_research.training.optimizer import make_optimizer
@@ -147,7 +148,7 @@ def topology_mesh(config: Config, topology: Topology) -> Mesh:
 
 
 def machine(topology: Topology, mesh: Mesh) -> Machine:
-    """Return the rates of a device of the mesh, as planning/reading.py needs them."""
+    """Return the rates of a device of the mesh, as planning/schedule.py needs them."""
     shape, device = dict(mesh.shape), topology.device
     network = Network.of(topology, shape, network_axis(shape, topology.slices))
     return Machine(device.flops, device.hbm_bandwidth, device.clock, network)

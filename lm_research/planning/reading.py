@@ -5,59 +5,21 @@
 
 or from a shell, `python -m lm_research.plan --config=configs/bert_base.py --topology=v5e:4x4 --compile [--json=FILE]`.
 
-Two times are computed for each instruction, and added up along the schedule with the trip counts of loops:
-
-  roof: its FLOPs over the peak, or its padded HBM bytes over the bandwidth, whichever is more;
-  cycles: the compiler's own estimate (estimated_cycles) over the clock, at least the roof.
-
-In both,
-
-  a Pallas kernel takes its declared cost, or its FLOPs at KERNEL_RATE of the peak, whichever is more;
-  a synchronous collective takes its bytes at the rate of the links of its mesh axes;
-  an asynchronous collective, or a copy between memories, runs while the schedule goes on, one after the other on the links (or the copy
-    engine), and costs what its end has to wait for;
-  a loop takes its trip count times its body, and a computation takes at least its HBM bytes over the bandwidth.
+The times by roof and by cycles, and the model of what overlaps, are those of planning/schedule.py.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from lm_research.planning import communication, cost
-from lm_research.planning.communication import Group, Network
-from lm_research.planning.program import HBM, Computation, Execution, Instruction, Program, executions, parse, run_by
+from lm_research.planning.program import HBM, Execution, Instruction, parse
+from lm_research.planning.schedule import Machine, Schedule
 from lm_research.planning.sources import UNKNOWN, Sources, origin
 
-# Rate of Pallas kernels, as a fraction of the chip's peak; well-tuned attention kernels with heads of 64 to 128 reach it on TPUs.
-KERNEL_RATE = 0.35
 # Temporaries below this size are left out.
 SMALL = 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """Rates of a device: FLOP/s, bytes/s of HBM, clock in Hz, and its network."""
-
-    flops: float
-    hbm_bandwidth: float
-    clock: float
-    network: Network
-
-
-class Cost(NamedTuple):
-    """Cost of one run of an instruction; a collective's time is `link`, a copy's is `copy`, both overlap if `overlaps`."""
-
-    flops: float = 0.0
-    hbm_bytes: float = 0.0
-    roof: float = 0.0
-    cycles: float = 0.0
-    link: float = 0.0
-    copy: float = 0.0
-    overlaps: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,25 +113,15 @@ class Reading:
 
 def read(text: str, machine: Machine) -> Reading:
     """Read the text of an optimized module, `compiled.as_text()`."""
-    return _Reader(parse(text), machine).reading()
-
-
-class _Timed(NamedTuple):
-    """Seconds of one run of a computation: in all, by instruction, and what is waited for asynchronous ones, by their starts."""
-
-    total: float
-    by: dict[str, float]
-    waits: dict[str, float]
+    return _Reader(Schedule(parse(text), machine)).reading()
 
 
 class _Reader:
-    """A program on a machine, and what has been computed about it."""
+    """A schedule, and the lines of code that its instructions come from."""
 
-    def __init__(self, program: Program, machine: Machine) -> None:
-        self.program, self.machine, self.sources = program, machine, Sources(program)
-        self.executed = _merged(executions(program))
-        self.timed = functools.cache(self._timed)
-        self.cost = functools.cache(self._cost)
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.program, self.executed = schedule, schedule.program, schedule.executed
+        self.cost, self.seconds, self.sources = schedule.cost, schedule.seconds, Sources(schedule.program)
 
     def reading(self) -> Reading:
         """The whole account."""
@@ -178,103 +130,14 @@ class _Reader:
         return Reading(
             flops=sum(one.times * c.flops for one, c in totals),
             hbm_bytes=sum(one.times * c.hbm_bytes for one, c in totals),
-            roof_seconds=self.timed(self.program.entry, "roof").total,
-            cycles_seconds=self.timed(self.program.entry, "cycles").total,
+            roof_seconds=self.schedule.timed(self.program.entry, "roof").total,
+            cycles_seconds=self.schedule.timed(self.program.entry, "cycles").total,
             synchronous_bytes=float(sum(t.times * t.array_bytes for t in transfers if not t.overlapped)),
             transfers=transfers,
             kernels=self._kernels(),
             lines=self._lines(),
             temporaries=self._temporaries(),
         )
-
-    def _cost(self, computation: Computation, one: Instruction) -> Cost:
-        program, machine = self.program, self.machine
-        moved = cost.hbm_bytes(program, computation, one)
-        memory = moved / machine.hbm_bandwidth
-        if one.opcode.endswith("-start") and communication.collective(program, one) is None:
-            return Cost(hbm_bytes=moved, copy=memory, overlaps=True)
-        kernel = cost.kernel(computation, one)
-        if kernel is not None:
-            declared = max(kernel.flops / machine.flops, (kernel.hbm_bytes or moved) / machine.hbm_bandwidth)
-            seconds = max(declared, kernel.flops / machine.flops / KERNEL_RATE)
-            return Cost(kernel.flops, kernel.hbm_bytes or moved, seconds, seconds)
-        found = communication.collective(program, one)
-        link = self._link_seconds(computation, *found) if found else 0.0
-        if found and one.opcode != "fusion":
-            moved = 0.0 if found[1] else moved
-            return Cost(0.0, moved, link, link, link, overlaps=found[1])._replace(
-                roof=0.0 if found[1] else max(link, memory), cycles=0.0 if found[1] else max(link, memory)
-            )
-        total = busy = 0.0
-        for where, product in cost.products(program, computation, one):
-            operations = cost.flops(where, product)
-            total += operations
-            busy += operations * cost.passes(product) / machine.flops
-        roof = max(busy, memory)
-        estimated = int(one.attribute(r'"estimated_cycles":"(\d+)"') or 0) / machine.clock
-        return Cost(total, moved, roof, max(roof, estimated), link, overlaps=found is not None)
-
-    def _link_seconds(self, computation: Computation, found: Instruction, overlaps: bool) -> float:
-        kind = communication.kind_of(found) or ""
-        where = computation if found.name in computation.instructions else None
-        size = communication.array_bytes(where, found)
-        return communication.seconds(kind, size, self._group(found), self.machine.network)
-
-    def _group(self, one: Instruction) -> Group:
-        return communication.group(one, self.machine.network)
-
-    def _timed(self, name: str, mode: str) -> _Timed:
-        """Run the schedule of a computation."""
-        computation = self.program.computations[name]
-        now, by, waits = 0.0, dict[str, float](), dict[str, float]()
-        free: dict[object, float] = collections.defaultdict(float)
-        ends: dict[str, tuple[float, str]] = {}
-        moved, copies = 0.0, dict[str, float]()
-        for one in computation.instructions.values():
-            spent = self.cost(computation, one)
-            moved += spent.hbm_bytes
-            if nested := run_by(self.program, computation, one):
-                now += sum(count * self.timed(callee, mode).total for callee, count in nested)
-                continue
-            begins, ended = self._events(one, spent)
-            if begins:
-                queue = self._queue(one)
-                free[queue] = max(now, free[queue]) + (spent.link or spent.copy)
-                ends[begins] = (free[queue], one.name)
-            if spent.copy:
-                copies[one.name] = spent.hbm_bytes
-            work = spent.roof if mode == "roof" else spent.cycles
-            by[one.name] = by.get(one.name, 0.0) + work
-            now += work
-            if ended in ends:
-                end, start = ends[ended]
-                waits[start] = waits.get(start, 0.0) + max(0.0, end - now)
-                by[start] = by.get(start, 0.0) + max(0.0, end - now)
-                now = max(now, end)
-        rest = moved / self.machine.hbm_bandwidth - now
-        if rest > 0 and copies:
-            for copy, size in copies.items():
-                by[copy] = by.get(copy, 0.0) + rest * size / sum(copies.values())
-            now += rest
-        return _Timed(now, by, waits)
-
-    def _events(self, one: Instruction, spent: Cost) -> tuple[str, str]:
-        """Names of the asynchronous operations that an instruction starts and ends; empty if it does not."""
-        if one.opcode.endswith("-done"):
-            return "", one.operands[0]
-        if not spent.overlaps or one.opcode != "fusion":
-            return one.name * spent.overlaps, ""
-        found = communication.collective(self.program, one)
-        assert found, "a fusion that overlaps has a collective"
-        name, phase = "channel " + communication.channel(found[0]), communication.phase(self.program, one)
-        return name * (phase == "start"), name * (phase == "done")
-
-    def _queue(self, one: Instruction) -> object:
-        found = communication.collective(self.program, one)
-        return self._group(found[0]).axes if found else "copies"
-
-    def _seconds(self, one: Execution, mode: str) -> float:
-        return one.times * self.timed(one.computation.name, mode).by.get(one.instruction.name, 0.0)
 
     def _transfers(self) -> tuple[Transfer, ...]:
         steps: dict[str, list[Execution]] = collections.defaultdict(list)
@@ -304,9 +167,9 @@ class _Reader:
         part, overlapped = found
         where = first.computation if part is first.instruction else None
         size = communication.array_bytes(where, part)
-        kind, among = communication.kind_of(part) or "", self._group(part)
-        seconds = times * communication.seconds(kind, size, among, self.machine.network)
-        timed = [(one, self.timed(one.computation.name, "cycles").waits) for one in places]
+        kind, among = communication.kind_of(part) or "", communication.group(part, self.schedule.machine.network)
+        seconds = times * self.schedule.link_seconds(first.computation, part)
+        timed = [(one, self.schedule.timed(one.computation.name, "cycles").waits) for one in places]
         waited = sum(one.times * waits.get(one.instruction.name, 0.0) for one, waits in timed)
         exposed = waited if overlapped else seconds
         return Transfer(
@@ -332,7 +195,7 @@ class _Reader:
                 kernel.name,
                 before.times + one.times,
                 before.flops + one.times * kernel.flops,
-                before.seconds + self._seconds(one, "cycles"),
+                before.seconds + self.seconds(one, "cycles"),
                 kernel.declared,
             )
         return tuple(sorted(found.values(), key=lambda k: -k.seconds))
@@ -340,19 +203,19 @@ class _Reader:
     def _lines(self) -> tuple[Line, ...]:
         groups: dict[str, list[Execution]] = collections.defaultdict(list)
         for one in self.executed:
-            if self._seconds(one, "cycles"):
+            if self.seconds(one, "cycles"):
                 groups[self._line(one)].append(one)
         lines = []
         for source, members in groups.items():
             costs = [(one.times, self.cost(one.computation, one.instruction)) for one in members]
-            dearest = max(members, key=lambda one: self._seconds(one, "cycles"))
+            dearest = max(members, key=lambda one: self.seconds(one, "cycles"))
             lines.append(
                 Line(
                     source,
                     describe(dearest.instruction),
                     len(members),
-                    sum(self._seconds(one, "cycles") for one in members),
-                    sum(self._seconds(one, "roof") for one in members),
+                    sum(self.seconds(one, "cycles") for one in members),
+                    sum(self.seconds(one, "roof") for one in members),
                     sum(times * c.flops for times, c in costs),
                     sum(times * c.hbm_bytes for times, c in costs),
                 )
@@ -388,12 +251,3 @@ def describe(one: Instruction) -> str:
     """Return the operation that an instruction comes from, by its last part, or its name."""
     name = one.attribute(r'op_name="([^"]*)"')
     return name.rpartition("/")[2] if name else one.name
-
-
-def _merged(found: Iterable[Execution]) -> list[Execution]:
-    """Add up the executions of the same instruction from several callers."""
-    times: dict[Instruction, Execution] = {}
-    for one in found:
-        before = times.get(one.instruction)
-        times[one.instruction] = one._replace(times=one.times + before.times) if before else one
-    return list(times.values())

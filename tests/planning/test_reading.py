@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lm_research.planning.communication import Network
-from lm_research.planning.reading import KERNEL_RATE, Machine, Reading, read
+from lm_research.planning.reading import Reading, read
+from lm_research.planning.schedule import KERNEL_RATE, Machine
 
 # Round numbers: 1 TFLOP/s, 1 GB/s of HBM, 1 GHz, 16 devices on one axis with links of 10 GB/s in all.
 AXES = ("data", "fsdp", "expert", "context", "tensor")
