@@ -1,7 +1,7 @@
 """Account of an optimized program: what its instructions cost on a chip, one by one and by the line of our code that they come from.
 
     result = compile_step(config, parse_topology("v5e:4x4"))       # planning/compiled.py
-    result.reading.mfu(step_flops), result.reading.roof_seconds, result.reading.lines, ...
+    result.roof_mfu, result.cycles_mfu, result.reading.lines, result.reading.transfers, ...
 
 or from a shell, `python -m lm_research.plan --config=configs/bert_base.py --topology=v5e:4x4 --compile [--json=FILE]`.
 

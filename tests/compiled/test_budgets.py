@@ -29,7 +29,7 @@ class Budget:
 
 
 BUDGETS = (
-    Budget("bert_base", "v5e:4x4", roof_mfu=0.28, cycles_mfu=0.135, peak_gib=10.5, synchronous_gb=0.38),
+    Budget("bert_base", "v5e:4x4", roof_mfu=0.43, cycles_mfu=0.22, peak_gib=6.7, synchronous_gb=0.38),
     Budget("bert_large", "v5e:4x4", roof_mfu=0.32, cycles_mfu=0.115, peak_gib=5.3, synchronous_gb=0.28),
     Budget("gpt2_small", "v5e:4x4", roof_mfu=0.23, cycles_mfu=0.10, peak_gib=14.6, synchronous_gb=1.5),
 )
