@@ -368,13 +368,13 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
 def with_tokens(
     config: Mapping[str, Any], family: str, arch: Architecture, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return a config.json with these ids of special tokens, by key, in place of the family's defaults.
+    """Return a config.json with these ids of special tokens, by key, in place of the family's defaults; with a separator's if it has one.
 
     In families whose positions start after the padding id (RoBERTa), the position table is resized to keep the number of
     positions. If the new padding id would leave too few rows, or change sinusoidal positions, the default padding id is kept.
     """
     module = stored_as(family, arch, config)
-    named = {**config, **tokens}
+    named = {**config, **{key: token for key, token in tokens.items() if key != "sep_token_id" or key in config}}
     if not module.model_types:
         return named
     before, after = module.from_hf(config, set()), module.from_hf(named, set())

@@ -303,7 +303,7 @@ def tokenizer_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective:
 def tokens_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
     """Ids of the special tokens of the tokenizer from `tokenizer_of`, by key of config.json."""
     roles = roles_for(tokenizer, format_for(arch.kind, head, objective))
-    return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
+    return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos", "sep") if role in roles}
 
 
 def missing_params(native: Native) -> list[str]:

@@ -72,6 +72,7 @@ def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: 
     decoder = define_model(model_section(family), 64).arch.kind == "decoder"
     first = last if decoder else first
     assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (pad, first, last)
+    assert family != "big_bird" or config["sep_token_id"] == 3
     assert not {-1, 50256} & {value for value in config.values() if type(value) is int}
 
 
