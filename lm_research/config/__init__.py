@@ -23,6 +23,7 @@ from lm_research.config.running import (
     LoggingConfig,
     MeshConfig,
     ProfileConfig,
+    XlaConfig,
     profile_range,
     tracker_names,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "TaskConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "XlaConfig",
     "parse_budget",
     "by_key",
     "check_key",

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from lm_research.config.run import Config
 
 
+# Arrays of a block that a remat policy can keep, and those whose recomputation contains no matrix product.
+ALL_REMAT_NAMES = ("heads", "mlp", "embed", "mixed", "residual")
+REMAT_NAMES = ("heads", "mlp", "mixed", "residual")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
     """Settings of a model that all families share."""
@@ -79,8 +84,17 @@ class ModelConfig(Section):
     )
     remat: str = key(
         "none",
-        "What the backward pass recomputes: nothing, everything but matrix products, or whole blocks.",
-        choices=("none", "dots", "full"),
+        "What the backward pass recomputes: nothing; everything but matrix products (dots); everything but the arrays "
+        "of model.remat_names, which stay on the device (names) or wait in the host's memory (offload); or whole blocks "
+        "(full).",
+        choices=("none", "dots", "names", "offload", "full"),
+    )
+    remat_names: tuple[str, ...] = key(
+        REMAT_NAMES,
+        "Arrays that remat=names and remat=offload keep: outputs of products by their axis, heads (queries, keys and "
+        "values), mlp (inputs of the activation) and embed (outputs of branches); mixed, outputs of attention kernels; and "
+        "residual, sums.",
+        choices=ALL_REMAT_NAMES,
     )
     attention_backend: str = key(
         "auto",

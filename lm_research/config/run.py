@@ -10,7 +10,14 @@ from lm_research.config.keys import key
 from lm_research.config.learning import LoraConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from lm_research.config.model import ModelConfig
 from lm_research.config.registries import VARIANTS
-from lm_research.config.running import CheckpointConfig, EvalConfig, LoggingConfig, MeshConfig, ProfileConfig
+from lm_research.config.running import (
+    CheckpointConfig,
+    EvalConfig,
+    LoggingConfig,
+    MeshConfig,
+    ProfileConfig,
+    XlaConfig,
+)
 from lm_research.config.task import TaskConfig
 
 
@@ -47,5 +54,6 @@ class Config:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
+    xla: XlaConfig = XlaConfig()
     logging: LoggingConfig = LoggingConfig()
     profile: ProfileConfig = ProfileConfig()

@@ -1,4 +1,4 @@
-"""The keys of the sections eval, checkpoint, mesh, logging and profile."""
+"""The keys of the sections eval, checkpoint, mesh, xla, logging and profile."""
 
 from __future__ import annotations
 
@@ -120,6 +120,17 @@ class MeshConfig(Section):
         False,
         "Shard the optimizer's moments over the data axis too (ZeRO-1), which saves memory and does not change "
         "the result.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class XlaConfig(Section):
+    """Keys of the section xla: the compiler."""
+
+    flags: tuple[str, ...] = key(
+        (),
+        "Options of the XLA compiler for the training and evaluation steps, NAME=VALUE, separated by commas. They replace or "
+        "extend those that the platform sets (docs/performance.md); the value default restores the compiler's own.",
     )
 
 

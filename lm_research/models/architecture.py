@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from lm_research.config.model import REMAT_NAMES
 from lm_research.models.layer_spec import LayerSpec, nested
 
 
@@ -123,7 +124,8 @@ class Architecture:
       residual_init_std: `init_std` of the matrices that write to the residual stream; 0 is init_std.
       dtype: compute type of matrix products and activations.
       scan_layers: whether the compiled program loops over stacked blocks; otherwise they are unrolled.
-      remat: what the backward pass recomputes ("none", "dots", "full").
+      remat: what the backward pass recomputes ("none", "dots", "names", "offload", "full").
+      remat_names: arrays that "names" and "offload" keep.
       attention_backend: "xla" stores the scores in memory, "flash" never does, and "auto" takes the faster one on the current devices.
     """
 
@@ -219,7 +221,8 @@ class Architecture:
     residual_init_std: float = 0.0
     dtype: str = "float32"
     scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "names", "offload", "full"] = "none"
+    remat_names: tuple[str, ...] = REMAT_NAMES
     attention_backend: Literal["auto", "xla", "flash"] = "auto"
 
     @property
@@ -358,7 +361,7 @@ class Architecture:
 
     def replace(self, **changes: Any) -> Architecture:
         """Copy with changed fields; those of computation and dropout also change in the encoder."""
-        shared = {"dtype", "scan_layers", "remat", "attention_backend"}
+        shared = {"dtype", "scan_layers", "remat", "remat_names", "attention_backend"}
         shared |= {"dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
         if self.encoder is not None and "encoder" not in changes:
             inner = {name: value for name, value in changes.items() if name in shared}

@@ -22,7 +22,7 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import Attention, Distances, GlobalTokens, Memory
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Norm, activation, dropout, make_param, norm, split_key, zeros_param
+from lm_research.models.layers import Norm, activation, dropout, make_param, named, norm, split_key, zeros_param
 from lm_research.parallel.rules import constrain
 
 Branch = Callable[[jax.Array], jax.Array]
@@ -237,7 +237,7 @@ class Block(nnx.Module):
         branch_norm = norm if residual == "output" else output_norm
         if branch_norm is not None:
             y_BLD = branch_norm(y_BLD)
-        x_BLD = x_BLD + self._scaled(dropout(y_BLD, self.arch.dropout_rate, next(keys)))
+        x_BLD = named(x_BLD + self._scaled(dropout(y_BLD, self.arch.dropout_rate, next(keys))), "residual")
         if residual == "post" and norm is not None:
             x_BLD = norm(x_BLD)
         return constrain(x_BLD, "batch", "length", None)

@@ -15,11 +15,14 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.layers import Dense, broadcast_rows, dropout, make_param, norm, zeros_param
 from lm_research.models.positions import sinusoidal
-from lm_research.parallel.rules import constrain
+from lm_research.parallel.rules import constrain, per_part
 
 
 class TokenTable(NamedTuple):
-    """A table of token embeddings [V, E], and the vector [E] of the one token that has its own, if there is one."""
+    """A table of token embeddings [V, E], or a copy for each part of the batch, [G, V, E] (training/table_copies.py).
+
+    `own_E` is the vector of the one token that has its own, if there is one.
+    """
 
     rows_VE: jax.Array
     own_E: jax.Array | None = None
@@ -62,8 +65,7 @@ class Embeddings(nnx.Module):
         table = self.table if arch.has_tokens else table
         assert table is not None
         table_VE = table.rows_VE
-        # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
-        x_BLE = self._look_up(constrain(table_VE, "vocab", None), tokens_BL, arch.frozen_padding)
+        x_BLE = self._without_padding(look_up(table_VE, tokens_BL), tokens_BL, arch.frozen_padding)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
@@ -78,7 +80,7 @@ class Embeddings(nnx.Module):
         if arch.num_task_types:
             x_BLE += _rows(self.task_types[...], task_types_BL)
         if arch.token_types and types_BL is not None:
-            x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
+            x_BLE += look_up(table_VE, types_BL)
         if arch.embedding_norm:
             x_BLE = self.norm(x_BLE)
         if arch.norm_before_positions:
@@ -106,11 +108,11 @@ class Embeddings(nnx.Module):
         if positions_BL is None:
             return x_BLE + broadcast_rows(table[arch.position_offset :][:length], x_BLE.shape)
         frozen = arch.frozen_padding and not arch.count_padding
-        return x_BLE + self._look_up(table, positions_BL + arch.position_offset, frozen)
+        rows_BL = positions_BL + arch.position_offset
+        return x_BLE + self._without_padding(jnp.take(table, rows_BL, axis=0), rows_BL, frozen)
 
-    def _look_up(self, table_VE: jax.Array, rows_BL: jax.Array, frozen: bool) -> jax.Array:
-        """Rows of a table; with `frozen`, the row with the index of padding gets no gradient from them."""
-        x_BLE = jnp.take(table_VE, rows_BL, axis=0)
+    def _without_padding(self, x_BLE: jax.Array, rows_BL: jax.Array, frozen: bool) -> jax.Array:
+        """Rows of a table as they are; with `frozen`, the row with the index of padding gets no gradient from them."""
         if not frozen or self.arch.pad_id < 0:
             return x_BLE
         return jnp.where((rows_BL == self.arch.pad_id)[..., None], jax.lax.stop_gradient(x_BLE), x_BLE)
@@ -120,6 +122,14 @@ class Embeddings(nnx.Module):
         rows_BL = positions_BL + arch.position_offset
         x_BLE = sinusoidal(rows_BL, arch.position_width, arch.last_wavelength)
         return jnp.where(rows_BL[..., None] == arch.pad_id, 0.0, x_BLE) if arch.last_wavelength else x_BLE
+
+
+def look_up(table_VE: jax.Array, tokens_BL: jax.Array) -> jax.Array:
+    """Rows of a token table, [B, L, E]; with copies [G, V, E] each part of the batch reads its own."""
+    if table_VE.ndim == 2:
+        # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
+        return jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
+    return per_part(lambda table_VE, rows, _: jnp.take(table_VE, rows[0], axis=0), table_VE, [tokens_BL])
 
 
 def _rows(table_TE: jax.Array, types_BL: jax.Array | None) -> jax.Array:

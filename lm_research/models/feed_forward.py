@@ -26,6 +26,7 @@ from lm_research.models.layers import (
     dropout,
     is_few,
     make_param,
+    named,
     norm,
     zeros_param,
 )
@@ -195,9 +196,9 @@ class Experts(nnx.Module):
         order_S = jnp.argsort(chosen_S, stable=True)
         sizes_E = jnp.bincount(chosen_S, length=count).astype(jnp.int32)
         rows_SD = x_RD[order_S // self.spec.experts_per_token]
-        inner_SF = activation(name, jax.lax.ragged_dot(rows_SD, gate[0] if gate else up, sizes_E))
+        inner_SF = activation(name, named(jax.lax.ragged_dot(rows_SD, gate[0] if gate else up, sizes_E), "mlp"))
         if gate:
-            inner_SF *= jax.lax.ragged_dot(rows_SD, up, sizes_E)
+            inner_SF *= named(jax.lax.ragged_dot(rows_SD, up, sizes_E), "mlp")
         inner_SF = dropout(inner_SF, self.arch.activation_dropout_rate, key)
         out_SD = jax.lax.ragged_dot(inner_SF, down, sizes_E)
         out_SD = jnp.where(own_S[order_S][:, None], out_SD, 0) * top_BLK.reshape(-1)[order_S][:, None]

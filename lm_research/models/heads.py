@@ -9,6 +9,7 @@ Legend: lm_research/models/__init__.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from lm_research.models.feed_forward import FeedForward
 from lm_research.models.head_kinds import HEADS, HeadKind
 from lm_research.models.layers import Dense, activation, capped, dropout, make_param, norm, split_key, zeros_param
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
+from lm_research.parallel.rules import per_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class HeadSpec:
 class Projection(NamedTuple):
     """Logits before the vocabulary product: hidden table^T + bias, with hidden states [B, M, E], a token table [V, E] and a bias [V] or None.
 
-    With a cap c, logits become c tanh(logit / c).
+    With a cap c, logits become c tanh(logit / c). The table may have a copy for each part of the batch, [G, V, E].
     """
 
     hidden_BME: jax.Array
@@ -60,8 +62,12 @@ class Projection(NamedTuple):
 
     def logits(self) -> jax.Array:
         """Logits [B, M, V] in float32."""
-        table = self.table_VE.astype(self.hidden_BME.dtype)
-        logits = jnp.einsum("BME,VE->BMV", self.hidden_BME, table, preferred_element_type=jnp.float32)
+        hidden, table = self.hidden_BME, self.table_VE.astype(self.hidden_BME.dtype)
+        product = functools.partial(jnp.einsum, "BME,VE->BMV", preferred_element_type=jnp.float32)
+        if table.ndim == 2:
+            logits = product(hidden, table)
+        else:
+            logits = per_part(lambda table, rows, _: product(rows[0], table), table, [hidden])
         return capped(logits if self.bias_V is None else logits + self.bias_V, self.cap)
 
 

@@ -13,11 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from lm_research.models.architecture import Architecture
+from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_row, length_parts
 
 Axes = tuple[str | None, ...]
+STATISTICS = "statistics"  # name of the statistics of norms and of attention for jax.checkpoint
+
+
+def named(x: jax.Array, name: str | None) -> jax.Array:
+    """Name an array for the policies of jax.checkpoint (`remat_names`); None names nothing."""
+    return x if name is None else checkpoint_name(x, name)
 
 
 def make_param(
@@ -60,8 +68,10 @@ def _broadcast_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient
         total = gradient.sum(range(gradient.ndim - vector.ndim), dtype=jnp.float32)
     else:
         rows = gradient.reshape(-1, vector.size)
-        ones = jnp.ones(len(rows), rows.dtype)
+        # On TPUs with the 8 rows of a tile, as XLA turns a product with one vector into a sum, which takes several times as long.
+        ones = jnp.ones((*(8,) * (platform() == "tpu"), len(rows)), rows.dtype)
         total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+        total = total.reshape(-1, vector.size)[0]
     return (total.astype(vector.dtype).reshape(vector.shape),)
 
 
@@ -90,6 +100,7 @@ class Dense(nnx.Module):
         self.kernel = make_param(rngs, sizes, axes, arch, std)
         self.bias = zeros_param(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
         self.inputs, self.outputs = sizes[: len(inputs)], sizes[len(inputs) :]
+        self.output_name = axes[len(inputs)]  # for jax.checkpoint
         self.outputs_first = False
         self.dtype = arch.compute_dtype
 
@@ -99,7 +110,7 @@ class Dense(nnx.Module):
         if len(leading) > 1 and length_parts(leading[1]) > 1:
             # Devices divide the positions: after flattening a device's positions would not be contiguous (rules.flatten_rows).
             y = jnp.tensordot(x, kernel, len(self.inputs))
-            return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+            return named(y if self.bias is None else y + self.bias[...].astype(self.dtype), self.output_name)
         # One product of two matrices, whose gradients are such products too, without transposed copies (up to 1.7 times as fast on a
         # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
@@ -109,7 +120,7 @@ class Dense(nnx.Module):
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
             y_RO += broadcast_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
-        return y_RO.reshape(*leading, *self.outputs)
+        return named(y_RO, self.output_name).reshape(*leading, *self.outputs)
 
     def apply_to_columns(self, x_IR: jax.Array) -> jax.Array:
         """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
@@ -146,6 +157,8 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalize the last axis, and return the input's type."""
+        if platform() != "cpu":
+            return _normalize((self.epsilon, True), x, *_factor_and_bias(self.scale, self.offset, self.bias))
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
         centered = x32 - mean
@@ -164,6 +177,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalize the last axis, and return the input's type."""
+        if platform() != "cpu":
+            return _normalize((self.epsilon, False), x, *_factor_and_bias(self.scale, self.offset))
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
         return _scaled(y, self.scale, self.offset).astype(x.dtype)
@@ -174,12 +189,65 @@ def _norm_scale(arch: Architecture, width: int) -> nnx.Param[jax.Array] | None:
     return nnx.Param(jnp.full((width,), 1 - arch.norm_offset, jnp.float32), axes=(None,)) if arch.norm_scale else None
 
 
+def _factor_and_bias(
+    scale: nnx.Param[jax.Array] | None, offset: float, bias: nnx.Param[jax.Array] | None = None
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """A norm's factor, which is in float32 if it has an offset, and its bias."""
+    factor = None
+    if scale is not None:
+        factor = scale[...].astype(jnp.float32) + offset if offset else scale[...]
+    return factor, None if bias is None else bias[...]
+
+
 def _scaled(y: jax.Array, scale: nnx.Param[jax.Array] | None, offset: float) -> jax.Array:
-    """Multiply by a norm's factor, which is in float32 if it has an offset."""
-    if scale is None:
-        return y
-    factor = scale[...].astype(jnp.float32) + offset if offset else scale[...]
-    return y * broadcast_rows(factor, y.shape)
+    """Multiply by a norm's factor."""
+    factor, _ = _factor_and_bias(scale, offset)
+    return y if factor is None else y * broadcast_rows(factor, y.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalize(static: tuple[float, bool], x: jax.Array, factor: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    """Normalize the last axis as the norms define; `static` is (epsilon, whether the mean is subtracted).
+
+    The backward pass reads x in its own type and one or two statistics per row. Automatic differentiation would store several float32
+    arrays of the size of x, which accelerators take longer to read than to compute.
+    """
+    return _normalize_forward(static, x, factor, bias)[0]
+
+
+def _normalize_forward(
+    static: tuple[float, bool], x: jax.Array, factor: jax.Array | None, bias: jax.Array | None
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    epsilon, has_mean = static
+    x32 = x.astype(jnp.float32)
+    mean = named(x32.mean(-1), STATISTICS) if has_mean else None
+    centered = x32 if mean is None else x32 - mean[..., None]
+    inverse = named(jax.lax.rsqrt(jnp.square(centered).mean(-1) + epsilon), STATISTICS)
+    y = centered * inverse[..., None]
+    y = y if factor is None else y * factor
+    y = y if bias is None else y + bias
+    return y.astype(x.dtype), (x, mean, inverse, factor, bias)
+
+
+def _normalize_backward(
+    static: tuple[float, bool], kept: tuple[Any, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    x, mean, inverse, factor, bias = kept
+    x32, gradient32, rows = x.astype(jnp.float32), gradient.astype(jnp.float32), range(x.ndim - 1)
+    inverse = inverse[..., None]
+    normal = (x32 if mean is None else x32 - mean[..., None]) * inverse
+    inner = gradient32 if factor is None else gradient32 * factor
+    # Row by row: x is orthogonal to its derivative, and so is a constant if the mean is subtracted.
+    along = inner - normal * (inner * normal).mean(-1, keepdims=True)
+    along = along if mean is None else along - inner.mean(-1, keepdims=True)
+    return (
+        (along * inverse).astype(x.dtype),
+        None if factor is None else (gradient32 * normal).sum(rows).astype(factor.dtype),
+        None if bias is None else gradient32.sum(rows).astype(bias.dtype),
+    )
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 Norm = LayerNorm | RMSNorm
@@ -315,8 +383,36 @@ def dropout(
         return x
     if not start and jax.sharding.get_abstract_mesh().manual_axes:
         start = (first_row(x.shape[0]), *(0,) * (x.ndim - 1))
+    drop = _dropped if platform() == "cpu" else _dropout  # reading a stored mask is faster on a CPU
+    return drop(rate, tuple(whole), x, key, tuple(start))
+
+
+def _dropped(
+    rate: float, whole: tuple[int, ...], x: jax.Array, key: jax.Array, start: tuple[int | jax.Array, ...]
+) -> jax.Array:
     keep = random_bits(key, x.shape, whole, start) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+_dropout = jax.custom_vjp(_dropped, nondiff_argnums=(0, 1))
+
+
+def _dropout_forward(
+    rate: float, whole: tuple[int, ...], x: jax.Array, key: jax.Array, start: tuple[int | jax.Array, ...]
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    return _dropped(rate, whole, x, key, start), (key, start)
+
+
+def _dropout_backward(
+    rate: float, whole: tuple[int, ...], kept: tuple[Any, ...], gradient: jax.Array
+) -> tuple[jax.Array, None, None]:
+    """Draw the same bits again. Behind a barrier, because XLA would store the mask of the forward pass instead."""
+    key, start = kept
+    again = jax.random.wrap_key_data(jax.lax.optimization_barrier(jax.random.key_data(key)))
+    return _dropped(rate, whole, gradient, again, start), None, None
+
+
+_dropout.defvjp(_dropout_forward, _dropout_backward)
 
 
 def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:

@@ -33,7 +33,7 @@ from lm_research.models.embeddings import Embeddings, TokenTable
 from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, dropout, make_param, norm, split_key
+from lm_research.models.layers import STATISTICS, Dense, dropout, make_param, norm, split_key
 from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias, scaled_alibi
 from lm_research.parallel.rules import length_parts
 
@@ -64,10 +64,23 @@ class StackOutputs(NamedTuple):
 
 State = tuple[jax.Array, tuple[jax.Array, ...]]  # of a stack, and those that DepthAverage sums
 
-REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+
+def remat_policy(arch: Architecture) -> Callable[..., Any]:
+    """The policy of jax.checkpoint for `arch.remat`.
+
+    With "names" and "offload" the statistics of norms and of attention are kept too, which are small.
+    """
+    policies = jax.checkpoint_policies
+    if arch.remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[STATISTICS],
+            names_which_can_be_offloaded=list(arch.remat_names),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    if arch.remat == "names":
+        return policies.save_only_these_names(STATISTICS, *arch.remat_names)
+    return policies.dots_with_no_batch_dims_saveable if arch.remat == "dots" else policies.nothing_saveable
 
 
 class RouterLoads(NamedTuple):
@@ -379,7 +392,7 @@ class Transformer(nnx.Module):
             return state, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
 
         if arch.remat != "none" and store is None:
-            run = jax.checkpoint(run, policy=REMAT_POLICIES[arch.remat], prevent_cse=not looped, static_argnums=0)
+            run = jax.checkpoint(run, policy=remat_policy(arch), prevent_cse=not looped, static_argnums=0)
 
         def body(carry: tuple[State, Any], repetition: tuple[Any, ...]) -> tuple[tuple[State, Any], list[Any]]:
             (state, store), (params, keys, number, cross_store) = carry, repetition

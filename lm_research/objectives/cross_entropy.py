@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
 from lm_research.models.layers import capped
 from lm_research.parallel.hardware import platform
-from lm_research.parallel.rules import constrain, context_size, flatten_rows
+from lm_research.parallel.rules import constrain, context_size, flatten_rows, per_part
 
 # Rows of logits that one device computes at a time. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
 # (25% less time than all 2,048 rows at once), equal for D = 512; below 128 rows the table is streamed too often. Accelerators need
@@ -49,17 +50,28 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
       weights_BM: float weights; 0 leaves a position out.
     """
     hidden_BMD, table_VD, bias_V, cap = projection  # D is the table's width here
-    table_VD = constrain(table_VD, "vocab", None)
+    copies = table_VD.ndim - 2  # 1 if each part of the batch has its own
+    table_VD = table_VD if copies else constrain(table_VD, "vocab", None)
     if context_size() > 1:  # pad with positions of weight 0 to a multiple of the mesh axis
         padding = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
         targets_BM, weights_BM = jnp.pad(targets_BM, padding), jnp.pad(weights_BM, padding)
         hidden_BMD = jnp.pad(hidden_BMD, [*padding, (0, 0)])
-    vocab_size, fill = len(table_VD), -len(table_VD) % GPU_VOCAB_MULTIPLE
+    vocab_size = table_VD.shape[-2]
+    fill = -vocab_size % GPU_VOCAB_MULTIPLE
     if fill and platform() == "gpu":
-        table_VD = jnp.pad(table_VD, [(0, fill), (0, 0)])
+        table_VD = jnp.pad(table_VD, [(0, 0)] * copies + [(0, fill), (0, 0)])
         bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill))
-    hidden_RD, targets_R, weights_R = map(flatten_rows, (hidden_BMD, targets_BM, weights_BM))
-    return TokenLoss(*_token_loss((vocab_size, cap), hidden_RD, table_VD, bias_V, targets_R, weights_R))
+    rows = hidden_BMD, targets_BM, weights_BM
+    sums = functools.partial(_token_loss, (vocab_size, cap))
+    if not copies:
+        hidden_RD, targets_R, weights_R = map(flatten_rows, rows)
+        return TokenLoss(*sums(hidden_RD, table_VD, bias_V, targets_R, weights_R))
+
+    def on_part(table_VD: jax.Array, rows: Arrays, bias_V: jax.Array | None) -> Arrays:
+        hidden_RD, targets_R, weights_R = (x.reshape(-1, *x.shape[2:]) for x in rows)
+        return tuple(x[None] for x in sums(hidden_RD, table_VD, bias_V, targets_R, weights_R))
+
+    return TokenLoss(*(x_G.sum() for x_G in per_part(on_part, table_VD, rows, bias_V)))
 
 
 def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Array) -> jax.Array:
@@ -76,7 +88,9 @@ def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Arr
         logits_BMV = projection.logits()
         chosen_BM = jnp.take_along_axis(logits_BMV, targets_BM[..., None], axis=-1)[..., 0]
         return (weights_BM * (chosen_BM - logits_BMV.mean(-1))).sum()
-    gap_BMD = jnp.take(table_VD, targets_BM, axis=0) - table_VD.mean(0)
+    gap_BMD = look_up(table_VD, targets_BM)
+    mean_D = table_VD.mean(-2)
+    gap_BMD -= mean_D if mean_D.ndim == 1 else jnp.repeat(mean_D, len(gap_BMD) // len(mean_D), axis=0)[:, None]
     gap_BM = jnp.einsum("BMD,BMD->BM", hidden_BMD.astype(jnp.float32), gap_BMD.astype(jnp.float32))
     if bias_V is not None:
         gap_BM += jnp.take(bias_V, targets_BM) - bias_V.mean()
@@ -205,10 +219,10 @@ def slice_rows(platform_name: str) -> int:
 def _slices(*rows: jax.Array) -> Arrays:
     """Cut [R, ...] into [slices, R / slices, ...], padding the last slice with zeros (weight 0).
 
-    A mesh of several devices gets one slice, because each slice would sum the table's gradient over devices.
+    Without copies of the table a mesh of several devices gets one slice, because each slice would sum the table's gradient over devices.
     """
-    count = 1
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    count, mesh = 1, jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or mesh.manual_axes:
         count = max(1, round(len(rows[0]) / slice_rows(platform())))
     padding = -len(rows[0]) % count
 

@@ -144,15 +144,17 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
     devices, each of which holds a part of the rows, all are processed at once.
     """
     hidden_BME, table_VE, bias_V = jax.lax.stop_gradient(projection[:3])
-    table_VE, bias_V = table_VE[:size], None if bias_V is None else bias_V[:size]
+    table_VE, bias_V = table_VE[..., :size, :], None if bias_V is None else bias_V[:size]
+
+    def draw(logits_MV: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.argmax(logits_MV + jax.random.gumbel(jax.random.key(noise), logits_MV.shape), axis=-1)
 
     def sample(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_ME, noise = row
-        logits_MV = Projection(hidden_ME[None], table_VE, bias_V, projection.cap).logits()[0]
-        return jnp.argmax(logits_MV + jax.random.gumbel(jax.random.key(noise), logits_MV.shape), axis=-1)
+        return draw(Projection(hidden_ME[None], table_VE, bias_V, projection.cap).logits()[0], noise)
 
     if jax.sharding.get_abstract_mesh().size > 1:
-        return jax.vmap(sample)((hidden_BME, noise_B))
+        return jax.vmap(draw)(Projection(hidden_BME, table_VE, bias_V, projection.cap).logits(), noise_B)
     return jax.lax.map(sample, (hidden_BME, noise_B), batch_size=max(1, SLICE_ROWS // hidden_BME.shape[1]))
 
 

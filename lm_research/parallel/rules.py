@@ -159,6 +159,46 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
+def constrain_param(x: jax.Array, axes: Sequence[str | None], rules: Mapping[str, Any] = RULES) -> jax.Array:
+    """`constrain` an array that is divided like a parameter with these axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, rules))
+
+
+def batch_parts() -> int:
+    """Return the number of parts into which the current mesh divides batches.
+
+    It is 1 without a mesh, inside `jax.shard_map`, and if the mesh also divides positions.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or mesh.manual_axes or mesh.shape["context"] > 1 else batch_shards(mesh.shape)
+
+
+def per_part(run: Callable[..., Any], copies: jax.Array, rows: Sequence[jax.Array], whole: Any = None) -> Any:
+    """Call `run(copy, rows, whole)` for each part of the batch.
+
+    Args:
+      run: function that returns arrays [B, ...], or sums [1].
+      copies: [G, ...]; a part has its own copy, whose gradient is not summed over parts.
+      rows: arrays [B, ...]; a part has its own rows.
+      whole: arrays that every part has in full.
+    """
+    parts = PartitionSpec(RULES["batch"])
+
+    def on_part(copies: jax.Array, rows: Sequence[jax.Array], whole: Any) -> Any:
+        return run(copies[0], rows, whole)
+
+    return jax.shard_map(
+        on_part,
+        in_specs=(parts, parts, PartitionSpec()),
+        out_specs=parts,
+        axis_names=set(RULES["batch"]),
+        check_vma=False,
+    )(copies, tuple(rows), whole)
+
+
 def length_parts(length: int) -> int:
     """Return the number of parts into which the current mesh divides sequences of this length; 1 if it cannot divide them equally.
 

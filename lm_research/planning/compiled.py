@@ -20,6 +20,7 @@ from lm_research.config import Config
 from lm_research.errors import MeshError
 from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import resolve_batch
+from lm_research.parallel.compiler_options import compiler_options, refused_options
 from lm_research.parallel.mesh import arrange_devices, network_axis
 from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.calibration import Factors, factors
@@ -99,9 +100,11 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     placed = (jax.tree.map(_placed, shapes, shardings), jax.tree.map(lambda x: _placed(x, rows), batch))
     begin = time.perf_counter()
     with jax.set_mesh(mesh), _precision(config):
-        lowered = jit_train_step(step, shardings).lower(*placed)
+        options = compiler_options(config.xla.flags)
+        lowered = jit_train_step(step, shardings, options).lower(*placed)
         try:
-            compiled = lowered.compile(compiler_options=_options(effort))
+            with refused_options(config.xla.flags):
+                compiled = lowered.compile(compiler_options=_effort(effort))
         except jax.errors.JaxRuntimeError as error:
             raise _refused(error, topology) from error
     seconds = time.perf_counter() - begin
@@ -186,7 +189,7 @@ def _precision(config: Config) -> Iterator[None]:
         yield
 
 
-def _options(effort: str) -> dict[str, Any] | None:
+def _effort(effort: str) -> dict[str, Any] | None:
     if effort == "full":
         return None
     version = tuple(int(part) for part in jax.__version__.split(".")[:2])

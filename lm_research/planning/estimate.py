@@ -251,8 +251,9 @@ def roofline(
     train, chip, arch = config.train, topology.device, work.definition.arch
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
-    again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
     fused = config.model.attention_backend == "flash"
+    scores = 0.0 if arch.remat == "none" or arch.remat in ("names", "offload") and fused else flops.attention / 3
+    again = (flops.layers + flops.attention) / 3 if arch.remat == "full" else scores
     if fused and chip.torus and mesh.shape["context"] == 1:
         again += flops.attention / 6
     elif fused or mesh.shape["context"] > 1:

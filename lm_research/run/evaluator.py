@@ -36,7 +36,9 @@ class Evaluator:
         self.log, self.patience = run.log, (run.config.task and run.config.task.patience) or 0
         self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
-        self.step = make_eval_step(run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh)
+        self.step = make_eval_step(
+            run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh, run.compiler_options
+        )
         self.preview = make_preview(run.config, run.definition, corpus)
         self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_loss_name else None
         self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]

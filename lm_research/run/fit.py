@@ -103,7 +103,7 @@ def record_start(run: RunSetup, learner: Learner, start: int) -> None:
     extension.check(run.workdir, run.config, start)
     if run.is_main:
         changed = run_directory.store_config(run.workdir, run.config)
-        run_directory.record_environment(run.workdir, run.definition.num_params, changed)
+        run_directory.record_environment(run.workdir, run.definition.num_params, changed, run.compiler_options)
         if message := extension.describe_changes(run.config, changed, start):
             run.log(message)
 

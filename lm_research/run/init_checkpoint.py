@@ -38,7 +38,8 @@ class InitCheckpoint:
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
         self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.tokenizer
-        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention_backend")
+        names: tuple[str, ...] = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers")
+        names += ("remat", "remat_names", "attention_backend")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config

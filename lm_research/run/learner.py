@@ -20,6 +20,7 @@ from lm_research.models.adapters import adapters_of
 from lm_research.objectives.base import Batch
 from lm_research.parallel import processes
 from lm_research.parallel.batches import to_global
+from lm_research.parallel.compiler_options import refused_options
 from lm_research.parallel.rules import replicated
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.checkpoint_reading import check_weights
@@ -59,7 +60,7 @@ class Learner:
         self._make_state = jax.jit(make_state, out_shardings=self._shardings)
         self._make_window = jax.jit(lambda: window_zeros(objective), out_shardings=self._shardings["window"])
         train_step = make_train_step(objective, run.definition, optimizer, self.schedule, config)
-        self._train_step = jit_train_step(train_step, self._shardings)
+        self._train_step = jit_train_step(train_step, self._shardings, run.compiler_options)
         self._peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(run.mesh))
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}  # by batch shape, of which tasks have several
         self.checkpoints = ends.enter_context(Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run)))
@@ -94,7 +95,7 @@ class Learner:
         batch = to_global(self._run.mesh, rows, leading=1)
         shape = tuple(part.shape for part in batch.values())
         if shape not in self._compiled:
-            with account.paused("compile"):
+            with account.paused("compile"), refused_options(self._run.config.xla.flags):
                 arguments = (self.state, batch, *schedule_args)
                 self._compiled[shape] = compile_step(self._train_step, arguments, self._peak, self._run.log)
                 processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)

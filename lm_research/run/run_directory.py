@@ -1,7 +1,7 @@
 """The run directory: everything needed to explain, resume or repeat a run.
 
 config.json       the resolved config; usable as --config
-environment.json  versions, devices, git commit, number of parameters, command and changed keys of each start
+environment.json  versions, devices, git commit, number of parameters, command, changed keys and compiler options of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
@@ -25,6 +25,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import IO, Any
 
 import jax
@@ -47,6 +48,8 @@ FREE_KEYS = (
     "data.verify",
     "train.on_nonfinite",
     "mesh.",
+    "model.remat",
+    "xla.",
     "train.stop_after",
     "train.check_every",
     "plugins",
@@ -145,8 +148,17 @@ def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
     return changed
 
 
-def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes | None = None) -> None:
-    """Add this start to environment.json (a list with one entry per start), with the size of its model and the changed keys."""
+def record_environment(
+    workdir: pathlib.Path, num_params: int, changed: Changes | None = None, options: Mapping[str, str] | None = None
+) -> None:
+    """Add this start to environment.json (a list with one entry per start).
+
+    Args:
+      workdir: the run directory.
+      num_params: size of the model.
+      changed: keys of the config that have changed.
+      options: the compiler's options.
+    """
     path = workdir / "environment.json"
     try:
         starts = read_json(path, list[Object]) if path.exists() else []
@@ -174,6 +186,7 @@ def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes 
             "processes": jax.process_count(),
             "cpu_count": os.cpu_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "compiler_options": dict(options or {}),
         }
     )
     write_atomically(path, json.dumps(starts, indent=1) + "\n")

@@ -25,6 +25,7 @@ from lm_research.objectives.balanced import balanced
 from lm_research.objectives.base import Objective, Trainable
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, resolve_batch
+from lm_research.parallel.compiler_options import compiler_options
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import run_directory
 from lm_research.run.budget import resolve_budget, resolve_steps
@@ -69,6 +70,11 @@ class RunSetup:
     def objective(self) -> Objective:
         """The training objective."""
         return balanced(self.trainable.objective, self.definition.arch)
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """The compiler's options for the run's steps."""
+        return compiler_options(self.config.xla.flags, self.mesh.shape)
 
 
 def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> RunSetup:

@@ -7,7 +7,8 @@ Legend: A accumulation steps, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from jax.sharding import Mesh, PartitionSpec
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums, Trainable
-from lm_research.parallel.rules import RULES, replicated
+from lm_research.parallel.rules import RULES, batch_parts, replicated, resolve_rules
 from lm_research.training.param_groups import ALL_TRAINABLE, ParamGroups, make_groups
 from lm_research.training.schedules import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
+from lm_research.training.table_copies import copy_tables, place_copies, sum_copies
 
 Result = tuple[jax.Array, Sums, dict[str, jax.Array], Any]
 
@@ -34,6 +36,7 @@ def loss_and_gradient(
     key: jax.Array,
     groups: ParamGroups = ALL_TRAINABLE,
     total_over: Callable[[Any], Any] = lambda parts: parts,
+    rules: Mapping[str, Any] = RULES,
 ) -> Result:
     """Compute loss, sums of metrics, totals and gradient of a batch.
 
@@ -48,8 +51,11 @@ def loss_and_gradient(
       key: for dropout.
       groups: the trainable parameters, to which the gradient is restricted.
       total_over: sums a value over the devices that have a part of the batch each.
+      rules: sharding rules of the parameters.
     """
-    totals, trainable = total_over(objective.normalizers(batch)), groups.trainable(params)
+    totals = total_over(objective.normalizers(batch))
+    axes = groups.trainable(definition.axes) if batch_parts() > 1 else None
+    trainable = copy_tables(groups.trainable(params), axes)
 
     def micro_loss(trainable: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
         sums = objective.metric_sums(definition.bind(groups.combine(params, trainable, key)), batch, key)
@@ -59,18 +65,19 @@ def loss_and_gradient(
     micro_batches = batch["tokens_BL"].shape[0]
     if micro_batches == 1:
         (loss, sums), gradient = gradient_of(trainable, jax.tree.map(lambda x: x[0], batch), key)
-        loss, sums, gradient = total_over((loss, sums, gradient))
+        loss, sums, gradient = total_over((loss, sums, sum_copies(gradient, axes, rules)))
         return loss, sums, totals, gradient
 
     def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
         (loss, sums), gradient = gradient_of(trainable, *micro)
-        return jax.tree.map(jnp.add, carry, (loss, sums, gradient)), None
+        loss, sums, gradient = jax.tree.map(jnp.add, carry, (loss, sums, gradient))
+        return (loss, sums, place_copies(gradient, axes)), None
 
     first = jax.tree.map(lambda x: x[0], batch)
     (loss, sums), gradient = jax.eval_shape(gradient_of, trainable, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
     (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
-    loss, sums, gradient = total_over((loss, sums, gradient))
+    loss, sums, gradient = total_over((loss, sums, sum_copies(gradient, axes, rules)))
     return loss, sums, totals, gradient
 
 
@@ -119,7 +126,9 @@ def make_train_step(
     groups = make_groups(config, definition.shapes, definition.layers_of)
     template = jax.eval_shape(optimizer.init, groups.trainable(definition.shapes))
     stop, decay = config.train.on_nonfinite == "stop", config.train.ema_decay
-    value_and_grad = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
+    rules = resolve_rules(config.mesh.rules)
+    per_device = config.mesh.preset == "shard_map"
+    value_and_grad = loss_and_gradient_per_device if per_device else functools.partial(loss_and_gradient, rules=rules)
 
     def train_step(state: State, batch: Batch, *position: jax.Array, peak: jax.Array | None = None) -> State:
         step, params = state["step"], state["params"]
@@ -160,17 +169,23 @@ def make_train_step(
     return train_step
 
 
-def jit_train_step(train_step: Callable[[State, Batch], State], shardings: State) -> jax.stages.Wrapped:
-    """Jit the step with every buffer of the state donated, so that the update happens in place."""
-    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
+def jit_train_step(
+    train_step: Callable[[State, Batch], State], shardings: State, options: Mapping[str, str] | None = None
+) -> jax.stages.Wrapped:
+    """Jit the step, with the compiler's `options`, and with every buffer of the state donated, so that the update happens in place."""
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings, compiler_options=dict(options or {}))
 
 
 def make_eval_step(
-    trainable: Trainable[Any], definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
+    trainable: Trainable[Any],
+    definition: ModelDefinition,
+    token_bytes_V: Any,
+    mesh: Mesh,
+    options: Mapping[str, str] | None = None,
 ) -> Callable[[Any, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     """Make the jitted function (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs to keep.
 
-    "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte.
+    "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte. `options` are the compiler's.
     """
     objective, token_bytes_V = trainable.objective, jnp.asarray(token_bytes_V, jnp.float32)
 
@@ -183,4 +198,4 @@ def make_eval_step(
         sums = objective.metric_sums(model, batch, None)
         return sums | {f"total_{name}": total for name, total in totals.items()}, trainable.outputs(model, batch)
 
-    return jax.jit(eval_step, out_shardings=replicated(mesh))
+    return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=dict(options or {}))

@@ -143,6 +143,49 @@ def test_layer_norm_equals_numpy_in_float64() -> None:
     np.testing.assert_allclose(low.astype(np.float32), expected, atol=0.03)
 
 
+def kept(function: Callable[..., jax.Array], *arguments: jax.Array) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and types of the arrays that the backward pass reads."""
+    pull_back = jax.eval_shape(lambda *arguments: jax.vjp(function, *arguments)[1], *arguments)
+    return sorted((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(pull_back))
+
+
+@pytest.mark.parametrize(("kind", "statistics"), [(LayerNorm, 2), (RMSNorm, 1)])
+def test_a_norm_of_accelerators_keeps_its_input_and_statistics_and_has_the_same_gradient(
+    kind: type[LayerNorm] | type[RMSNorm], statistics: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expected gradient is that of automatic differentiation."""
+    norm, rng = kind(tiny.model("bert").arch), np.random.default_rng(0)
+    graph, params = nnx.split(norm)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(1, 0.3, x.shape), jnp.float32), params)
+    x, weights = (jnp.asarray(rng.normal(1, 2, (5, 7, 16)), jnp.float32) for _ in range(2))
+
+    def apply(params: nnx.State, x: jax.Array) -> jax.Array:
+        return nnx.merge(graph, params)(x)
+
+    def gradient() -> nnx.State:
+        return tiny.jit(jax.grad(lambda *inputs: (apply(*inputs) * weights).sum(), argnums=(0, 1)))(params, x)
+
+    value, expected = apply(params, x), gradient()
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    np.testing.assert_allclose(apply(params, x), value, rtol=1e-6, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), gradient(), expected)
+    large = [leaf for leaf in kept(apply, params, x.astype(jnp.bfloat16)) if len(leaf[0]) > 1]
+    assert large == [((5, 7), "float32")] * statistics + [((5, 7, 16), "bfloat16")]
+
+
+def test_dropout_of_accelerators_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, key = jnp.linspace(1, 2, 64), jax.random.key(3)
+
+    def gradient() -> jax.Array:
+        return jax.grad(lambda x: (dropout(x, 0.25, key) ** 2).sum())(x)
+
+    value, expected = dropout(x, 0.25, key), gradient()
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    np.testing.assert_array_equal(dropout(x, 0.25, key), value)
+    np.testing.assert_array_equal(gradient(), expected)
+    assert all(math.prod(shape) < x.size for shape, _ in kept(lambda x: dropout(x, 0.25, key), x))
+
+
 @pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
 def test_an_offset_is_added_to_the_scale_of_a_norm(kind: type[LayerNorm] | type[RMSNorm]) -> None:
     """Gemma's stored scales w start at 0; the factor 1 + w is rounded to float32 only, not to the input's type."""

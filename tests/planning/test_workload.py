@@ -79,6 +79,21 @@ def test_a_remat_policy_that_recomputes_more_keeps_less() -> None:
     assert kept["none"] > kept["dots"] > kept["full"] > 0
 
 
+def test_named_remat_keeps_the_named_arrays() -> None:
+    """An additional layer keeps its input, and L x D x 4 bytes for each of query, key, value and two sums; F = 2 D doubles "mlp"."""
+    base = dict(remat="names", num_layers=2, hidden_size=16, intermediate_size=32)
+
+    def per_layer(names: tuple[str, ...], remat: str = "names") -> float:
+        fewer = tiny.config("gpt2", model=base | dict(remat=remat, remat_names=names))
+        return (activation_bytes(replace(fewer, model=dict(num_layers=5))) - activation_bytes(fewer)) / 3
+
+    unit = 16 * 16 * 4  # L D float32
+    assert per_layer(("heads",)) == 4 * unit
+    assert per_layer(("heads", "mlp")) == 6 * unit
+    assert per_layer(("mlp", "residual")) == (1 + 2 + 1) * unit
+    assert per_layer(("heads", "mlp"), "offload") == 6 * unit  # in the host's memory
+
+
 def test_16_bits_of_a_gpt_layer_are_near_the_papers_formula() -> None:
     """Korthikanti et al. 2022, equation 1: 34 + 5 H L / D bytes per token and unit of width, two of L L H in dropout masks.
 

@@ -30,6 +30,7 @@ from lm_research.models.attention.flash_kernels import (
     queries_kernel,
 )
 from lm_research.models.attention.mask import AttentionMask, near_blocks, visited_blocks
+from lm_research.models.layers import STATISTICS, named
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
@@ -134,6 +135,7 @@ def _forward(
         [grid.queries(query), grid.whole(key), grid.whole(value)],
         [grid.queries(query), grid.query_rows(log_total_shape)],
     )
+    out, log_total = named(out, "mixed"), named(log_total, STATISTICS)
     return out, (query, key, value, masks, out, log_total)
 
 

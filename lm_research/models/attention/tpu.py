@@ -26,6 +26,7 @@ from jax.experimental.pallas import tpu as pltpu
 from lm_research.common.rounding import ceil_div
 from lm_research.models.attention.mask import AttentionMask, near_blocks, visited_blocks
 from lm_research.models.attention.tpu_kernels import Place, Rows, Static, backward_kernel, forward_kernel
+from lm_research.models.layers import STATISTICS, named
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
@@ -205,6 +206,7 @@ def _forward(static: Static, inputs: Any, masks: Any) -> tuple[jax.Array, tuple[
     learned = tuple(() if x is not None and x.perturbed else None for x in (inputs.distances, inputs.key_bias))
     inputs, masks = jax.tree.map(lambda x: x.value, (inputs, masks))
     out, log_total = _run_forward(static, inputs, masks)
+    out, log_total = named(out, "mixed"), named(log_total, STATISTICS)
     return out, (inputs, masks, out, log_total, learned)
 
 

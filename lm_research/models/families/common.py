@@ -36,7 +36,7 @@ ACTIVATION_NAMES = {
 # Keys of ModelConfig that are fields of an Architecture.
 CONFIG_FIELDS = (
     "hidden_size num_layers num_heads intermediate_size max_length dropout_rate attention_dropout_rate init_std "
-    "dtype scan_layers remat attention_backend"
+    "dtype scan_layers remat remat_names attention_backend"
 ).split()
 FIX = "Download config.json again, or fix it."
 # Keys of config.json, with their only supported values, of families whose multiple choice reads the last position without further layers.
