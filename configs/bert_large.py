@@ -24,6 +24,5 @@ def get_config() -> ConfigDict:
     """BERT-base's recipe with BERT-large's size."""
     config = bert_base()
     config.model.update(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096)
-    config.model.remat = "dots"
     config.mesh.preset = "fsdp"
     return config
