@@ -345,7 +345,7 @@ def backward_kernel(
 
 def _loop(static: Static, place: Place, rows: Rows, add: Any) -> None:
     """Call `add` for each block of the chunk that the block of queries visits."""
-    if static.chunk == 1:
+    if static.blocks[1] == 1:
         add(0)
         return
     number, first_block = place.row * static.blocks[0] + place.queries, place.chunk * static.chunk
