@@ -12,7 +12,7 @@ from lm_research.common.documents import Count, Size
 from lm_research.config import key
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ConfigField, ParamMapping, dense, with_defaults
+from lm_research.models.families.common import ConfigField, ParamMapping, dense, given, with_defaults
 from lm_research.models.families.decoder_weights import expert_weights
 from lm_research.models.families.layer_kinds import FULL, SLIDING, shortest
 from lm_research.models.families.mixtral import ScaledExpertsConfig
@@ -127,15 +127,15 @@ class Qwen2Moe(Qwen2):
 
     @override
     def _kinds(self, hf: Mapping[str, Any], depth: int, window: int) -> list[str]:
-        last = self._get(hf, "max_window_layers") if window else 0
+        last = given(hf, "max_window_layers", 28) if window else 0
         return [SLIDING if number % 2 == 0 and number < last else FULL for number in range(depth)]
 
     @override
     def _pattern(self, hf: Mapping[str, Any], fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         layers, depth = super()._pattern(hf, fields), fields["num_layers"]
-        given = super().read(hf)
+        found = super().read(hf)
         count = hf.get("num_experts") or hf.get("num_local_experts") or self._defaults["num_experts"]
-        experts = {name: given[name] for name in _SPARSE if name in given} | {
+        experts = {name: found[name] for name in _SPARSE if name in found} | {
             "num_experts": count,
             "intermediate_size": self._get(hf, "moe_intermediate_size"),
             "shared_expert_size": self._get(hf, "shared_expert_intermediate_size") or 0,

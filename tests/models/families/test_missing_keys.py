@@ -25,3 +25,9 @@ def test_defaults(family: str, expected: dict[str, Any]) -> None:
     arch = FAMILIES[family].from_hf({}, set())
     fields = vars(arch.layers[0]) | vars(arch)
     assert {name: fields[name] for name in expected} == expected
+
+
+def test_windows_of_qwen2_moe_without_their_number() -> None:
+    """Qwen2MoeConfig(...).layer_types: every other one of the first 28 layers has a window."""
+    hf = {"use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 3}
+    assert [spec.window for spec in FAMILIES["qwen2_moe"].from_hf(hf, set()).layer_specs] == [8, 0, 8]
