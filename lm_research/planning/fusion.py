@@ -48,7 +48,7 @@ class Kernel:
     """A kernel that runs `times` in a step.
 
     Attributes:
-      times: number of runs.
+      times: number of runs; a fraction of one for a kernel that several devices share.
       name: the operation that began it.
       products: its matrix products.
       elements: elements of the arrays that a run reads or writes.
@@ -57,7 +57,7 @@ class Kernel:
       is_custom: whether it is a Pallas kernel, whose products are those of its whole grid.
     """
 
-    times: int
+    times: float
     name: str
     products: list[Product] = dataclasses.field(default_factory=list)
     elements: float = 0.0
@@ -121,10 +121,15 @@ class _Value:
         return self.needs if self.kernel < 0 else self.needs | {self.kernel}
 
 
-def kernels(program: ClosedJaxpr, times: int = 1) -> list[Kernel]:
-    """List the kernels of a program, in order, with those of its loops."""
+def kernels(program: ClosedJaxpr, parts: int = 1) -> list[Kernel]:
+    """List the kernels of a program, in order, with those of its loops.
+
+    Args:
+      program: the program.
+      parts: number of devices that share what is outside of jax.shard_map, whose inside is that of one device.
+    """
     jaxpr = program.jaxpr
-    body = _Body(times)
+    body = _Body(1.0, parts)
     inputs = [body.stored(_array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
     for value in body.run(jaxpr, inputs):
         value.needed = True
@@ -163,7 +168,7 @@ def extrapolate(
         found.append(
             dataclasses.replace(
                 small,
-                times=round(at(small.times, large.times)),
+                times=at(small.times, large.times),
                 elements=at(small.elements, large.elements),
                 products=products,
                 arrays=arrays,
@@ -175,8 +180,8 @@ def extrapolate(
 class _Body:
     """The kernels of one computation: a program, or the body of a loop."""
 
-    def __init__(self, times: int) -> None:
-        self.times = times
+    def __init__(self, times: float, parts: int) -> None:
+        self.times, self.parts = times, parts
         self.kernels: list[Kernel] = []
         self.spaces: list[int] = []  # elements that a kernel iterates over
         self.before: list[set[int]] = []  # kernels that a kernel needs directly
@@ -223,7 +228,10 @@ class _Body:
         inner = _called(params) if name in _CALLS else None
         if inner is not None:
             jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-            return self.run(jaxpr, [self.stored(_array(var)) for var in jaxpr.constvars] + operands)
+            outside, self.parts = self.parts, 1 if name == "shard_map" else self.parts
+            results = self.run(jaxpr, [self.stored(_array(var)) for var in jaxpr.constvars] + operands)
+            self.parts = outside
+            return results
         if name in ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"):
             return [self._product(equation, operands)]
         if name in _REDUCTIONS:
@@ -233,7 +241,7 @@ class _Body:
         return [self._elementwise(aval, operands, name) for aval in avals]
 
     def _begin(self, name: str, elements: int) -> int:
-        self.kernels.append(Kernel(self.times, name))
+        self.kernels.append(Kernel(self.times / self.parts, name))
         self.spaces.append(elements)
         self.before.append(set())
         return len(self.kernels) - 1
@@ -346,7 +354,7 @@ class _Body:
         for one in operands:
             if not one.free:
                 one.needed = one.needed or one.kernel >= 0
-        body = _Body(self.times * length)
+        body = _Body(self.times * length, self.parts)
         inputs = [body.stored(_array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
         results = body.run(jaxpr, inputs)
         carried = params["num_carry"]
@@ -355,7 +363,7 @@ class _Body:
             is_copy = value.kernel < 0 and not value.free or value in results[:carried] and number >= carried
             if number >= carried and is_copy:  # into the stacked array
                 body.kernels.append(
-                    Kernel(body.times, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
+                    Kernel(body.times / body.parts, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
                 )
                 body.spaces.append(value.elements)
         self.inner += body.finish()
@@ -382,7 +390,7 @@ class _Body:
         """Add the traffic between kernels."""
         for value in self.values:
             if value.free and value.needed and value.num_bytes:
-                fill = Kernel(self.times, "fill", elements=value.elements, arrays=[value.num_bytes])
+                fill = Kernel(self.times / self.parts, "fill", elements=value.elements, arrays=[value.num_bytes])
                 self.kernels.append(fill)
             size = value.num_bytes if value.needed or value.kernel < 0 else -value.num_bytes
             writers = [value.kernel] if value.kernel >= 0 and (value.users or value.needed) else []

@@ -283,4 +283,4 @@ def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, con
     types = (AxisType.Auto,) * len(AXES)
     mesh = AbstractMesh(sizes, AXES, axis_types=types, abstract_device=device)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), jax.sharding.use_abstract_mesh(mesh):
-        return tuple(kernels(jax.make_jaxpr(gradient)(*arguments)))
+        return tuple(kernels(jax.make_jaxpr(gradient)(*arguments), context))

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from helpers import tiny
+from lm_research.config import replace
 from lm_research.models.layers import dropout
 from lm_research.parallel.hardware import CHIPS
 from lm_research.planning.efficiency import Efficiency, kernel_seconds, padded_flops
 from lm_research.planning.fusion import Kernel, Product, extrapolate, kernels
+from lm_research.planning.workload import gradient_kernels
 
 R, D, F = 512, 256, 1024  # multiples of a tile, so that arrays have no padding
 X, Y, W = ((shape, jnp.bfloat16) for shape in ((R, D), (R, F), (D, F)))
@@ -78,6 +81,16 @@ def test_sizes_for_other_numbers_of_sequences_follow_from_two() -> None:
 
     assert extrapolate(program(2), program(4), (2, 4), 7) == program(7)
     assert extrapolate(program(2), program(4)[1:], (2, 4), 7) is None
+
+
+def test_devices_of_a_context_axis_share_the_positions() -> None:
+    """Of 4 devices each has a quarter of all products; rings compute the scores of the backward pass once more, a seventh of attention."""
+    config = replace(tiny.config("gpt2"), train=dict(batch_size=2))
+    alone, shared = (
+        sum(kernel.times * kernel.flops for kernel in gradient_kernels(config, 2, "gpu", 1, context))
+        for context in (1, 4)
+    )
+    assert alone / 4 <= shared <= 1.2 * alone / 4
 
 
 @pytest.mark.parametrize(
