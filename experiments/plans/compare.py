@@ -4,9 +4,9 @@ Each row compiles a config for a topology (`lm_research.plan --compile`, which n
 and is appended to the file when it is done. A second run continues with the rows that are missing; `--only` and `--topologies` choose
 some. `--table` prints the rows as Markdown, with the differences.
 
-A program is read in two ways (lm_research/planning/reading.py): by roofs, which assume that every unit reaches its peak, and by the
-compiler's cycles, which assume that elementwise kernels reach two fifths of the bandwidth. Both are calibrated on the same published
-speeds (lm_research/planning/calibration.py; those of v5e for every chip), and `calibrated` is their geometric mean.
+A program is read in two ways (lm_research/planning/reading.py): by roofs, which assume that every unit reaches its peak, and by the cycles that
+the compiler estimates. The prediction has its rates from the same estimates, so it is compared with `calibrated`: the MFU by cycles, calibrated on
+published speeds (lm_research/planning/calibration.py; those of v5e for every chip).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import os
 import subprocess
 import sys
@@ -88,7 +87,7 @@ def figures(plan: dict[str, Any]) -> dict[str, str]:
     values = {
         "predicted": plan["mfu"],
         "best": plan["best_mfu"],
-        "calibrated": math.sqrt(compiled["roof_mfu"] * factor.roof * compiled["cycles_mfu"] * factor.cycles),
+        "calibrated": compiled["cycles_mfu"] * factor.cycles,
         "roof": compiled["roof_mfu"],
         "cycles": compiled["cycles_mfu"],
         "predicted_gib": plan["memory_bytes"] / 2**30,
