@@ -29,9 +29,9 @@ class DistilBert(Family):
     classes = without(Bert.classes, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel")
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 30522),
-        ConfigField("hidden_size", "dim", 768),
-        ConfigField("num_layers", "n_layers", 6),
-        ConfigField("num_heads", "n_heads", 12),
+        ConfigField("hidden_size", "dim", 768, ("hidden_size",)),
+        ConfigField("num_layers", "n_layers", 6, ("num_hidden_layers",)),
+        ConfigField("num_heads", "n_heads", 12, ("num_attention_heads",)),
         ConfigField("intermediate_size", "hidden_dim", 3072),
         ConfigField("activation", "activation", "gelu"),
         ConfigField("dropout_rate", "dropout", 0.1),

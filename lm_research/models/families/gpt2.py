@@ -36,10 +36,10 @@ class GPT2(PlainDecoder):
     classes = {"LMHeadModel": "causal_lm", **without(PlainDecoder.classes, "ForCausalLM")}
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50257),
-        ConfigField("hidden_size", "n_embd", 768),
-        ConfigField("num_layers", "n_layer", 12),
-        ConfigField("num_heads", "n_head", 12),
-        ConfigField("max_length", "n_positions", 1024),
+        ConfigField("hidden_size", "n_embd", 768, ("hidden_size",)),
+        ConfigField("num_layers", "n_layer", 12, ("num_hidden_layers",)),
+        ConfigField("num_heads", "n_head", 12, ("num_attention_heads",)),
+        ConfigField("max_length", "n_positions", 1024, ("max_position_embeddings",)),
         ConfigField("activation", "activation_function", "gelu_new"),
         ConfigField("dropout_rate", "resid_pdrop", 0.1),
         ConfigField("attention_dropout_rate", "attn_pdrop", 0.1),

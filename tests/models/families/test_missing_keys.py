@@ -1,4 +1,4 @@
-"""Keys that a config.json lacks: defaults of the configuration classes of transformers 5.24."""
+"""Keys that a config.json lacks or spells otherwise: the configuration classes of transformers 5.24 have the same defaults and names."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def test_windows_of_qwen2_moe_without_their_number() -> None:
     """Qwen2MoeConfig(...).layer_types: every other one of the first 28 layers has a window."""
     hf = {"use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 3}
     assert [spec.window for spec in FAMILIES["qwen2_moe"].from_hf(hf, set()).layer_specs] == [8, 0, 8]
+
+
+@pytest.mark.parametrize(("family", "more"), [("gpt2", {"max_position_embeddings": 30}), ("distilbert", {})])
+def test_other_spellings(family: str, more: dict[str, int]) -> None:
+    """`attribute_map` of GPT2Config and DistilBertConfig."""
+    hf = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
+    arch = FAMILIES[family].from_hf(hf | more, set())
+    assert (arch.hidden_size, arch.num_layers, arch.num_heads) == (24, 3, 4)
+    assert arch.max_length == more.get("max_position_embeddings", 512)
