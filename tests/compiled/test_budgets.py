@@ -30,7 +30,7 @@ class Budget:
 
 BUDGETS = (
     Budget("bert_base", "v5e:4x4", roof_mfu=0.52, cycles_mfu=0.30, peak_gib=3.7, synchronous_gb=0.05),
-    Budget("bert_large", "v5e:4x4", roof_mfu=0.32, cycles_mfu=0.115, peak_gib=5.3, synchronous_gb=0.28),
+    Budget("bert_large", "v5e:4x4", roof_mfu=0.61, cycles_mfu=0.375, peak_gib=5.3, synchronous_gb=0.9),
     Budget("gpt2_small", "v5e:4x4", roof_mfu=0.64, cycles_mfu=0.40, peak_gib=3.1, synchronous_gb=0.7),
 )
 
