@@ -207,7 +207,7 @@ RANGES = {
         "batch_size": "whole 1 1048576", "num_processes": "whole 1 1048576", "process_id": "whole 0 1048576",
     },
     "lm_research.convert": {"average": "whole 1 1000", "max-shard-gb": "number 1e-06 1e+06"},
-    "lm_research.plan": {"slices": "whole 1 100000", "price": "number 0 1e+15"},
+    "lm_research.plan": {"slices": "whole 1 100000", "price": "number 0 1e+15", "scaling": "whole 1 1000000"},
     "lm_research.serve": {
         "port": "whole 0 65535", "slots": "whole 1 4096", "length": "whole 2 1048576", "max_tokens": "whole 1 1048576",
         "max_queue": "whole 0 65536", "max_seconds": "number 1 86400", "max_body_bytes": "whole 1 1073741824",
