@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from lm_research.errors import ConfigError
-from lm_research.parallel.hardware import platform
+from lm_research.parallel.hardware import device_kind, platform
 
 DEFAULT = "default"  # the value that restores the compiler's own choice
 
@@ -26,14 +26,18 @@ class Option(NamedTuple):
       value: as text.
       axes: mesh axes; the option is set if one of them divides anything. Without axes it is always set.
       reason: why it is set.
+      kinds: the chips that it is set on, by JAX's name (`hardware.device_kind`); all if empty.
     """
 
     name: str
     value: str
     axes: tuple[str, ...]
     reason: str
+    kinds: tuple[str, ...] = ()
 
 
+# libtpu 0.0.52 refuses fusions of collectives on other chips: "not supported/recommended on platforms other than TPU v5e".
+_V5E = ("TPU v5 lite",)
 _SHARDING, _ALL = ("fsdp", "expert", "context", "tensor"), ("data", "fsdp", "expert", "context", "tensor")
 
 # Platform -> options. CPUs and GPUs use the compiler's defaults. libtpu 0.0.52 fuses gathers by default, with the same program; the
@@ -70,6 +74,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "true",
             _ALL,
             "The fusions below may contain sums of gradients, which are synchronous otherwise.",
+            _V5E,
         ),
         Option(
             "xla_enable_async_all_reduce",
@@ -82,18 +87,21 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "true",
             _ALL,
             "Collectives run inside fusions of products, which hide them.",
+            _V5E,
         ),
         Option(
             "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
             "true",
             _ALL,
             "Those fusions may contain gathers of weights, the most frequent collective of fsdp.",
+            _V5E,
         ),
         Option(
             "xla_tpu_enable_async_collective_fusion_multiple_steps",
             "true",
             _ALL,
             "A collective may extend over several products, where one is too short to hide it.",
+            _V5E,
         ),
         Option(
             "xla_tpu_overlap_compute_collective_tc",
@@ -133,19 +141,23 @@ def parse_flags(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def compiler_options(flags: Sequence[str], mesh: Mapping[str, int] | None = None, device: str = "") -> dict[str, str]:
+def compiler_options(
+    flags: Sequence[str], mesh: Mapping[str, int] | None = None, device: str = "", kind: str = ""
+) -> dict[str, str]:
     """Return the options of a run's steps: the platform's for this mesh, changed by `xla.flags`.
 
     Args:
       flags: NAME=VALUE; the value "default" removes an option.
       mesh: sizes of the mesh's axes; None is the current mesh (`jax.set_mesh`).
       device: "cpu", "gpu" or "tpu"; empty is `platform()`.
+      kind: JAX's name of the chips; empty is `device_kind()`.
     """
     mesh = jax.sharding.get_abstract_mesh().shape if mesh is None else mesh
     chosen = (
         option
         for option in OPTIONS.get(device or platform(), ())
-        if not option.axes or any(mesh.get(axis, 1) > 1 for axis in option.axes)
+        if (not option.axes or any(mesh.get(axis, 1) > 1 for axis in option.axes))
+        and (not option.kinds or (kind or device_kind()) in option.kinds)
     )
     merged = {option.name: option.value for option in chosen} | parse_flags(flags)
     return {name: value for name, value in merged.items() if value != DEFAULT}

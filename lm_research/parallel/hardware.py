@@ -112,6 +112,12 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
+def device_kind() -> str:
+    """Return JAX's name of the chips of the current mesh, or of the default devices without one, such as "TPU v5 lite"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 def memory_bytes() -> float:
     """Return the memory of a device in bytes. CPU devices divide the machine's memory."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

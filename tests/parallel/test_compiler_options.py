@@ -11,11 +11,12 @@ from lm_research.parallel.compiler_options import OPTIONS, compiler_options, par
 
 SIZES = dict(data=1, fsdp=1, expert=1, context=1, tensor=1)
 WINDOWED = "xla_jf_spmd_threshold_for_windowed_einsum_mib"
+FUSED = "xla_tpu_enable_async_collective_fusion"
 DATA = "xla_tpu_enable_data_parallel_all_reduce_opt"
 
 
-def names(**sizes: int) -> set[str]:
-    return set(compiler_options((), SIZES | sizes, "tpu"))
+def names(kind: str = "TPU v5 lite", **sizes: int) -> set[str]:
+    return set(compiler_options((), SIZES | sizes, "tpu", kind))
 
 
 def test_options_depend_on_platform_and_mesh() -> None:
@@ -26,6 +27,14 @@ def test_options_depend_on_platform_and_mesh() -> None:
     assert {WINDOWED, DATA} <= names(data=4, fsdp=64)
 
 
+@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5", "TPU v6 lite", "TPU7x"])
+def test_collectives_are_fused_on_v5e_only(kind: str) -> None:
+    """The compiler refuses the program otherwise (libtpu 0.0.52)."""
+    assert {name for name in names(fsdp=16) - names(kind, fsdp=16)} == {
+        FUSED + end for end in ("", "_fuse_all_reduce", "_fuse_all_gather", "_multiple_steps")
+    }
+
+
 def test_every_option_has_a_reason_and_occurs_once() -> None:
     for options in OPTIONS.values():
         assert len({option.name for option in options}) == len(options)
@@ -34,7 +43,7 @@ def test_every_option_has_a_reason_and_occurs_once() -> None:
 
 def test_a_run_replaces_extends_and_removes_options() -> None:
     flags = (f"{WINDOWED}=5", "--xla_other = 1", f"{DATA}=default")
-    options = compiler_options(flags, SIZES | {"data": 4, "fsdp": 4}, "tpu")
+    options = compiler_options(flags, SIZES | {"data": 4, "fsdp": 4}, "tpu", "TPU v4")
     assert options[WINDOWED] == "5" and options["xla_other"] == "1" and DATA not in options
     assert compiler_options(("xla_other=1",), SIZES, "cpu") == {"xla_other": "1"}
 
