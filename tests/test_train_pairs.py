@@ -26,6 +26,7 @@ KEYS = {
     "data.validation_fraction": 0.1,
     "tokenizer.type": "byte_bpe",
     "tokenizer.vocab_size": 300,
+    "objective.label_smoothing": 0.0,
     "schedule.warmup_steps": 5,
     "optimizer.learning_rate": 3e-3,
     "train.num_steps": 60,

@@ -197,8 +197,8 @@ class SmoothedConfig(ObjectiveConfig):
 
 
 def label_smoothing(config: Config) -> float:
-    """Return the smoothed probability of a run's objective."""
-    return SmoothedConfig.of(config.objective).label_smoothing
+    """Return the smoothed probability of a run's objective; 0 for an objective of a plugin whose settings lack it."""
+    return config.objective.label_smoothing if isinstance(config.objective, SmoothedConfig) else 0.0
 
 
 class NextTokenObjective(Objective):

@@ -123,7 +123,7 @@ def test_a_wrong_value_is_refused_by_name(
         ),
         ("gpt2_causal", {"scale_attn_weights": "null", "pad_token_id": "null"}),
         ("t5_generation", {"scale_decoder_outputs": "null", "eos_token_id": "null", "layer_norm_epsilon": "null"}),
-        ("bart_generation", {"tie_word_embeddings": "null", "pad_token_id": "null", "decoder": "null"}),
+        ("bart_generation", {"tie_word_embeddings": "null", "decoder": "null"}),
         (
             "bert_sequence",
             {"num_labels": "null", "is_decoder": "null", "problem_type": "null", "quantization_config": "null"},

@@ -86,3 +86,9 @@ def test_a_pad_token_id_of_null_freezes_no_row() -> None:
     family = family_of("bert")
     assert family.from_hf({}, set()).frozen_padding and not family.from_hf({"pad_token_id": None}, set()).frozen_padding
     assert not tiny.model("bert").arch.frozen_padding
+
+
+def test_without_a_pad_token_id_the_default_of_the_family_decides() -> None:
+    """LlamaConfig's is None, BertConfig's is 0 (transformers 5.24)."""
+    assert not FAMILIES["llama"].from_hf({}, set()).frozen_padding
+    assert FAMILIES["llama"].from_hf({"pad_token_id": 0}, set()).frozen_padding

@@ -128,8 +128,11 @@ class Family:
         """Check all keys, and return the fields of `config_fields`, and `frozen_padding`."""
         check_supported(hf, self.required)
         check_others(hf, self.other_keys)
-        frozen = self.frozen_padding and hf.get("pad_token_id", 0) is not None
-        return read_keys(hf, self.config_fields) | {"frozen_padding": frozen}
+        fields = read_keys(hf, self.config_fields)
+        pad_id = hf.get(
+            "pad_token_id", fields.get("pad_id", 0)
+        )  # null is no padding token; without the key it is the family's
+        return fields | {"frozen_padding": self.frozen_padding and pad_id is not None and pad_id >= 0}
 
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         """A config.json without `architectures`, the inverse of `from_hf`."""
