@@ -64,6 +64,7 @@ def test_it_is_written_back(lm: LanguageModel, opus: pathlib.Path, tmp_path: pat
     assert lm_research.from_pretrained(tmp_path / "native").tokenizer.digest == lm.tokenizer.digest
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned(opus: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Rows are those of `tokenizer(sources, text_target=targets)`, the decoder begins with padding, and the saved model translates."""
     chosen = [4, 0, 9]  # a language code, a text, and an unknown piece

@@ -21,7 +21,9 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("schedule", "first"),
     [
-        (("schedule.name=constant", "schedule.warmup_ratio=0.0"), ("train.num_steps=8",)),  # to its end
+        pytest.param(  # to its end
+            ("schedule.name=constant", "schedule.warmup_ratio=0.0"), ("train.num_steps=8",), marks=pytest.mark.slow
+        ),
         # decay of the last tenth: of 16 steps from step 14.4 on, of 20 from step 18 on; the run is stopped before
         (("schedule.name=wsd", "schedule.warmup_ratio=0.0"), ("train.num_steps=16", "train.stop_after=9")),
     ],

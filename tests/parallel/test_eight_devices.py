@@ -20,7 +20,7 @@ QUICK = {
     "t5": ["fsdp+tensor"],
     "gpt2+muon": ["fsdp data=2 context=2 tensor=2"],
     "bert+lora": ["fsdp+tensor"],
-    "mixtral": ["fsdp data=2 expert=2", "dp expert=4 tensor=2"],
+    "mixtral": ["fsdp data=2 expert=2"],
 }
 ALL = [
     "dp",
@@ -37,6 +37,7 @@ ALL = [
 ]
 STACK = {"bert": "encoder", "gpt2": "decoder", "t5": "decoder"}
 LONG = dict.fromkeys(STACK, ALL) | {name: meshes for name, meshes in QUICK.items() if name not in STACK}
+LONG["mixtral"] = ["fsdp data=2 expert=2", "dp expert=4 tensor=2"]
 ZERO1 = "dp data=4 tensor=2 zero1"
 
 

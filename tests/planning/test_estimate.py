@@ -178,6 +178,7 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
         plan_run(shipped("bert_large"), parse_topology("v5p:8x8x16"))
 
 
+@pytest.mark.slow  # test_stored_plans.test_search ranks in the default run
 def test_the_search_ranks_by_time_and_reports_when_nothing_fits() -> None:
     plans = search(tiny.config("gpt2"), parse_topology("h100:8"))
     assert all(plan.fits for plan in plans)

@@ -35,7 +35,16 @@ from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, with_format
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("family", "vocabulary"), [pair for pair in PAIRS if "/".join(pair) in GOLDEN["digests"]])
+@pytest.mark.parametrize(
+    ("family", "vocabulary"),
+    [
+        pytest.param(
+            *pair, marks=() if pair[0] in ("bert", "gpt2", "t5") or pair[1] == "byte_bpe" else pytest.mark.slow
+        )
+        for pair in PAIRS
+        if "/".join(pair) in GOLDEN["digests"]
+    ],
+)
 def test_transformers_gives_our_ids(family: str, vocabulary: str, tmp_path: pathlib.Path) -> None:
     """Those of the run, and those of its files read again, with special tokens around texts and pairs, types included."""
     tokenizer, _ = exported(family, vocabulary)
