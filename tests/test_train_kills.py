@@ -61,6 +61,7 @@ def test_killed_while_it_writes_a_checkpoint(lab: Lab, bert_run: pathlib.Path, t
     assert checkpoints(tmp_path) == checkpoints(bert_run) and not unfinished(folder)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_evaluation(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """That after step 10, whose batches are being read; the checkpoint before it is of step 6."""
     sign = tmp_path / "evaluating"
