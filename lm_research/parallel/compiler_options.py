@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from lm_research.errors import ConfigError
-from lm_research.parallel.hardware import device_kind, platform
+from lm_research.parallel.hardware import CHIPS, device_kind, platform
 
 DEFAULT = "default"  # the value that restores the compiler's own choice
 
@@ -37,7 +37,7 @@ class Option(NamedTuple):
 
 
 # libtpu 0.0.52 refuses fusions of collectives on other chips: "not supported/recommended on platforms other than TPU v5e".
-_V5E = ("TPU v5 lite",)
+_V5E = (CHIPS["v5e"].kind,)
 _SHARDING, _ALL = ("fsdp", "expert", "context", "tensor"), ("data", "fsdp", "expert", "context", "tensor")
 
 # Platform -> options. CPUs and GPUs use the compiler's defaults. libtpu 0.0.52 fuses gathers by default, with the same program; the

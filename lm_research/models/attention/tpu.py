@@ -31,8 +31,8 @@ from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
 # Registers hold 128 lanes. Blocks are multiples of them, of at most LONGEST_BLOCK positions, or SKIPPING_BLOCK where causality or a window
-# masks parts of a row. A program has at most LONGEST_CHUNK keys (fewer of
-# heads wider than the registers), which fit in the 16 MiB of memory of a v4's core, and MOST_HEADS query heads unless a tile of single ones has more.
+# masks parts of a row. A program has at most LONGEST_CHUNK keys (fewer of heads wider than the registers), which fit in the 16 MiB of
+# memory of a v4's core, and MOST_HEADS query heads unless a tile of single ones has more.
 LANES, LONGEST_BLOCK, SKIPPING_BLOCK, LONGEST_CHUNK, MOST_HEADS = 128, 512, 256, 2048, 8
 VMEM_BYTES = 32 * 2**20
 
