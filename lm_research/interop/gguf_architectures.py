@@ -31,7 +31,7 @@ class GgufArchitecture:
       more: makes further keys of config.json from the file, its metadata without the architecture, and the keys so far.
       kv_key: key of config.json with the number of key and value heads.
       rotary: whether positions are rotary.
-      partial: whether a missing share of rotated elements in config.json is not the whole head.
+      partial: whether a part of each head may be rotated.
       pairs: whether queries and keys are stored with the elements that are rotated together next to each other.
       norm_offset: difference between the stored scales of norms and those of transformers.
       fused_by_group: whether transformers stores queries, keys and values by group of heads, and files all queries first.
@@ -233,6 +233,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         "Phi3ForCausalLM",
         gguf_names.llama_names(attn_qkv="self_attn.qkv_proj", ffn_up="mlp.gate_up_proj"),
         _LLAMA_KEYS,
+        partial=True,
         optional=_WINDOW,
         more=_phi3,
     ),

@@ -22,7 +22,7 @@ from lm_research.interop.gguf_file import GgufFile, GgufTensor, read_gguf
 from lm_research.interop.tensor_files import FORMATS, Files, TensorSource
 from lm_research.interop.tensor_types import StoredTensor, transposed
 from lm_research.models.families import family_of, name_of
-from lm_research.models.rotary import rotary_frequencies
+from lm_research.models.rotary import SHARE, rotary_frequencies
 
 # Keys of metadata, without the architecture, that change what a model computes -> the only values that are supported.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -224,8 +224,12 @@ def _rope(
     theta, scaling = float(data.get("rope.freq_base", 10000.0)), data.get("rope.scaling.type", "none")
     rotated = data.get("rope.dimension_count", width)
     rope: dict[str, Any] = {"rope_theta": theta}
-    if arch.partial or rotated != width:
-        rope["partial_rotary_factor"] = rotated / width
+    if arch.partial:
+        rope[SHARE] = rotated / width
+    elif rotated != width:
+        raise PretrainedError(
+            f"{path}: {name}.rope.dimension_count is {rotated}, but this architecture rotates whole heads of {width} elements. {_FIX}"
+        )
     if _ROPE_FACTORS in file.tensors:
         return rope | _llama3(path, np.asarray(file.tensors[_ROPE_FACTORS].load(), np.float64), theta)
     if scaling == "none" or scaling == "longrope" and _OTHER_FACTORS[0] in file.tensors:

@@ -8,6 +8,8 @@ numbers named as in the files of Hugging Face, whose transformers 5.24 is follow
   yarn: the same, between pairs that turn `beta_slow` and `beta_fast` times; rotated elements are also scaled (Peng et al. 2023).
   dynamic: the base grows with the number of positions in use beyond those of training (NTK-aware scaling).
   longrope: wavelengths are multiplied by `short_factor`, or by `long_factor` if more positions are in use than in training (Ding et al. 2024).
+  proportional: the first pairs, `partial_rotary_factor` of all, have the frequencies of a whole head, and the others turn by 0; then as
+    linear (Gemma 4).
 
 Legend: lm_research/models/__init__.py.
 """
@@ -22,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TRAINED = "original_max_position_embeddings"
+TRAINED, SHARE = "original_max_position_embeddings", "partial_rotary_factor"
 # Type of scaling -> the numbers that it needs, and those that it may have.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "linear": ("factor",),
@@ -30,10 +32,12 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "yarn": ("factor", TRAINED),
     "dynamic": ("factor", TRAINED),
     "longrope": ("factor", TRAINED, "short_factor", "long_factor"),
+    "proportional": (),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "longrope": ("attention_factor",),
+    "proportional": ("factor", SHARE),
 }
 # Types whose frequencies depend on the number of positions in use.
 BY_LENGTH = ("dynamic", "longrope")
@@ -54,6 +58,9 @@ def rotary_frequencies(
     frequency, kind = 1.0 / theta**exponent, scaling.get("type", "none")
     if kind == "linear":
         frequency = frequency / scaling["factor"]
+    elif kind == "proportional":
+        rotated = np.arange(width // 2) < int(scaling.get(SHARE, 1.0) * width // 2)
+        frequency = rotated * frequency / scaling.get("factor", 1.0)
     elif kind == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         turns = scaling[TRAINED] * frequency / (2 * math.pi)

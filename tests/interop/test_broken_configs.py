@@ -86,7 +86,7 @@ BROKEN = [
     ("llama_causal", "rope_parameters", '{"rope_type": "linear", "factor": 0}', "factor is 0: expected float"),
     ("llama_causal", "rope_parameters", '{"full_attention": {"rope_type": "default"}}', "which is not supported"),
     ("llama_causal", "rope_parameters", '{"rope_theta": "x"}', "rope_theta is 'x': expected float"),
-    ("olmo3_causal", "rope_parameters", '{"full_attention": 3}', "rope_parameters is not an object of objects"),
+    ("olmo3_causal", "rope_parameters", '{"full_attention": 3}', "full_attention is 3, but it must be an object"),
     ("qwen2_causal", "layer_types", '"x"', "layer_types is 'x': expected array"),
     ("mistral_causal", "sliding_window", "0.5", "sliding_window is 0.5: expected int"),
     ("t5_generation", "feed_forward_proj", "[]", "feed_forward_proj is ..: expected str"),

@@ -274,6 +274,7 @@ TABLE = {"token_embd.weight": np.ones((5, 8))}
         (BASIC | {"llama.attention.head_count_kv": [1, 2]}, TABLE, "head_count_kv is \\[1, 2\\]"),
         (BASIC | {"llama.block_count": "x"}, TABLE, "llama.block_count is 'x'"),
         (BASIC | {"llama.rope.scaling.type": "longrope"}, TABLE, "longrope"),
+        (BASIC | {"llama.rope.dimension_count": 2}, TABLE, "dimension_count is 2, but this architecture rotates whole"),
         (BASIC, {}, "no tensor token_embd.weight"),
         (BASIC, TABLE | {"blk.0.ssm.weight": np.ones((2, 2))}, "does not belong to a supported architecture"),
         (BASIC, TABLE | {"rope_freqs.weight": np.array([1.0, 3.0])}, "not Llama 3's scaling"),

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from lm_research.errors import PretrainedError
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import FAMILIES, model_types
 from lm_research.models.limits import invalid_reason
 from lm_research.models.rotary import rotary_frequencies, rotary_scale, rotate
 
-GOLDENS = json.loads((pathlib.Path(__file__).parent / "rotary_goldens" / "rotary.json").read_text())
+FOLDER = pathlib.Path(__file__).parent / "rotary_goldens"
+GOLDENS = json.loads((FOLDER / "rotary.json").read_text())
+KEYS = json.loads((FOLDER / "keys.json").read_text())
 
 LLAMA3 = {
     "factor": 8.0,
@@ -75,7 +77,8 @@ def test_rotations(interleaved: bool) -> None:
 
 
 def spec_of(hf: dict[str, Any]) -> Any:
-    arch = FAMILIES["llama"].from_hf(hf, set())
+    """The first layer's, of a family that rotates a part of its heads."""
+    arch = FAMILIES["phi"].from_hf({"partial_rotary_factor": 1.0, **hf}, set())
     assert not invalid_reason(arch)
     return arch.layer_specs[0]
 
@@ -93,9 +96,24 @@ def test_frequencies_and_factors_match_transformers(number: int) -> None:
 
 @pytest.mark.parametrize("number", range(len(GOLDENS)))
 def test_written_parameters_are_read_as_the_same(number: int) -> None:
-    family, hf = FAMILIES["llama"], GOLDENS[number]["hf"]
+    family, hf = FAMILIES["phi"], {"partial_rotary_factor": 1.0, **GOLDENS[number]["hf"]}
     arch = family.from_hf(hf, set())
     assert family.from_hf(json.loads(json.dumps(family.to_hf(arch))), set()).layers == arch.layers
+
+
+@pytest.mark.parametrize(("kind", "keys", "layers"), KEYS["cases"])
+def test_keys_are_those_that_transformers_reads(
+    kind: str, keys: dict[str, Any], layers: dict[str, list[float]]
+) -> None:
+    family = FAMILIES[model_types()[kind]]
+    arch = family.from_hf({"model_type": kind, **KEYS["sizes"], **keys}, set())
+    again = family.from_hf(json.loads(json.dumps(family.to_hf(arch))), set())
+    for one in (arch, again):
+        assert len({spec.window for spec in one.layers}) == len(layers)
+        for spec in one.layer_specs:
+            expected = layers.get("") or layers["sliding_attention" if spec.window else "full_attention"]
+            found = rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling))
+            np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 YARN = dict(factor=4.0, original_max_position_embeddings=64)
@@ -141,7 +159,6 @@ def test_parameters_may_be_given_by_kind_of_layer() -> None:
     ("rope", "words"),
     [
         (dict(rope_type="mrope"), "not supported"),
-        (dict(rope_type="proportional"), "not supported"),
         (dict(rope_type="yarn", factor="4"), "factor"),
         (dict(rope_type="linear"), "requires factor"),
         (dict(rope_type="longrope", short_factor=[1.0] * 64), "requires long_factor"),
@@ -154,7 +171,15 @@ def test_parameters_may_be_given_by_kind_of_layer() -> None:
 )
 def test_invalid_parameters_are_refused(rope: dict[str, Any], words: str) -> None:
     try:
-        reason = invalid_reason(FAMILIES["llama"].from_hf({"rope_parameters": rope}, set()))
+        arch = FAMILIES["phi"].from_hf({"rope_parameters": rope, "head_dim": 128, "partial_rotary_factor": 1.0}, set())
+        reason = invalid_reason(arch)
     except PretrainedError as error:
         reason = str(error)
     assert words in reason
+
+
+def test_a_share_of_a_head_is_refused_where_heads_are_rotated_whole() -> None:
+    """Llama in transformers 5.24 ignores it with rope_type default, and otherwise fails on the shapes."""
+    hf = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}
+    with pytest.raises(PretrainedError, match="partial_rotary_factor is 0.5, but this family rotates whole heads"):
+        FAMILIES["llama"].from_hf(hf, set())

@@ -11,13 +11,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from lm_research.common.documents import Size, short
-from lm_research.errors import PretrainedError
+from lm_research.common.documents import Size
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import given, with_defaults
 from lm_research.models.families.gemma2 import Gemma2, GemmaConfig
-from lm_research.models.families.layer_kinds import FULL, SLIDING
+from lm_research.models.families.layer_kinds import FULL, SLIDING, rope_by_kind
 from lm_research.models.families.rotary import write_rotary
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.limits import Wavelength
@@ -81,23 +80,11 @@ class Gemma3(Gemma2):
 
     @override
     def _pattern(self, hf: Mapping[str, Any], fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        return super()._pattern({**hf, "rope_scaling": None, "rope_parameters": _by_kind(hf)}, fields)
+        return super()._pattern({**hf, "rope_parameters": rope_by_kind(hf, THETAS), "rope_scaling": None}, fields)
 
     @override
     def _full(self, near: LayerSpec) -> LayerSpec:
         return dataclasses.replace(super()._full(near), rotary_theta=THETAS[FULL][0])
-
-
-def _by_kind(hf: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`rope_parameters` by kind of layer. Files of transformers 4 have two bases, and a `rope_scaling` of the full layers only."""
-    found = hf.get("rope_parameters") or {}
-    if not all(isinstance(value, Mapping) and kind in THETAS for kind, value in found.items()):
-        raise PretrainedError(
-            f"config.json: rope_parameters is {short(found)}, but this family needs one object for each of {', '.join(THETAS)}."
-        )
-    rope = {kind: {"rope_theta": given(hf, old, theta), **found.get(kind, {})} for kind, (theta, old) in THETAS.items()}
-    rope[FULL] |= hf.get("rope_scaling") or {}
-    return rope
 
 
 FAMILIES.register("gemma3", GemmaConfig)(Gemma3())

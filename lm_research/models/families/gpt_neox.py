@@ -13,8 +13,9 @@ from typing_extensions import override
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import rotary
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ConfigField, ParamMapping, given, norm, tensor
+from lm_research.models.families.common import ConfigField, ParamMapping, given, norm, tensor, without
 from lm_research.models.families.plain_decoder import PlainDecoder, classifier, fused_block, size
+from lm_research.models.rotary import SHARE
 
 
 class GPTNeoX(PlainDecoder):
@@ -56,7 +57,7 @@ class GPTNeoX(PlainDecoder):
         "attention_bias": bool,
         "rotary_pct": float,
         "rotary_emb_base": rotary.KEYS["rope_theta"],
-        **rotary.KEYS,
+        **without(rotary.KEYS, "rope_theta", SHARE),
     }
     base_prefix = "gpt_neox."
     modules = ((r"^embed_out\.", ("lm_head.",)),)
@@ -65,11 +66,11 @@ class GPTNeoX(PlainDecoder):
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
-        theta, fraction = given(hf, "rotary_emb_base", 10000.0), given(hf, "rotary_pct", 0.25)
+        named = {**hf, "rope_theta": hf.get("rotary_emb_base"), SHARE: given(hf, "rotary_pct", 0.25)}
         biased = given(hf, "attention_bias", True)
         return {
             **fields,
-            **rotary.read_rotary(hf, max_length=fields["max_length"], theta=theta, fraction=fraction),
+            **rotary.read_rotary(named, max_length=fields["max_length"], fraction=0.25),
             "norm": "parallel" if given(hf, "use_parallel_residual", True) else "pre",
             "qkv_bias": biased,
             "output_bias": biased,
@@ -81,7 +82,7 @@ class GPTNeoX(PlainDecoder):
         return super().to_hf(arch) | {
             "use_parallel_residual": last.residual == "parallel",
             "attention_bias": last.output_bias,
-            "rope_parameters": rotary.write_rotary(last) | {"partial_rotary_factor": last.rotary_fraction},
+            "rope_parameters": {SHARE: last.rotary_fraction} | rotary.write_rotary(last),
         }
 
     @override

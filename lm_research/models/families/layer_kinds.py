@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from lm_research.common.documents import Size
+from lm_research.common.documents import Size, short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import rotary
-from lm_research.models.families.common import FIX
+from lm_research.models.families.common import FIX, check_supported, given
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Keys of config.json -> their types.
@@ -48,6 +48,34 @@ def read_pattern(
         for kind in set(kinds)
     }
     return shortest([fields[kind] for kind in kinds])
+
+
+def rope_by_kind(
+    hf: Mapping[str, Any], bases: Mapping[str, tuple[float, str]], scaled: Collection[str] = (FULL,)
+) -> dict[str, Any]:
+    """`rope_parameters` by kind of layer, of families whose kinds have rotary bases of their own.
+
+    As in transformers, keys next to the kinds have no effect, and the earlier `rope_scaling` adds to the parameters of some kinds.
+
+    Args:
+      hf: the content of config.json.
+      bases: kind of layer -> the default of its `rope_theta`, and the earlier key of config.json, "" for none.
+      scaled: the kinds that `rope_scaling` adds to.
+
+    Raises:
+      PretrainedError: the parameters of a kind are not an object.
+    """
+    found, scaling = given(hf, "rope_parameters", {}), given(hf, "rope_scaling", {})
+    check_supported(found, {"truncate": True}, "config.json: rope_parameters")  # read for all kinds by transformers
+    rope = {}
+    for kind, (theta, key) in bases.items():
+        own = given(found, kind, {"rope_type": "default"})
+        if not isinstance(own, Mapping):
+            raise PretrainedError(
+                f"config.json: rope_parameters: {kind} is {short(own)}, but it must be an object. {FIX}"
+            )
+        rope[kind] = {"rope_theta": given(hf, key, theta), **own, **(scaling if kind in scaled else {})}
+    return rope
 
 
 def shortest(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from lm_research.models.families import layer_kinds, rotary
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import ConfigField, ParamMapping, write_keys
 from lm_research.models.families.decoder_weights import decoder_weights
+from lm_research.models.rotary import SHARE
 
 
 class LlamaLike(Family):
@@ -120,6 +121,6 @@ class LlamaLike(Family):
         window = self._window(hf)
         kinds, by_kind = self._kinds(hf, fields["num_layers"], window), "layer_types" in self.other_keys
         kinds = layer_kinds.read_kinds(hf, kinds) if by_kind else kinds
-        theta, fraction = (self._defaults.get(*pair) for pair in (("rope_theta", 1e4), ("partial_rotary_factor", 1.0)))
+        theta, fraction = self._defaults.get("rope_theta", 1e4), self._defaults.get(SHARE)
         rope = dict(max_length=fields["max_length"], theta=theta, fraction=fraction)
         return layer_kinds.read_pattern(hf, kinds, window, by_kind, **rope)

@@ -93,11 +93,9 @@ class ModernBert(Family):
         fields = self.read(hf)
         kinds = _kinds(fields["num_layers"], given(hf, "global_attn_every_n_layers", 3))
         kinds = layer_kinds.read_kinds(hf, kinds)
-        rope = {
-            kind: rotary.read_rotary(hf, kind, max_length=fields["max_length"], theta=given(hf, name, default))
-            for kind, (name, default) in modernbert_format.THETAS.items()
-            if kind in kinds
-        }
+        by_kind = layer_kinds.rope_by_kind(hf, modernbert_format.THETAS, modernbert_format.THETAS)
+        named = {**hf, "rope_parameters": by_kind, "rope_scaling": None}
+        rope = {kind: rotary.read_rotary(named, kind, max_length=fields["max_length"]) for kind in set(kinds)}
         pattern = self._pattern(kinds, rope, given(hf, "local_attention", 128))
         means = hf.get("classifier_pooling") == "mean"
         fields |= dict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lm_research.common.documents import Size
+from lm_research.common.documents import Object, Size
 from lm_research.models.families import layer_kinds, rotary
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, norm, tensor
 from lm_research.models.limits import Wavelength
@@ -38,7 +38,7 @@ OTHER_KEYS: dict[str, Any] = {
     "global_attn_every_n_layers": Size,
     "global_rope_theta": Wavelength,
     "local_rope_theta": Wavelength,
-    "rope_parameters": rotary.KEYS["rope_parameters"],
+    "rope_parameters": dict[Literal["full_attention", "sliding_attention"], Object],
     "rope_scaling": rotary.KEYS["rope_scaling"],
     "classifier_pooling": Literal["cls", "mean"],
     "sparse_prediction": bool,  # only changes which logits transformers returns along with a loss
@@ -52,8 +52,8 @@ ETTIN = {
     "ettin_400m": dict(num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=2624),
     "ettin_1b": dict(num_layers=28, hidden_size=1792, num_heads=28, intermediate_size=3840),
 }
-# Kind of layer -> (key of its rotary base in older files, default).
-THETAS = {layer_kinds.FULL: ("global_rope_theta", 160000.0), layer_kinds.SLIDING: ("local_rope_theta", 10000.0)}
+# Kind of layer -> its rotary base, and the key of older files.
+THETAS = {layer_kinds.FULL: (160000.0, "global_rope_theta"), layer_kinds.SLIDING: (10000.0, "local_rope_theta")}
 
 
 def fused_attention(path: str, name: str) -> tuple[ParamMapping, ...]:

@@ -96,7 +96,8 @@ class NomicBert(Family):
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-        fields = self.read({OLD_KEYS.get(name, name): value for name, value in hf.items()})
+        own = "n_embd" in hf  # a file of the model's own code
+        fields = self.read({OLD_KEYS.get(name, name): value for name, value in hf.items()} if own else hf)
         return from_flat(**fields | self.traits)
 
     @override

@@ -7,12 +7,13 @@ from typing import Any
 
 from typing_extensions import override
 
-from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import FIX
-from lm_research.models.families.layer_kinds import FULL, KEYS, SLIDING
+from lm_research.models.families.layer_kinds import FULL, KEYS, SLIDING, rope_by_kind
 from lm_research.models.families.olmo2 import OLMo2
+
+# Kind of layer -> its rotary base, and the key of older files.
+THETAS = {FULL: (5e5, "rope_theta"), SLIDING: (5e5, "")}
 
 
 class OLMo3(OLMo2):
@@ -27,7 +28,7 @@ class OLMo3(OLMo2):
     model_types = {"olmo3": "Olmo3"}
     other_keys = {**OLMo2.other_keys, **KEYS}
 
-    _defaults = {"sliding_window": 4096, "rope_theta": 5e5}
+    _defaults = {"sliding_window": 4096}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -41,19 +42,7 @@ class OLMo3(OLMo2):
 
     @override
     def _pattern(self, hf: Mapping[str, Any], fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Read rope_scaling, of files before transformers 5, as that of full attention."""
-        rope = hf.get("rope_parameters") or {FULL: {"rope_type": "default"}}
-        if not rope.keys() <= {FULL, SLIDING}:
-            raise PretrainedError(
-                f"config.json: rope_parameters has other keys than {FULL} and {SLIDING}, by which this family gives them. {FIX}"
-            )
-        if not all(isinstance(one, Mapping | None) for one in rope.values()):
-            raise PretrainedError(f"config.json: rope_parameters is not an object of objects. {FIX}")
-        theta = {"rope_theta": hf["rope_theta"]} if hf.get("rope_theta") else {}
-        full = {**theta, **(rope.get(FULL) or {}), **(hf.get("rope_scaling") or {})}
-        sliding = rope.get(SLIDING) or {"rope_type": "default"}
-        named = {**hf, "rope_parameters": {FULL: full, SLIDING: sliding}, "rope_scaling": None, "rope_theta": None}
-        return super()._pattern(named, fields)
+        return super()._pattern({**hf, "rope_parameters": rope_by_kind(hf, THETAS), "rope_scaling": None}, fields)
 
 
 FAMILIES.register("olmo3")(OLMo3())

@@ -13,6 +13,7 @@ from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import ConfigField, ParamMapping, norm, tensor, with_defaults, without
 from lm_research.models.families.decoder_weights import decoder_weights
 from lm_research.models.families.llama_like import LlamaLike
+from lm_research.models.rotary import SHARE
 
 
 class Phi(LlamaLike):
@@ -54,7 +55,7 @@ class Phi(LlamaLike):
     )
     other_keys = {**LlamaLike.other_keys, "qk_layernorm": bool, "embd_pdrop": Rate}
 
-    _defaults = {"partial_rotary_factor": 0.5}
+    _defaults = {SHARE: 0.5}
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Phi(LlamaLike):
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         hf, last = super().to_hf(arch), arch.layers[-1]
-        hf["rope_parameters"]["partial_rotary_factor"] = last.rotary_fraction
+        hf["rope_parameters"].setdefault(SHARE, last.rotary_fraction)
         return hf | {"qk_layernorm": last.query_key_norm != "none", "embd_pdrop": arch.dropout_rate}
 
     @override

@@ -14,7 +14,7 @@ from lm_research.models.families.common import ConfigField, ParamMapping, dense,
 from lm_research.models.families.decoder_weights import decoder_weights
 from lm_research.models.families.layer_kinds import KEYS
 from lm_research.models.families.llama_like import LlamaLike
-from lm_research.models.rotary import TRAINED
+from lm_research.models.rotary import SHARE, TRAINED
 
 
 class Phi3(LlamaLike):
@@ -43,6 +43,8 @@ class Phi3(LlamaLike):
         ConfigField("dropout_rate", "resid_pdrop", 0.0),
     )
     other_keys = {**LlamaLike.other_keys, "sliding_window": KEYS["sliding_window"], "embd_pdrop": Rate}
+
+    _defaults = {SHARE: 1.0}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from lm_research.tasks.generation import read_init_settings
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         (
             "gemma3",
-            {"rope_parameters": {"rope_type": "default"}},
-            "needs one object for each of full_attention, sliding",
+            {"rope_parameters": {"full_attention": 3}},
+            "rope_parameters: full_attention is 3, but it must be an object",
         ),
         ("t5gemma", {"is_encoder_decoder": False}, "is_encoder_decoder is false, a classifier of the encoder's states"),
         ("t5gemma", {"encoder": {"hidden_size": "wide"}}, "hidden_size"),

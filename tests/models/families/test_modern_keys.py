@@ -97,6 +97,7 @@ def test_gpt_bert_is_read_as_either_model(tmp_path: pathlib.Path) -> None:
             dict(rope_parameters={"full_attention": {"rope_type": "odd"}}),
             "rope_parameters: full_attention",
         ),
+        ("modernbert", dict(rope_parameters={"rope_type": "default"}), "rope_parameters"),
         ("modernbert-decoder", dict(local_attention=1), "a layer has attention=window, but window=0"),
         ("nomic_bert", dict(activation_function="gelu"), "activation_function is 'gelu'"),
         ("nomic_bert", dict(rotary_scaling_factor=2.0), "rotary_scaling_factor is 2.0"),
