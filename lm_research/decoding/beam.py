@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.decoding import constrained, logits_processors, sampling
-from lm_research.decoding.engine import Settings, encode_prompts, predict, row_keys, source_tokens
-from lm_research.decoding.logits_processors import History
+from lm_research.decoding.engine import Settings, encode_prompts, predict, row_keys, seen_prompts
+from lm_research.decoding.logits_processors import History, Seen
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -80,7 +80,7 @@ class SearchState(NamedTuple):
     going: jax.Array  # whether to continue
     start_B: jax.Array
     keys_B: jax.Array
-    source_BM: jax.Array | None
+    seen: Seen
     cache: Cache
 
 
@@ -114,7 +114,7 @@ def prefill(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], sett
         going=jnp.bool_(True),
         start_B=prompts.start_B,
         keys_B=row_keys(prompts, settings["seed_B"], 1),
-        source_BM=source_tokens(prompts),
+        seen=seen_prompts(prompts),
         cache=cache,
     )
     logits_BKV = jnp.repeat(predict(bound, x_BPD)[:, None], plan.beams, axis=1)
@@ -230,10 +230,9 @@ def history_of(plan: BeamPlan, state: SearchState, tokens_BKS: jax.Array, more: 
     """Histories of all texts as rows; the texts have `more` new tokens beyond those that the state counts."""
     copies, slots = tokens_BKS.shape[1:]
     repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
-    start_R, new = repeat(state.start_B), state.new + more
-    source_RM = None if state.source_BM is None else repeat(state.source_BM)
-    new_R = jnp.broadcast_to(new, start_R.shape)
-    return History(tokens_BKS.reshape(-1, slots), start_R, new_R + slots - plan.steps, new_R, source_RM)
+    new_R = jnp.broadcast_to(state.new + more, len(state.start_B) * copies)
+    seen: Seen = jax.tree.map(repeat, state.seen)
+    return seen.history(tokens_BKS.reshape(-1, slots), slots - plan.steps, new_R)
 
 
 def advance(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.decoding import logits_processors
-from lm_research.decoding.engine import DecodeState, Records, Settings, encode_prompts, row_keys, source_tokens
+from lm_research.decoding.engine import DecodeState, Records, Settings, encode_prompts, row_keys, seen_prompts
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -48,7 +48,7 @@ def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array]
         jnp.int32(width),
         ~prompts.real_B,
         row_keys(prompts, settings["seed_B"], 1),
-        source_tokens(prompts),
+        seen_prompts(prompts),
         cache,
         Records(),
     )
@@ -83,8 +83,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
     probs_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
     x_BCD, cache = decode.extend(bound, token_BC, state.cache, _place(plan, state))
     logits_BCV = decode.predict(bound, x_BCD)
-    seen_BS = state.history().slots()
-    penalty_BC = degeneration_penalty(unit(x_BCD), search.states_BSD, seen_BS)
+    penalty_BC = degeneration_penalty(unit(x_BCD), search.states_BSD, _past(state, plan.slots))
     alpha = settings["penalty_alpha"]
     score_BC = jnp.where(probs_BC > 0, (1 - alpha) * probs_BC - alpha * penalty_BC, -jnp.inf)
     chosen_B = score_BC.argmax(1)
@@ -110,11 +109,17 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
 def _place(plan: ContrastivePlan, state: DecodeState) -> CacheSlots:
     """Place C candidates at the next position, in consecutive slots: each attends to the past and itself."""
     slot_S, candidate_C = jnp.arange(plan.slots + plan.candidates), jnp.arange(plan.candidates)
-    past_BS = (slot_S >= state.start_R[:, None]) & (slot_S < state.length)
+    past_BS = _past(state, len(slot_S))
     visible_BCS = past_BS[:, None] | (slot_S == state.length + candidate_C[:, None])
     distance = jnp.maximum(state.length - slot_S, 0)
     positions_BC = jnp.repeat((state.length - state.start_R)[:, None], plan.candidates, axis=1)
     return CacheSlots(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
+
+
+def _past(state: DecodeState, slots: int) -> jax.Array:
+    """Which slots hold tokens [B, slots]."""
+    slot_S = jnp.arange(slots)
+    return (slot_S >= state.start_R[:, None]) & (slot_S < state.length)
 
 
 def move_chosen(cache: Cache, slot: jax.Array, chosen_B: jax.Array, stacked: bool) -> Cache:

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lm_research.decoding import logits_processors, sampling
-from lm_research.decoding.logits_processors import History
+from lm_research.decoding.logits_processors import NO_TOKEN, History, Seen
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -72,16 +72,14 @@ class DecodeState(NamedTuple):
     length: jax.Array
     finished_R: jax.Array
     keys_R: jax.Array
-    source_RM: jax.Array | None
+    seen: Seen
     cache: Cache
     records: Records
 
     def history(self) -> History:
         """The tokens so far, for logits processors."""
-        spread = functools.partial(jnp.broadcast_to, shape=self.start_R.shape)
-        return History(
-            self.tokens_RS, self.start_R, spread(self.length), spread(self.length - self.width), self.source_RM
-        )
+        new_R = jnp.broadcast_to(self.length - self.width, self.start_R.shape)
+        return self.seen.history(self.tokens_RS, self.width, new_R)
 
 
 class Engine:
@@ -237,11 +235,15 @@ def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
     return Cache(keys, values, cross_keys, cross_values, rows_of(cache.memory_mask_BM), rows_of(cache.first_B))
 
 
-def source_tokens(prompts: Prompts[jax.Array]) -> jax.Array | None:
-    """Return the encoder's tokens with NO_TOKEN for padding; None for decoders."""
-    if prompts.source_BM is None or prompts.source_mask_BM is None:
-        return None
-    return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, logits_processors.NO_TOKEN)
+def seen_prompts(prompts: Prompts[jax.Array]) -> Seen:
+    """Return the prompts as logits processors see them: `prompts.seen`, or else the tokens that are not padding."""
+    if prompts.seen is not None:
+        return prompts.seen
+    real_BP = jnp.arange(prompts.tokens_BP.shape[1]) >= prompts.start_B[:, None]
+    source_BM, mask_BM = prompts.source_BM, prompts.source_mask_BM
+    if source_BM is not None and mask_BM is not None:
+        source_BM = jnp.where(mask_BM > 0, source_BM, NO_TOKEN)
+    return Seen(jnp.where(real_BP, prompts.tokens_BP, NO_TOKEN), prompts.start_B, source_BM)
 
 
 def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], settings: Settings) -> DecodeState:
@@ -249,7 +251,6 @@ def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], se
     x_BPD, cache = encode_prompts(bound, prompts, plan.slots)
     copies, width = plan.copies, prompts.tokens_BP.shape[1]
     repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
-    source_BM = source_tokens(prompts)
     logits_RV = repeat(predict(bound, x_BPD))
     tokens_RS = jnp.full((len(logits_RV), plan.slots), settings["pad"], jnp.int32)
 
@@ -264,7 +265,7 @@ def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], se
         length=jnp.int32(width),
         finished_R=~repeat(prompts.real_B),
         keys_R=row_keys(prompts, settings["seed_B"], copies),
-        source_RM=None if source_BM is None else repeat(source_BM),
+        seen=jax.tree.map(repeat, seen_prompts(prompts)),
         cache=repeat_cache(cache, len(prompts.start_B), copies, bound.blocks is None),
         records=Records(record() if plan.logprobs else None, *best),
     )

@@ -58,7 +58,8 @@ class GenerationConfig:
 
       eos_token_id: one or several tokens that end a text. pad_token_id: fills sequences after their end; masked in a
         decoder's input_ids without an attention mask, unless it also ends texts.
-      bos_token_id: the prompt if none is given. decoder_start_token_id: first token of the decoder, for encoder-decoders.
+      bos_token_id: the prompt if none is given. decoder_start_token_id: first token of an encoder-decoder's output, or a list with
+        one for each prompt.
       src_lang, tgt_lang: languages of the prompts and of the output, codes such as ro_RO, for tokenizers that mark the language
         of a text (mBART, NLLB, M2M-100); the defaults come from the files of the tokenizer and the model.
       stop_strings: texts that end a sequence once it contains one.
@@ -109,7 +110,7 @@ class GenerationConfig:
     eos_token_id: Tokens = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
-    decoder_start_token_id: int | None = None
+    decoder_start_token_id: Tokens = None
     src_lang: str | None = None
     tgt_lang: str | None = None
     stop_strings: str | Sequence[str] | None = None
@@ -138,7 +139,8 @@ class GenerationConfig:
     def biases(self) -> list[tuple[Sequence[int], float]]:
         """Pairs (token sequence, bias on its last token if it follows the others)."""
         pairs = self.sequence_bias or ()
-        return list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+        found = pairs.items() if isinstance(pairs, Mapping) else pairs
+        return list({tuple(tokens): bias for tokens, bias in found}.items())  # the last bias of a sequence counts
 
     @property
     def strategy(self) -> str:
@@ -164,6 +166,7 @@ _KINDS = typing.get_type_hints(GenerationConfig)
 # Expected forms, for messages about values of the wrong type.
 _FORMS = {
     "eos_token_id": "a token id or a list of them",
+    "decoder_start_token_id": "a token id, or a list with one for each prompt",
     "forced_eos_token_id": "a token id or a list of them",
     "seed": "an integer, or a list with one for each prompt",
     "bad_words_ids": "a list of lists of token ids, one for each word: [[5], [7, 8]]",
@@ -198,6 +201,11 @@ def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
     fix = "Copy it again, or remove it to do without."
     values = read_json(path, Object, error=PretrainedError, fix=fix)
     check_types({name: value for name, value in values.items() if value is not None}, f"{path}: ", PretrainedError)
+    if not fits(values.get("decoder_start_token_id"), int | None):
+        raise PretrainedError(
+            f"{path}: decoder_start_token_id={_shown(values['decoder_start_token_id'])} has a token for each prompt of one batch, which only a "
+            "call of generate can give. Set it to one token."
+        )
     return values
 
 

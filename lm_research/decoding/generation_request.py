@@ -18,19 +18,22 @@ from lm_research.decoding.generation_config import (
     TOKENS,
     GenerationConfig,
     LengthLimits,
+    as_list,
     make_filters,
     make_options,
     make_rules,
 )
 from lm_research.decoding.prompts import (
+    Rows,
     as_rows,
     first_positions,
     longest,
     make_prompts,
+    padding_mask,
+    seen_rows,
     source_rows,
     unhidden,
     uses_document_separator,
-    without_padding,
 )
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
@@ -78,12 +81,14 @@ class Request:
         self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
         self.options = options = resolve_options(lm, arguments, texts is not None)
         _check_options(options, arguments, arch.vocab_size)
-        input_rows = _input_rows(lm, inputs, texts, options)
+        inputs_read = prompts = _input_rows(lm, inputs, texts, options)
+        input_rows = inputs_read.rows
         self.sources = sources = input_rows if arch.encoder is not None else None
         if sources is not None:
             decoder_mask = inputs.get("decoder_attention_mask")
-            self.rows = _decoder_rows(options, len(sources), inputs.get("decoder_input_ids"), decoder_mask)
-            shown: Any = self.rows
+            prompts = _decoder_rows(options, len(sources), inputs.get("decoder_input_ids"), decoder_mask)
+            self.rows = prompts.rows
+            shown: Any = prompts.seen
             _check_source(sources, arch.encoder)
         else:
             if inputs.get("decoder_input_ids") is not None:
@@ -95,10 +100,7 @@ class Request:
         for rows, stack in ((input_rows, arch.encoder or arch), (self.rows, arch)):
             _check_ids([unhidden(row) for row in rows] if rows is sources else rows, stack.vocab_size)
             _check_attention_memory(longest(rows), stack)
-        ids = inputs.get("input_ids") if sources is None else None
-        hidden = [
-            len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
-        ]
+        hidden = [len(seen) - len(row) for seen, row in zip(prompts.seen, self.rows, strict=True)]
         self.first = first_positions(arch, hidden)
         self.shown = pad_left(shown, options.pad)
         width = self.shown.shape[1]
@@ -113,6 +115,8 @@ class Request:
         self.prompts = make_prompts(
             self.rows, options.pad, sources, self.engine.rows_multiple, max_length=max_length, first=self.first
         )
+        seen = seen_rows(prompts, None if sources is None else inputs_read, len(self.prompts.start_B))
+        self.prompts = self.prompts._replace(seen=seen)
         self.count, self.slots = len(self.rows), self.prompts.tokens_BP.shape[1]
         num_tokens = self.tokenizer.size if self.tokenizer else arch.vocab_size
         vocabulary = num_tokens if num_tokens < arch.vocab_size else 0
@@ -233,7 +237,7 @@ def resolve_options(lm: Any, given: Mapping[str, Any], texts: bool) -> Generatio
     return dataclasses.replace(options, **tokens)
 
 
-def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> list[list[int]]:
+def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> Rows:
     """Token ids of each prompt (the encoder's input, for encoder-decoders)."""
     ids, encoder = inputs.get("input_ids"), lm.definition.arch.encoder
     if inputs.get("global_attention_mask") is not None and not (encoder and encoder.has_global_tokens):
@@ -243,16 +247,16 @@ def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Generat
     if ids is not None:
         mask, chosen = inputs.get("attention_mask"), inputs.get("global_attention_mask")
         if lm.definition.arch.encoder is not None:  # as in transformers 5, encoders read padding if there is no mask
-            return as_rows("input_ids", ids) if mask is None and chosen is None else source_rows(ids, mask, chosen)
-        rows = as_rows("input_ids", ids, mask)
-        if mask is not None:
-            return rows
-        return without_padding(rows, options.pad_token_id, options.ends)
+            plain = Rows.plain(as_rows("input_ids", ids))
+            return plain if mask is None and chosen is None else plain._replace(rows=source_rows(ids, mask, chosen))
+        if mask is None:
+            mask = padding_mask(as_rows("input_ids", ids), options.pad_token_id, options.ends)
+        return Rows.given("input_ids", ids, mask)
     begin = next((token for token in (options.bos_token_id, *options.ends[:1]) if token is not None), None)
     if texts is None:
         if options.bos_token_id is None or lm.definition.arch.encoder is not None:
             raise UserError("generate needs prompts (texts) or input_ids (token ids) to continue.")
-        return [[options.bos_token_id]]
+        return Rows.plain([[options.bos_token_id]])
     texts = check_texts(texts)
     if lm.tokenizer is None:
         raise UserError("The model's directory has no tokenizer, so prompts cannot be encoded. Give input_ids.")
@@ -261,7 +265,7 @@ def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Generat
         raise UserError(
             "A prompt is empty and the model has no bos_token_id to begin with. Give bos_token_id, or a text."
         )
-    return rows if begin is None else [row or [begin] for row in rows]
+    return Rows.plain(rows if begin is None else [row or [begin] for row in rows])
 
 
 def check_texts(texts: Any) -> list[str]:
@@ -356,21 +360,27 @@ def _filled(rows: Sequence[list[int]]) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
 
 
-def _decoder_rows(options: GenerationConfig, count: int, ids: Any, mask: Any) -> list[list[int]]:
-    start = options.decoder_start_token_id if options.decoder_start_token_id is not None else options.bos_token_id
+def _decoder_rows(options: GenerationConfig, count: int, ids: Any, mask: Any) -> Rows:
+    starts = as_list(options.decoder_start_token_id) or as_list(options.bos_token_id)
+    starts = starts * count if len(starts) == 1 else starts
+    if starts and len(starts) != count:
+        raise UserError(
+            f"decoder_start_token_id has {len(starts)} tokens for {count} prompts: give one token, or one for each prompt."
+        )
     if ids is None:
-        if start is None:
+        if not starts:
             raise UserError(
                 "The model's files have no decoder_start_token_id. Give it, or decoder_input_ids: the token that the decoder "
                 "begins with, the output language for multilingual models."
             )
-        return [[start]] * count
-    rows = as_rows("decoder_input_ids", ids, mask)
-    if len(rows) != count:
-        raise UserError(f"decoder_input_ids has {len(rows)} rows, but input_ids has {count}: give one for each.")
-    if start is not None and all(row[0] != start for row in rows):
-        rows = [[start, *row] for row in rows]
-    return rows
+        return Rows.plain([[start] for start in starts])
+    found = Rows.given("decoder_input_ids", ids, mask)
+    if len(found.rows) != count:
+        raise UserError(f"decoder_input_ids has {len(found.rows)} rows, but input_ids has {count}: give one for each.")
+    if starts and all(row[0] != start for start, row in zip(starts, found.rows, strict=True)):
+        rows, seen = ([[start, *row] for start, row in zip(starts, one, strict=True)] for one in found[:2])
+        return Rows(rows, seen, [0] * count)
+    return found
 
 
 def _check_options(options: GenerationConfig, given: Mapping[str, Any], size: int) -> None:

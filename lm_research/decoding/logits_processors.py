@@ -30,6 +30,7 @@ class History(NamedTuple):
       length_R: number of slots before that of the next token.
       new_R: how many of these were generated.
       source_RM: the encoder's tokens, NO_TOKEN for padding; None for decoders.
+      counted_R: first slot that `repetition_penalty` counts; None for `start_R`.
     """
 
     tokens_RS: jax.Array
@@ -37,12 +38,13 @@ class History(NamedTuple):
     length_R: jax.Array
     new_R: jax.Array
     source_RM: jax.Array | None = None
+    counted_R: jax.Array | None = None
 
     def slots(self, first_R: jax.Array | None = None) -> jax.Array:
         """Which slots hold tokens [R, S], from slot `first_R` on if given."""
         slot_S = jnp.arange(self.tokens_RS.shape[1])
         first_R = self.start_R if first_R is None else first_R
-        return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None])
+        return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None]) & (self.tokens_RS != NO_TOKEN)
 
     def source(self) -> jax.Array:
         """`source_RM`, or a decoder's prompts."""
@@ -62,6 +64,32 @@ class History(NamedTuple):
         slot_RT = self.length_R[:, None] - count + jnp.arange(count)
         tokens_RT = jnp.take_along_axis(self.tokens_RS, jnp.maximum(slot_RT, 0), axis=1)
         return jnp.where(slot_RT >= self.start_R[:, None], tokens_RT, NO_TOKEN)
+
+
+class Seen(NamedTuple):
+    """The prompts as rules see them: as in transformers, with the tokens that the attention mask hides.
+
+    Attributes:
+      prompt_RW: a decoder's prompts, NO_TOKEN before them.
+      counted_R: the first token of each that `repetition_penalty` counts: the first one that is not hidden.
+      source_RM: the encoder's tokens, NO_TOKEN after them; None for decoders.
+    """
+
+    prompt_RW: Any
+    counted_R: Any
+    source_RM: Any
+
+    def history(self, tokens_RS: jax.Array, width: jax.Array | int, new_R: jax.Array) -> History:
+        """The history of these prompts and of `new_R` tokens from slot `width` of tokens_RS on."""
+        tokens_RX = jnp.concatenate([self.prompt_RW, jnp.roll(tokens_RS, -width, axis=1)], axis=1)
+        return History(
+            tokens_RX,
+            (self.prompt_RW != NO_TOKEN).argmax(1),
+            new_R + self.prompt_RW.shape[1],
+            new_R,
+            self.source_RM,
+            self.counted_R,
+        )
 
 
 Setting = Any
@@ -136,7 +164,7 @@ def vocabulary(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.A
 
 def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
     """Divide positive scores of tokens in prompt and text by the penalty, multiply negative ones (Keskar et al. 2019)."""
-    return _penalize(scores_RV, history.tokens_RS, history.slots(), penalty)
+    return _penalize(scores_RV, history.tokens_RS, history.slots(history.counted_R), penalty)
 
 
 def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lm_research.common.rounding import bucket_size, round_up
+from lm_research.decoding.logits_processors import NO_TOKEN, Seen
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.tokenizers.base import Tokenizer
@@ -39,6 +40,7 @@ class Prompts(NamedTuple, Generic[Array]):
       real_B: which rows are prompts; they come first, the others pad the batch.
       first_B: position of each row's first token; None if all are 0.
       end_B: slot after each row's last token, if rows are padded on the right.
+      seen: what logits processors see of the rows; None if that is what the model sees.
     """
 
     tokens_BP: Array
@@ -49,6 +51,40 @@ class Prompts(NamedTuple, Generic[Array]):
     real_B: Array
     first_B: Array | None = None
     end_B: Array | None = None
+    seen: Seen | None = None
+
+
+class Rows(NamedTuple):
+    """Token lists of prompts.
+
+    Attributes:
+      rows: the tokens that the model reads.
+      seen: those that logits processors see: masked ones too, of which those at the end of a row come first.
+      masked: how many masked tokens each row of `seen` begins with.
+    """
+
+    rows: list[list[int]]
+    seen: list[list[int]]
+    masked: list[int]
+
+    @classmethod
+    def plain(cls, rows: list[list[int]]) -> Rows:
+        """Rows without masked tokens."""
+        return cls(rows, rows, [0] * len(rows))
+
+    @classmethod
+    def given(cls, name: str, ids: Any, mask: Any = None) -> Rows:
+        """Rows of an array or lists, of which `mask` is positive for real tokens. Args and errors are those of `as_rows`."""
+        rows = as_rows(name, ids, mask)
+        if mask is None:
+            return cls.plain(rows)
+        seen, masked = [], []
+        for row, keep in zip(as_rows(name, ids), mask, strict=True):
+            real = np.flatnonzero(np.asarray(keep) > 0)
+            behind = len(row) - 1 - int(real[-1])
+            seen.append(np.roll(np.array(row, object), behind).tolist())
+            masked.append(int(real[0]) + behind)
+        return cls(rows, seen, masked)
 
 
 def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
@@ -123,14 +159,14 @@ def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
     return found if all(map(good, found)) else None
 
 
-def without_padding(rows: list[list[int]], pad_id: int | None, ends: Sequence[int]) -> list[list[int]]:
-    """Drop padding tokens of rows that came without an attention mask, as transformers does, unless they also end texts.
+def padding_mask(rows: list[list[int]], pad_id: int | None, ends: Sequence[int]) -> list[list[bool]] | None:
+    """Mask padding tokens of rows that came without an attention mask, as transformers does, unless they also end texts.
 
-    Rows that consist of padding are kept.
+    Rows that consist of padding are not masked.
     """
     if pad_id is None or pad_id in ends:
-        return rows
-    return [[token for token in row if token != pad_id] or row for row in rows]
+        return None
+    return [[token != pad_id for token in row] if set(row) != {pad_id} else [True] * len(row) for row in rows]
 
 
 def text_start(tokenizer: Tokenizer) -> int | None:
@@ -201,6 +237,23 @@ def make_prompts(
     digest_B2[:count] = row_digests(contents)
     first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)
     return Prompts(tokens_BP, start_B, digest_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
+
+
+def seen_rows(prompts: Rows, sources: Rows | None, count: int, min_length: int = 16) -> Seen:
+    """Batch the token lists that logits processors see, padded with rows without tokens to `count`, for `Prompts.seen`."""
+
+    def batch(rows: list[list[int]], least: int, right: bool) -> np.ndarray:
+        found_BW = np.full((count, bucket_size(longest(rows), least)), NO_TOKEN, np.int32)
+        for line, row in zip(found_BW, rows, strict=False):
+            line[slice(len(line) - len(row), None) if right else slice(len(row))] = np.clip(row, NO_TOKEN, 2**31 - 1)
+        return found_BW
+
+    prompt_BW = batch(prompts.seen, min_length if sources is None else 1, True)
+    counted_B = np.zeros(count, np.int32)
+    for number, (row, masked) in enumerate(zip(prompts.seen, prompts.masked, strict=True)):
+        counted_B[number] = prompt_BW.shape[1] - len(row) + masked
+    source_BM = None if sources is None else batch(sources.seen, min_length, False)
+    return Seen(prompt_BW, counted_B, source_BM)
 
 
 def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | None:

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.decoding import logits_processors, sampling
-from lm_research.decoding.engine import Settings, causal_slots, encode_prompts, row_keys, source_tokens
-from lm_research.decoding.logits_processors import History
+from lm_research.decoding.engine import Settings, causal_slots, encode_prompts, row_keys, seen_prompts
+from lm_research.decoding.logits_processors import History, Seen
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache
@@ -54,7 +54,7 @@ class Progress(NamedTuple):
     keys_B: jax.Array
     cache: Cache
     draft_cache: Cache
-    source_BM: jax.Array | None
+    seen: Seen
     rounds: jax.Array  # calls of the model
 
 
@@ -85,7 +85,7 @@ def search(
         keys_B,
         cache,
         draft_cache,
-        source_tokens(prompts),
+        seen_prompts(prompts),
         jnp.int32(0),
     )
 
@@ -202,8 +202,7 @@ def _close(
 
 
 def _history(progress: Progress, tokens_BS: jax.Array, more: int) -> History:
-    length_B = progress.length_B + more
-    return History(tokens_BS, progress.start_B, length_B, length_B - progress.width, progress.source_BM)
+    return progress.seen.history(tokens_BS, progress.width, progress.length_B - progress.width + more)
 
 
 def _slice(x_BS: jax.Array, first_B: jax.Array, count: int) -> jax.Array:

@@ -22,9 +22,18 @@ from jax.sharding import Mesh
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError, suggest
-from lm_research.interop import gguf_model, llama2c, model_config, peft, quantized, tied_tables, zero_biases
+from lm_research.interop import (
+    gguf_model,
+    llama2c,
+    model_config,
+    module_names,
+    peft,
+    quantized,
+    tied_tables,
+    zero_biases,
+)
 from lm_research.interop.model_config import read_config
-from lm_research.interop.tensor_files import TensorSource, open_tensors
+from lm_research.interop.tensor_files import Files, TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.interop.weight_reader import Report, WeightReader, layers_of, stored_shape, to_stored, weights_of
 from lm_research.models.architecture import Architecture
@@ -98,7 +107,8 @@ def inspect(
         raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name).of(config)
     if packed is None and not plain:
-        config, source = quantized.open_quantized(directory, config, open_tensors(directory), family.input_first)
+        config, files = quantized.open_quantized(directory, config, open_tensors(directory), family.input_first)
+        source = _with_stored_names(directory, family, config, files)
     if adapter is not None:
         arch = _architecture(directory, family, config, source)
         ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind], kind)
@@ -131,6 +141,8 @@ def inspect(
     labels = num_labels or model_config.num_labels(config, directory, name)
     if name == "classification":
         config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
+    if arch.pooling == "eos" and HEADS[name].pooler == "yes":
+        model_config.check_one_end(config, directory)
     spec = HeadSpec(name, labels)
     definition = define(arch, spec)
     reader = WeightReader(source, family, definition, kind)
@@ -158,6 +170,15 @@ def _architecture(
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
     return arch
+
+
+def _with_stored_names(directory: pathlib.Path, family: Family, config: Mapping[str, Any], files: Files) -> Files:
+    """The files with names of files, if they may have names of transformers' modules."""
+    if not family.modules and not any(name.endswith(".experts.down_proj") for name in files.names):
+        return files
+    arch = _architecture(directory, family, config, files)
+    names = tied_tables.Names(files, family, arch, DEFAULT_HEADS[arch.kind], config["model_type"])
+    return module_names.with_stored_names(files, family, arch, names.of)
 
 
 def _named_head(config: Mapping[str, Any], kind: str, family: Family, stacks: str) -> tuple[bool, str]:
@@ -190,7 +211,10 @@ def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only:
 
 def _reader(pretrained: Pretrained) -> WeightReader:
     family, kind = family_of(pretrained.family).of(pretrained.config), pretrained.config["model_type"]
-    return WeightReader(pretrained.source, family, pretrained.definition, kind)
+    reader = WeightReader(pretrained.source, family, pretrained.definition, kind)
+    if family.tie_flags and not pretrained.untied:
+        reader.weights |= tied_tables.own_outputs(reader.weights)
+    return reader
 
 
 def missing_params(pretrained: Pretrained) -> list[str]:

@@ -34,7 +34,7 @@ _KINDS: dict[str, Any] = {
     "bos_token_id": Token,
     "eos_token_id": _Tokens,
     "pad_token_id": Token,
-    "decoder_start_token_id": _Tokens,
+    "decoder_start_token_id": Token,
     "forced_bos_token_id": _Tokens,
     "forced_eos_token_id": _Tokens,
     "task_specific_params": Object,
@@ -101,6 +101,16 @@ def num_labels(config: Mapping[str, Any], directory: pathlib.Path, head: str) ->
 
 def _number(key: str) -> int:
     return int(key) if key.isdecimal() and len(key) < 10 else -1
+
+
+def check_one_end(config: Mapping[str, Any], directory: pathlib.Path) -> None:
+    """Raise a PretrainedError if several tokens end texts, for a classifier that reads the state of the end token."""
+    ends = config.get("eos_token_id")
+    if isinstance(ends, list) and len(ends) > 1:
+        raise PretrainedError(
+            f"{directory / CONFIG}: eos_token_id is {short(ends)}, but the classifier of this family reads the state of the one token that ends "
+            "a text. Set eos_token_id to that token."
+        )
 
 
 def check_num_labels(labels: Any) -> None:

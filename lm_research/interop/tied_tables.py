@@ -7,7 +7,7 @@ the one that it is tied to, whichever of them is stored.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -94,6 +94,16 @@ def fit(
         if len(found) == 2 and all(found) and equal(source, found[0][0], found[1][0]):
             arch = arch.replace(tied=True)
     return arch, tuple(differing.values())
+
+
+def own_outputs(weights: Mapping[str, ParamMapping]) -> dict[str, ParamMapping]:
+    """The output table of a model whose config.json ties none: it is not read from the token tables."""
+    tables = {name for path in (ENCODER, DECODER) if path in weights for name in weights[path].names}
+
+    def own(weight: ParamMapping) -> ParamMapping:
+        return dataclasses.replace(weight, names=tuple(name for name in weight.names if name not in tables))
+
+    return {path: own(weights[path]) for path in OUTPUTS if path in weights}
 
 
 def members(source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> dict[str, str]:

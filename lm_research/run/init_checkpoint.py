@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -76,19 +78,29 @@ class InitCheckpoint:
         fields = {key.name: key.field for key in family_of(self.family).config_fields}
         classifier = arch.dropout_rate if arch.classifier_dropout_rate is None else arch.classifier_dropout_rate
         unused = []
-        for name, rate in self.config.items():
-            if "drop" not in name or type(rate) not in (int, float):
-                continue
+        for path, rate in _rates_in(self.config):
+            name = path.rpartition(".")[2]
             of_classifier = bool(re.search("classif|summary|pooler|cls", name))
             if of_classifier and not (head.kind.classifies and head.kind.pooler == "yes"):
                 continue
             if name == "qa_dropout" and head.name != "span":
                 continue
-            used = classifier if of_classifier else 0.0 if "layerdrop" in name else arch.dropout_rate
+            used = arch.attention_dropout_rate if name.startswith("att") else arch.dropout_rate
+            used = classifier if of_classifier else 0.0 if "layerdrop" in name else used
             used = given(vars(arch), fields[name], used) if name in fields else used
             if rate != used:
-                unused.append(f"{name}={rate} ({used} here)")
+                unused.append(f"{path}={rate} ({used} here)")
         return [f"dropout rates of its config.json that differ from this run's: {', '.join(unused)}"] if unused else []
+
+
+def _rates_in(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the dropout rates in a config.json and in the objects of its parts, except images', by path; outer ones win."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name != "vision_config":
+            inner = ((path, rate) for path, rate in _rates_in(value) if path.rpartition(".")[2] not in config)
+            yield from ((f"{name}.{path}", rate) for path, rate in inner)
+        elif "drop" in name and type(value) in (int, float):
+            yield name, value
 
 
 def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCheckpoint | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, make_rules
+from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, as_list, make_rules
 from lm_research.decoding.generation_request import encode, engine_of, resolve_options
 from lm_research.decoding.prompts import row_digests
 from lm_research.decoding.streaming import TextStream
@@ -230,14 +230,13 @@ class Batcher:
                 raise UserError(
                     f"The text has {len(ids)} tokens; this server accepts at most {self.slots.max_source_length}."
                 )
-            start = options.decoder_start_token_id
-            start = options.bos_token_id if start is None else start
-            if start is None:
+            starts = as_list(options.decoder_start_token_id) or as_list(options.bos_token_id)
+            if not starts:
                 raise UserError(
                     "The model cannot start to generate, because its files have no decoder_start_token_id. Set it in "
                     "generation_config.json."
                 )
-            ids, source = [start], ids
+            ids, source = starts[:1], ids
         return ids, source
 
     def _tokenize(self, text: str, options: GenerationConfig) -> list[int]:

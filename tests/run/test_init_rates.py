@@ -10,6 +10,18 @@ from helpers import golden_models
 from lm_research.config import ModelConfig
 from lm_research.run.init_checkpoint import InitCheckpoint
 
+MPT = "attn_config.attn_pdrop=0 (0.2 here), emb_pdrop=0.0 (0.2 here), resid_pdrop=0.0 (0.2 here)"
+PAIR = ", ".join(
+    f"{name}=0.1 (0.0 here)"
+    for name in (
+        "decoder.attn_pdrop",
+        "decoder.embd_pdrop",
+        "decoder.resid_pdrop",
+        "encoder.attention_probs_dropout_prob",
+        "encoder.hidden_dropout_prob",
+    )
+)
+
 
 @pytest.mark.parametrize(
     ("golden", "head", "rate", "named"),
@@ -20,6 +32,12 @@ from lm_research.run.init_checkpoint import InitCheckpoint
         ("distilbert_sequence", "span", 0.0, "attention_dropout=0.1 (0.0 here), dropout=0.1 (0.0 here), qa_dropout=0.1 (0.0 here)"),
         # Defaults of M2M100Config: both 0.05, and attention_dropout 0.1; this golden has dropout 0.
         ("m2m_100_generation", "seq2seq_lm", 0.1, "decoder_layerdrop=0.05 (0.0 here), dropout=0.0 (0.1 here), encoder_layerdrop=0.05 (0.0 here)"),
+        # In objects of config.json: MPT has one rate for all, 0 by default; rates of BertConfig and GPT2Config are 0.1 by default.
+        ("mpt_causal", "causal_lm", 0.2, MPT),
+        ("pair_bert_gpt2", "seq2seq_lm", 0.1, ""),
+        ("pair_bert_gpt2", "seq2seq_lm", 0.0, PAIR),
+        # T5GemmaConfig gives both stacks its own rates.
+        ("t5gemma_generation", "seq2seq_lm", 0.2, "attention_dropout=0.0 (0.2 here), dropout_rate=0.0 (0.2 here)"),
     ],
 )  # fmt: skip
 def test_rates_that_a_run_does_not_use_are_named(

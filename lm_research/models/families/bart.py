@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from lm_research.common.documents import Size
+from lm_research.common.documents import Rate, Size
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.bart_weights import weights
 from lm_research.models.families.base import FAMILIES, Family
@@ -66,6 +66,7 @@ class Bart(Family):
         "decoder_vocab_size": Size,
         "is_decoder": bool,
         "is_encoder_decoder": bool,
+        **dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop"), Rate),
     }
     decoder_config: Mapping[str, Any] | None = {"is_decoder": True, "is_encoder_decoder": False}
 
@@ -106,6 +107,8 @@ class Bart(Family):
             fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
             return from_flat(causal=True, **fields, **stack("decoder"))
         encoder = from_flat(**inner, **stack("encoder"))
+        if fields.get("count_padding", True):
+            fields["prompt_positions"] = "slots"
         return from_flat(causal=True, encoder=encoder, **fields, **stack("decoder"))
 
     @override

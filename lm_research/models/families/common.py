@@ -194,6 +194,8 @@ def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, A
     for field in keys:
         name = next((name for name in (field.name, *field.aliases) if hf.get(name) is not None), field.name)
         value = given(hf, name, field.default)
+        if field.field == "eos_id" and isinstance(value, list) and value:  # `generate` ends texts at any of them
+            value = value[0]
         if field.field.endswith("activation"):
             value = read_activation(name, value)
         elif value is not field.default:

@@ -55,6 +55,8 @@ class Mixtral(LlamaLike):
     other_keys = {**LlamaLike.other_keys, "sliding_window": KEYS["sliding_window"], "output_router_logits": bool}
     required = {"router_jitter_noise": (0, 0.0)}  # noise on the router's input in training
 
+    modules = ((r"\.block_sparse_moe\.", (".mlp.",)),)
+
     _defaults = {"num_key_value_heads": 8, "rope_theta": 1e6}
     _span_prefix = "model."
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from lm_research.common.documents import Size
+from lm_research.common.documents import Rate, Size
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart_weights import stack
 from lm_research.models.families.base import FAMILIES
@@ -69,8 +69,8 @@ class OPT(PlainDecoder):
         "do_layer_norm_before": bool,
         "_remove_final_layer_norm": bool,
         "enable_bias": bool,
+        "layerdrop": Rate,
     }
-    required = {"layerdrop": 0.0}
     base_prefix = "model."
 
     @override

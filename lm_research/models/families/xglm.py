@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from lm_research.common.documents import Rate
 from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart_weights import stack
@@ -48,8 +49,8 @@ class XGLM(PlainDecoder):
         ConfigField("tied", "tie_word_embeddings", True),
         ConfigField("pad_id", "pad_token_id", 1),
     )
-    other_keys = {"scale_embedding": bool}
-    required = {"layerdrop": 0.0, "add_cross_attention": False}
+    other_keys = {"scale_embedding": bool, "layerdrop": Rate}
+    required = {"add_cross_attention": False}
     base_prefix = "model."
     redundant = (r"embed_positions\.weights$",)  # in older files
 

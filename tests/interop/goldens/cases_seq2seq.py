@@ -64,6 +64,7 @@ CASES = [
     *both("plbart", "PLBartForConditionalGeneration", PLBART, slow_texts=True),
     *both("umt5", "UMT5ForConditionalGeneration", UMT5, length=14, target=10),
     *both("led", "LEDForConditionalGeneration", LED, {"tie_word_embeddings": False}, **LONG),
+    Case("led_attentions", "LEDModel", LED, decoder="given", deep=True, length=14, target=3, chosen=True),
     Case(
         "marian_texts", "MarianMTModel", merged(MARIAN, encoder_layers=3), text=OPUS, new_tokens=9, masks="right left"
     ),

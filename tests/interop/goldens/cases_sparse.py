@@ -36,6 +36,8 @@ CASES = [
     Case("longt5_model", "LongT5Model", LONGT5, decoder="given", slow=True, **LONG),
     Case("longt5_encoder", "LongT5EncoderModel", merged(LONGT5, local_radius=1), slow=True, length=9),
     Case("longt5_sums_generation", "LongT5ForConditionalGeneration", SUMS, "target", **LONG),
+    Case("longt5_attentions", "LongT5Model", LONGT5, decoder="given", deep=True, slow=True, target=3, **LONG),
+    Case("longt5_sums_attentions", "LongT5Model", SUMS, decoder="given", deep=True, target=3, **LONG),
     Case("longt5_sums_texts", "LongT5ForConditionalGeneration", merged(SUMS, d_ff=40), new_tokens=9, **LONG),
     Case("longt5_sums_model", "LongT5Model", merged(SUMS, global_block_size=2), decoder="given", slow=True, length=22),
     Case("longt5_sums_short", "LongT5EncoderModel", merged(SUMS, global_block_size=12), slow=True, length=11),

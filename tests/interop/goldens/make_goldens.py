@@ -42,6 +42,7 @@ import safetensors.numpy
 import torch
 import transformers
 from case import Case, merged
+from full_attentions import encoder_attentions
 
 from helpers.golden_models import Golden, golden_tensors, load_golden, write_checkpoint
 
@@ -241,6 +242,13 @@ def forward(model, inputs: dict[str, np.ndarray], deep: bool) -> dict[str, np.nd
     for key, value in said.items():
         if isinstance(value, torch.Tensor):
             outputs[key] = value.numpy()
+        elif key == "encoder_attentions":
+            layers, whole = (
+                [one.numpy() for one in said.get(name) or ()] for name in (key, "encoder_global_attentions")
+            )
+            outputs[key] = encoder_attentions(model.config.model_type, layers, inputs, whole)
+        elif key == "encoder_global_attentions":
+            continue  # a part of the former
         elif deep and isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
             outputs[key] = np.stack([one.numpy() for one in value])
     assert outputs and all(v.dtype == np.float32 and np.isfinite(v).all() for v in outputs.values())

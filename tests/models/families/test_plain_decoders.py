@@ -31,7 +31,6 @@ SHAPE = dict(hidden_size=16, num_layers=3, num_heads=2, intermediate_size=64, ma
         ("gptj", dict(rotary_dim=258), "rotary_dim is 258, but heads are 256 wide"),
         ("gptj", dict(rotary_dim=63), "rotary_dim is 63"),
         ("bloom", dict(n_inner=100), "n_inner is 100, which is not supported"),
-        ("opt", dict(layerdrop=0.1), "layerdrop is 0.1, which is not supported"),
         ("xglm", dict(add_cross_attention=True), "add_cross_attention is True, which is not supported"),
         ("falcon", dict(new_decoder_architecture=True, parallel_attn=False), "parallel_attn is False"),
         ("falcon", dict(num_ln_in_parallel_attn=2), "num_ln_in_parallel_attn is 2"),
