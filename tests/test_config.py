@@ -94,7 +94,7 @@ def test_published_sizes(name: str) -> None:
 
 # Parameters of the whole models with their heads: of the released checkpoints (T5ForConditionalGeneration,
 # BartForConditionalGeneration with its constant bias of 50,265, RobertaForMaskedLM, XLMRobertaForMaskedLM,
-# ElectraForPreTraining, AlbertForPreTraining), and counted for the last four, of which no checkpoint has this shape.
+# ElectraForPreTraining, AlbertForPreTraining, ModernBertForMaskedLM), and counted for the last four, of which no checkpoint has this shape.
 WHOLE = {
     "t5_small.py": 76_961_152,
     "t5_base.py": 247_577_856,
@@ -103,6 +103,7 @@ WHOLE = {
     "xlm_roberta_base.py": 278_295_186,
     "electra_small.py": 13_549_057,
     "albert_base.py": 11_813_810,
+    "modernbert_base.py": 149_655_232,
     # GPT-2 small with 1,024 more positions.
     "gpt3_small.py": 124_439_808 + 1024 * 768,
     # Two tables, 12 blocks of attention, gated feed-forward and two norms, and a last norm.

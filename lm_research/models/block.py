@@ -23,6 +23,7 @@ from lm_research.models.attention.module import Attention, Distances, GlobalToke
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Norm, activation, dropout, make_param, named, norm, split_key, zeros_param
+from lm_research.models.rotary import Rotation
 from lm_research.parallel.rules import constrain
 
 Branch = Callable[[jax.Array], jax.Array]
@@ -40,6 +41,7 @@ class BlockInputs(NamedTuple):
       buckets: for kinds of layers with their own table of relative positions and a cache, its row for each distance [B, L, S].
       global_tokens: the positions with global attention.
       block_sums: the blocks of each kind of layer that attends to their sums.
+      rotations: of kinds of layers whose kernels rotate queries and keys.
       load_weights_BL: weights of positions in the router loads of layers with experts; None collects none.
       length: number of positions in use, for kinds of layers whose rotations depend on it.
     """
@@ -55,6 +57,7 @@ class BlockInputs(NamedTuple):
     global_tokens: GlobalTokens | None = None
     block_sums: Mapping[LayerSpec, BlockSums | None] = MappingProxyType({})
     length: jax.Array | None = None
+    rotations: Mapping[LayerSpec, Rotation | None] = MappingProxyType({})
     load_weights_BL: jax.Array | None = None
 
 
@@ -175,7 +178,7 @@ class Block(nnx.Module):
             options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
             options |= dict(buckets_BLS=inputs.buckets.get(spec), global_tokens=inputs.global_tokens)
             options |= dict(length=inputs.length, segments_BL=inputs.segments_BL)
-            options |= dict(block_sums=inputs.block_sums.get(spec))
+            options |= dict(block_sums=inputs.block_sums.get(spec), rotation=inputs.rotations.get(spec))
             probs = None if capture is None else capture.attention
             if self.arch.merged_attention:
                 assert isinstance(inputs.memory_mask, jax.Array)

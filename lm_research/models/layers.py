@@ -115,7 +115,7 @@ class Dense(nnx.Module):
         # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
         if not self.outputs_first:
-            y_RO = x_RI @ kernel.reshape(x_RI.shape[1], -1)
+            y_RO = x_RI @ _as_matrix(kernel, x_RI.shape[1])
         else:
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
@@ -126,6 +126,22 @@ class Dense(nnx.Module):
         """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
         y_OR = self.kernel[...].astype(self.dtype) @ x_IR
         return y_OR if self.bias is None else y_OR + self.bias[...].astype(self.dtype)[:, None]
+
+
+def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
+    """A kernel as a matrix of `rows` rows.
+
+    On TPUs its gradient is a matrix until it is summed over devices: otherwise XLA pads heads [D, H, 64] to 128 there, which doubles what
+    it writes and sums.
+    """
+    matrix = kernel.reshape(rows, -1)
+    return _with_whole_gradient(matrix) if kernel.ndim > 2 and platform() == "tpu" else matrix
+
+
+_with_whole_gradient = jax.custom_vjp(lambda matrix: matrix)
+_with_whole_gradient.defvjp(
+    lambda matrix: (matrix, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
+)
 
 
 FEW_ROWS = 16  # products with at most that many rows are limited by reading the matrix

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +136,51 @@ def rotate(
     rotated = jnp.stack(pair, axis=-1).reshape(x32.shape) if interleaved else jnp.concatenate(pair, axis=-1)
     rotated = rotated.astype(x_BLHK.dtype)
     return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated
+
+
+class Rotation(NamedTuple):
+    """A rotation as factors of single elements, for kernels: x becomes x cos + (the other element of its pair) sin, in float32.
+
+    Attributes:
+      cos_BLT: factors of one or several heads, one after the other; B may be 1.
+      sin_BLT: the same of the other elements, with sign; 0 for elements that are not rotated.
+      pairs: number of pairs of a head.
+      interleaved: as for `rotate`.
+    """
+
+    cos_BLT: jax.Array
+    sin_BLT: jax.Array
+    pairs: int
+    interleaved: bool
+
+    def __call__(self, x_BLHK: jax.Array) -> jax.Array:
+        """Apply the rotation, as `rotate`."""
+        width, count = x_BLHK.shape[-1], 2 * self.pairs
+        cos, sin = (table[:, :, None, :width] for table in (self.cos_BLT, self.sin_BLT))
+        x32 = x_BLHK.astype(jnp.float32)
+        pairs = x32[..., :count].reshape(*x32.shape[:-1], *((-1, 2) if self.interleaved else (2, -1)))
+        others = jnp.flip(pairs, -1 if self.interleaved else -2).reshape(*x32.shape[:-1], count)
+        others = jnp.concatenate([others, x32[..., count:]], axis=-1)
+        return (x32 * cos + others * sin).astype(x_BLHK.dtype)
+
+
+def make_rotation(
+    positions_BL: jax.Array,
+    frequency_P: np.ndarray | jax.Array,
+    width: int,
+    heads: int = 1,
+    interleaved: bool = False,
+    scale: float = 1.0,
+) -> Rotation:
+    """Make the factors of `rotate` for `heads` heads of `width` elements."""
+    angle_BLP = positions_BL[..., None].astype(jnp.float32) * frequency_P
+    cos, sin = jnp.cos(angle_BLP) * scale, jnp.sin(angle_BLP) * scale
+    pairs = cos.shape[-1]
+
+    def of_heads(first: jax.Array, second: jax.Array, rest: float) -> jax.Array:
+        join = jnp.stack if interleaved else jnp.concatenate
+        both = join([first, second], -1).reshape(*cos.shape[:2], -1)
+        others = jnp.full((*cos.shape[:2], width - 2 * pairs), rest, jnp.float32)
+        return jnp.tile(jnp.concatenate([both, others], -1), heads)
+
+    return Rotation(of_heads(cos, cos, 1.0), of_heads(-sin, sin, 0.0), pairs, interleaved)

@@ -27,7 +27,7 @@ from lm_research.models.attention.mask import (
     document_positions,
     positions_from_segments,
 )
-from lm_research.models.attention.module import Distances, GlobalTokens, use_fused_kernel
+from lm_research.models.attention.module import Distances, GlobalTokens, kernel_rotation, use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
 from lm_research.models.embeddings import Embeddings, TokenTable
 from lm_research.models.feed_forward import load_balancing, router_load
@@ -269,18 +269,23 @@ class Transformer(nnx.Module):
         if prefix_BL is not None and arch.has_global_tokens:
             whole = AttentionMask(queries_BL, segments_BL)
             chosen = GlobalTokens(prefix_BL, whole if ring else whole.bias(0, 0))
-        length_in_use = None
+        length_in_use, places_BL = None, jnp.arange(length)[None] if positions_BL is None else positions_BL
         if any(spec.rotary_by_length for spec in arch.kinds):
-            places_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
             length_in_use = jnp.max((segments_BL > 0) * places_BL) + 1
+        rotations = {
+            spec: kernel_rotation(spec, places_BL, length_in_use)
+            for spec, mask in masks.items()
+            if isinstance(mask, AttentionMask) and not ring
+        }
+        more: dict[str, Any] = dict(length=length_in_use, rotations=rotations)
         if memory is None:
-            return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen, length=length_in_use)
+            return BlockInputs(masks, positions_BL, distances=distances, global_tokens=chosen, **more)
         pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
         cross_spec = arch.layer_specs[0].across
         fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), False)
         blockwise = length_parts(sources) > 1 if ring else fused
         memory_mask = AttentionMask(*pair) if blockwise else attention_bias(*pair)
-        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances, length=length_in_use)
+        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask, distances, **more)
 
     def distances(self, rows_BLS: jax.Array | None = None) -> Distances:
         """Make the inputs of layers with "disentangled" positions; `rows_BLS` is that of Distances."""

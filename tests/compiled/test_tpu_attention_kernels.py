@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from helpers import tiny
 from lm_research.models.attention.mask import AttentionMask
-from lm_research.models.attention.tpu import tpu_attend
+from lm_research.models.attention.tpu import tile_heads, tpu_attend
+from lm_research.models.rotary import make_rotation
 from lm_research.parallel.rules import RULES
 from lm_research.planning.compiled import topology_mesh
 from lm_research.planning.topology import parse_topology
@@ -37,6 +39,7 @@ class Shape(NamedTuple):
     distances: bool = False
     cap: float = 0.0
     rate: float = 0.1
+    rotary: bool = False
 
 
 SHAPES = {
@@ -46,8 +49,8 @@ SHAPES = {
     "t5 encoder": Shape(512, 512, distances=True),
     "t5 decoder": Shape(114, 114, causal=True, distances=True),
     "t5 cross": Shape(114, 512),
-    "modernbert": Shape(1024, 1024, window=128, rate=0.0),
-    "llama": Shape(4096, 4096, 32, 8, 128, causal=True, rate=0.0),
+    "modernbert": Shape(1024, 1024, window=128, rate=0.0, rotary=True),
+    "llama": Shape(4096, 4096, 32, 8, 128, causal=True, rate=0.0, rotary=True),
     "gemma2": Shape(1024, 1024, 8, 4, 256, causal=True, window=512, cap=50.0, rate=0.0),
     "bloom": Shape(1024, 1024, 16, 16, causal=True, distances=True, rate=0.0),
 }
@@ -77,7 +80,12 @@ def test_compiles(name: str, chip: str, monkeypatch: pytest.MonkeyPatch) -> None
         )
         mask = AttentionMask(*segments, shape.causal, shape.window, distances_HX=table if shape.distances else None)
         key_ = jax.random.key(0) if shape.rate else None
-        out = tpu_attend(query, key, value, mask, shape.width**-0.5, shape.rate, key_, shape.cap)
+        rotation = None
+        if shape.rotary:  # positions of packed documents, which differ between rows
+            frequencies = 10_000.0 ** -np.linspace(0, 1, shape.width // 2, dtype=np.float32)
+            rotation = make_rotation(segments[0], frequencies, shape.width, tile_heads(shape.width))
+        dropped = (shape.rate, key_)
+        out = tpu_attend(query, key, value, mask, shape.width**-0.5, *dropped, shape.cap, rotation=rotation)
         return ((out.reshape(-1, width) @ weights[3]).astype(jnp.float32) ** 2).sum()
 
     states = [array(rows, n, width, divided=True) for n in (shape.length, shape.keys)]

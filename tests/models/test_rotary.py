@@ -14,7 +14,7 @@ import pytest
 from lm_research.errors import PretrainedError
 from lm_research.models.families import FAMILIES, model_types
 from lm_research.models.limits import invalid_reason
-from lm_research.models.rotary import rotary_frequencies, rotary_scale, rotate
+from lm_research.models.rotary import make_rotation, rotary_frequencies, rotary_scale, rotate
 
 FOLDER = pathlib.Path(__file__).parent / "rotary_goldens"
 GOLDENS = json.loads((FOLDER / "rotary.json").read_text())
@@ -71,6 +71,8 @@ def test_rotations(interleaved: bool) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
     whole = rotate(jnp.asarray(x[..., :4], jnp.float32), jnp.array(places), frequencies, interleaved)
     np.testing.assert_allclose(whole, expected[..., :4], atol=1e-4)
+    by_factors = make_rotation(jnp.array(places), frequencies, 5, interleaved=interleaved)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(by_factors, expected, atol=1e-4)
     low = rotate(jnp.asarray(x, jnp.bfloat16), jnp.array(places), frequencies, interleaved)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), expected, atol=0.03)  # the angles are not rounded

@@ -12,8 +12,9 @@ import pytest
 from helpers import tiny
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import reference_attention
-from lm_research.models.attention.tpu import Options, tpu_attend
+from lm_research.models.attention.tpu import Options, tile_heads, tpu_attend
 from lm_research.models.positions import by_distance
+from lm_research.models.rotary import make_rotation, rotate
 
 # Small blocks and chunks, so that rows have several.
 SMALL = Options(longest_block=128, skipping_block=128, longest_chunk=256)
@@ -35,8 +36,17 @@ class Problem(NamedTuple):
     key_bias: bool = False
     cap: float = 0.0
     rate: float = 0.0
+    pairs: int = 0
+    interleaved: bool = False
+    packed: bool = False
     dtype: Any = jnp.float32
     options: Options = SMALL
+
+    @property
+    def positions(self) -> jax.Array:
+        """Rotary positions: of packed documents of 100 tokens, one token later in the second row, or of one for all rows."""
+        places = np.arange(self.length)
+        return jnp.asarray(np.stack([places % 100, (places + 1) % 100]) if self.packed else places[None])
 
 
 def arrays_and_mask(p: Problem, batch: int = 2, seed: int = 0) -> tuple[list[jax.Array], dict[str, Any]]:
@@ -67,12 +77,19 @@ def arrays_and_mask(p: Problem, batch: int = 2, seed: int = 0) -> tuple[list[jax
 def results(p: Problem, fast: bool, arrays: list[Any], mask: dict[str, Any]) -> list[np.ndarray]:
     """Output and gradients with respect to queries, keys, values and biases."""
     *inputs, outer = arrays
+    frequencies = np.float32(100.0) ** -np.linspace(0.0, 1.0, p.pairs, dtype=np.float32)
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array, table: Any, by_key: Any) -> jax.Array:
         whole = AttentionMask(**mask, distances_HX=table, key_bias_BHS=by_key)
         others: Any = (p.rate, jax.random.key(3))
         if fast:
-            return tpu_attend(query, key, value, whole, 0.3, *others, p.cap, p.options)
+            rotation = None
+            if p.pairs:
+                heads = tile_heads(p.width)
+                rotation = make_rotation(p.positions, frequencies, p.width, heads, p.interleaved, 1.1)
+            return tpu_attend(query, key, value, whole, 0.3, *others, p.cap, p.options, rotation)
+        if p.pairs:
+            query, key = (rotate(x, p.positions, frequencies, p.interleaved, 1.1) for x in (query, key))
         bias = whole._replace(distances_HX=None).bias(0, 0)
         bias = bias if table is None else bias + by_distance(table, p.length)[None]
         return reference_attention(query, key, value, bias, *others, 0.3, p.cap)
@@ -91,6 +108,7 @@ CASES = {
     "window to both sides, ahead, cap": Problem(window=100, ahead=20, cap=2.0),
     "several blocks of distances, key bias": Problem(distances=True, key_bias=True, causal=True, rate=0.1),
     "cross, odd lengths, odd heads": Problem(length=114, keys=300, heads=3, rate=0.1),
+    "rotary, odd length, odd heads": Problem(length=200, heads=3, pairs=32, window=100),
 }
 SLOW_CASES = {
     "prefix, causal window": Problem(causal=True, window=60, prefix=True, rate=0.1),
@@ -103,6 +121,10 @@ SLOW_CASES = {
     "640": Problem(length=640, causal=True, rate=0.1, options=Options()),
     "384, distances": Problem(length=384, distances=True, rate=0.1, options=Options()),
     "distances, odd length": Problem(length=200, distances=True, key_bias=True),
+    "rotary, packed, shared heads, part of a head": Problem(heads=8, groups=2, pairs=24, packed=True, causal=True),
+    "rotary, interleaved, chunks": Problem(length=600, heads=1, width=128, pairs=64, interleaved=True, packed=True),
+    "rotary, too few heads for a tile": Problem(heads=3, groups=1, pairs=16, packed=True),
+    "rotary, padded heads": Problem(length=128, heads=8, width=20, pairs=10, interleaved=True),
     "keys of many chunks": Problem(length=128, keys=900, rate=0.1, distances=True),
 }
 

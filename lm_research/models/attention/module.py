@@ -19,11 +19,11 @@ from lm_research.models.attention.cache import LayerCache
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import MASKED, AttentionMask
 from lm_research.models.attention.ring import ring_attend
-from lm_research.models.attention.tpu import tpu_attend
+from lm_research.models.attention.tpu import tile_heads, tpu_attend
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
 from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
-from lm_research.models.rotary import rotary_frequencies, rotary_scale, rotate
+from lm_research.models.rotary import Rotation, make_rotation, rotary_frequencies, rotary_scale, rotate
 from lm_research.models.span_convolution import SpanConvolution
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
@@ -132,16 +132,41 @@ def blockwise_attention(
     dropout_rate: float,
     dropout_key: jax.Array | None,
     score_cap: float = 0.0,
+    rotation: Rotation | None = None,
 ) -> jax.Array:
-    """Attention a block of scores at a time, [B, L, H, K]: in a ring if devices divide the positions, else in the platform's kernels."""
+    """Attention a block of scores at a time, [B, L, H, K]: in a ring if devices divide the positions, else in the platform's kernels.
+
+    A rotation is that of `kernel_rotation`.
+    """
     ring = length_parts(query_BLHK.shape[1]) > 1
     if platform() == "tpu" and not ring:
-        return tpu_attend(query_BLHK, key_BSGK, value_BSGK, mask, scale, dropout_rate, dropout_key, score_cap)
+        options: Any = dict(dropout_rate=dropout_rate, dropout_key=dropout_key, score_cap=score_cap, rotation=rotation)
+        return tpu_attend(query_BLHK, key_BSGK, value_BSGK, mask, scale, **options)
+    assert rotation is None
     copies = query_BLHK.shape[2] // key_BSGK.shape[2]
     key, value = (jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in (key_BSGK, value_BSGK))
     if ring:
         return ring_attend(query_BLHK * scale, key, value, mask, dropout_rate, dropout_key, score_cap)
     return flash_attend(query_BLHK, key, value, mask, scale, dropout_rate, dropout_key)
+
+
+def kernel_rotation(spec: LayerSpec, positions_BL: jax.Array, length: jax.Array | None) -> Rotation | None:
+    """The rotation that a layer's kernels apply to queries and keys; None if they are rotated before, or not at all.
+
+    TPU kernels rotate what they have read, which saves reading and writing queries and keys once more. Arguments are those of `Attention`.
+    """
+    if platform() != "tpu" or spec.positions != "rotary" or spec.rotary_values:
+        return None
+    frequency, scale = _frequencies(spec, positions_BL, length), rotary_scale(dict(spec.rotary_scaling))
+    heads = tile_heads(spec.head_size)
+    return make_rotation(positions_BL, frequency, spec.head_size, heads, spec.rotary_interleaved, scale)
+
+
+def _frequencies(spec: LayerSpec, positions_BL: jax.Array, length: jax.Array | None) -> np.ndarray | jax.Array:
+    """The frequencies of a layer's rotations."""
+    if length is None and spec.rotary_by_length:
+        length = positions_BL.max() + 1
+    return rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling), length)
 
 
 class Memory(NamedTuple):
@@ -234,6 +259,7 @@ class Attention(nnx.Module):
         length: jax.Array | None = None,
         segments_BL: jax.Array | None = None,
         block_sums: BlockSums | None = None,
+        rotation: Rotation | None = None,
     ) -> jax.Array:
         """Attend, [B, L, D].
 
@@ -253,6 +279,7 @@ class Attention(nnx.Module):
           length: number of positions in use, for `rotary_by_length`.
           segments_BL: segment of each position, for convolutions and attention to "blocks".
           block_sums: the blocks whose sums are `merged`, for layers that have them.
+          rotation: that of `kernel_rotation`, for an AttentionMask.
         """
         spec = self.spec
         if block_sums is not None:
@@ -260,6 +287,7 @@ class Attention(nnx.Module):
             merged = Memory(block_sums.bias_BHLG, self.block_norm(sums_BGD))
         if spec.positions == "rotary" and positions_BL is None:
             positions_BL = jnp.arange(x_BLD.shape[1])[None]
+        positions_BL = None if rotation is not None else positions_BL
         query_BLHK = self._project(self.query, x_BLD)
         if spec.query_key_norm != "none":
             query_BLHK = self._normalized(self.query_norm, query_BLHK)
@@ -275,7 +303,7 @@ class Attention(nnx.Module):
         if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL, length)
             if cache is None and merged is None and not spec.position_terms:
-                mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs)
+                mixed = self._attend(query_BLHK, key, value, mask, scale, *dropout_args, probs, rotation)
                 if global_tokens is not None and spec.global_tokens:
                     mixed = self._with_global(x_BLD, mixed, global_tokens, positions_BL, scale, *dropout_args, probs)
                 if spec.has_sparse_blocks(x_BLD.shape[1]):  # padding has no keys
@@ -322,13 +350,15 @@ class Attention(nnx.Module):
         dropout_rate: float,
         dropout_key: jax.Array | None,
         probs: list[jax.Array] | None,
+        rotation: Rotation | None = None,
     ) -> jax.Array:
         """Attend as the type of the mask defines, [B, L, H, K]."""
         spec, dropout_args = self.spec, (dropout_rate, dropout_key)
         if not isinstance(mask, AttentionMask):
             key, value = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)
             return dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
-        return blockwise_attention(query_BLHK, key_BSGK, value_BSGK, mask, scale, *dropout_args, spec.score_cap)
+        options: Any = (*dropout_args, spec.score_cap, rotation)
+        return blockwise_attention(query_BLHK, key_BSGK, value_BSGK, mask, scale, *options)
 
     def _with_global(
         self,
@@ -445,8 +475,5 @@ class Attention(nnx.Module):
         spec = self.spec
         if spec.positions != "rotary" or positions_BL is None:
             return x_BLHK
-        scaling = dict(spec.rotary_scaling)
-        if length is None and spec.rotary_by_length:
-            length = positions_BL.max() + 1
-        frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, scaling, length)
-        return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved, rotary_scale(scaling))
+        frequency, scale = _frequencies(spec, positions_BL, length), rotary_scale(dict(spec.rotary_scaling))
+        return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved, scale)

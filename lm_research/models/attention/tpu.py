@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from lm_research.common.rounding import ceil_div
 from lm_research.models.attention.mask import AttentionMask, near_blocks, visited_blocks
 from lm_research.models.attention.tpu_kernels import Place, Rows, Static, backward_kernel, forward_kernel
 from lm_research.models.layers import STATISTICS, named
+from lm_research.models.rotary import Rotation
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
@@ -35,6 +36,8 @@ from lm_research.parallel.rules import first_head, first_row, per_device
 # memory of a v4's core, and MOST_HEADS query heads unless a tile of single ones has more.
 LANES, LONGEST_BLOCK, SKIPPING_BLOCK, LONGEST_CHUNK, MOST_HEADS = 128, 512, 256, 2048, 8
 VMEM_BYTES = 32 * 2**20
+# The largest factors of rotations that kernels apply; the memory has them twice.
+ROTATION_BYTES = 4 * 2**20
 
 
 class Options(NamedTuple):
@@ -56,11 +59,13 @@ class Inputs(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Segments [B, L] and [B, S], prefixes [B, S] or None, and int32 [4]: dropout key (2), first sequence, first head."""
+    """Segments [B, L] and [B, S], prefixes [B, S] or None, `Rotation` [1 or B, L, lanes] or None, and int32 [4]: dropout key (2), first sequence, first head."""
 
     queries: jax.Array
     keys: jax.Array
     prefix: jax.Array | None
+    cos: jax.Array | None
+    sin: jax.Array | None
     numbers: jax.Array
 
 
@@ -74,6 +79,7 @@ def tpu_attend(
     dropout_key: jax.Array | None = None,
     score_cap: float = 0.0,
     options: Options | None = None,
+    rotation: Rotation | None = None,
 ) -> jax.Array:
     """`module.reference_attention` without scores in memory: equal up to rounding, with zeros for queries that attend to no key.
 
@@ -89,6 +95,7 @@ def tpu_attend(
       dropout_key: PRNG key for dropout; None disables it.
       score_cap: soft cap c of the scores, c tanh(score / c); 0 for none.
       options: sizes of blocks; None for the defaults.
+      rotation: applied to queries and keys; of `tile_heads` heads.
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -104,12 +111,15 @@ def tpu_attend(
     key_bias = mask.key_bias_BHS
     if key_bias is not None:
         key_bias = jnp.broadcast_to(key_bias, (batch, *key_bias.shape[1:]))
+    factors = (None, None) if rotation is None else (rotation.cos_BLT, rotation.sin_BLT)
+    settings |= dict(pairs=rotation.pairs if rotation else 0, interleaved=bool(rotation and rotation.interleaved))
+    shared = rotation is not None and len(rotation.cos_BLT) == 1
     run = functools.partial(_on_device, settings, options or Options())
     return per_device(
         run,
         (query_BLHK, key_BSGK, value_BSGK, mask.distances_HX, key_bias),
-        (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS),
-        jax.lax.bitcast_convert_type(bits, jnp.int32),
+        (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS, *((None, None) if shared else factors)),
+        (jax.lax.bitcast_convert_type(bits, jnp.int32), factors if shared else None),
     )
 
 
@@ -117,31 +127,47 @@ def _on_device(
     settings: dict[str, Any],
     options: Options,
     arrays: tuple[Any, ...],
-    rows: tuple[jax.Array, jax.Array, jax.Array | None],
-    bits: jax.Array,
+    rows: Sequence[Any],
+    whole: tuple[jax.Array, tuple[jax.Array, jax.Array] | None],
 ) -> jax.Array:
     """Compute one device's part."""
     *qkv, distances, key_bias = arrays
+    (queries, keys, prefix, cos, sin), (bits, shared) = rows, whole
+    cos, sin = (cos, sin) if shared is None else shared
     batch, length, heads, width = qkv[0].shape
     single_device = not jax.sharding.get_abstract_mesh().manual_axes
     first = (0, 0) if single_device else (first_row(batch), first_head(heads))
     numbers = jnp.concatenate([bits, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])])
-    pad = -width % 16
+    pad, groups = -width % 16, qkv[1].shape[2]
+    if settings["pairs"] and (pad or not _can_rotate(cos, groups, width)):
+        rotation = Rotation(cos, sin, settings["pairs"], settings["interleaved"])
+        qkv[:2] = (rotation(x) for x in qkv[:2])
+        settings, cos, sin = settings | dict(pairs=0), None, None
     qkv = [jnp.pad(x, [(0, 0)] * 3 + [(0, pad)]) for x in qkv] if pad else qkv
-    groups = qkv[1].shape[2]
     copies = _sharing(heads // groups, groups, width + pad)
     if copies * groups < heads:
         qkv[1:] = (jnp.repeat(x, heads // groups // copies, axis=2) for x in qkv[1:])
     static = _static(settings, options, qkv, copies, distances is not None)
     query, key, value = (x.reshape(*x.shape[:2], -1) for x in qkv)
     inputs = Inputs(query, key, value, distances, key_bias)
-    out_BLD = _attend(static, inputs, Masks(*rows, numbers))
+    out_BLD = _attend(static, inputs, Masks(queries, keys, prefix, cos, sin, numbers))
     return out_BLD.reshape(batch, length, heads, -1)[..., :width]
+
+
+def tile_heads(width: int) -> int:
+    """The fewest heads that fill whole registers."""
+    return LANES // math.gcd(width, LANES)
 
 
 def _heads_of_tile(groups: int, width: int) -> int:
     """The number of key/value heads of a tile."""
-    return min(groups, LANES // math.gcd(width, LANES))
+    return min(groups, tile_heads(width))
+
+
+def _can_rotate(table_BLT: jax.Array, groups: int, width: int) -> bool:
+    """Whether the kernels can apply a rotation: its heads are those of a tile, and its factors are not too large."""
+    _, length, lanes = table_BLT.shape
+    return groups >= tile_heads(width) and 2 * 4 * length * lanes <= ROTATION_BYTES
 
 
 def _sharing(copies: int, groups: int, width: int) -> int:
@@ -188,7 +214,7 @@ def _attend(static: Static, inputs: Inputs, masks: Masks) -> jax.Array:
 
 def _run_forward(static: Static, inputs: Inputs, masks: Masks) -> tuple[jax.Array, jax.Array]:
     """Attention, and log2 of each query's softmax sum [B, T, heads, L]."""
-    call = _Call(static, inputs, masks, ("tile", "row", "queries", "chunk"))
+    call = _Call(static, inputs, masks, ("queries", "chunk"))
     lanes = static.heads * static.width
     totals = (call.batch, call.tiles, static.heads, static.blocks[0] * static.queries)
     return call.run(
@@ -212,7 +238,7 @@ def _forward(static: Static, inputs: Any, masks: Any) -> tuple[jax.Array, tuple[
 
 def _backward(static: Static, residuals: tuple[Any, ...], gradient: jax.Array) -> tuple[Inputs, None]:
     inputs, masks, out, log_total, learned = residuals
-    call = _Call(static, inputs, masks, ("tile", "row", "chunk", "queries"))
+    call = _Call(static, inputs, masks, ("chunk", "queries"))
     rows, lanes = static.chunk * static.keys, static.heads * static.width
     kind = inputs.query.dtype if static.chunks == 1 else jnp.float32
     by_chunk = jax.ShapeDtypeStruct((static.chunks, *inputs.query.shape), kind)
@@ -258,14 +284,15 @@ def _distance_rows(static: Static, distances_HX: jax.Array, gradient: jax.Array)
 class _Call:
     """The grid of a kernel, and each program's part of the arrays."""
 
-    def __init__(self, static: Static, inputs: Inputs, masks: Masks, axes: tuple[str, ...]) -> None:
-        self.static, self.axes = static, axes
+    def __init__(self, static: Static, inputs: Inputs, masks: Masks, axes: tuple[str, str]) -> None:
+        # What depends on the row is read once for all tiles, unless the gradient of a tile's distances is summed over rows.
+        self.static, self.axes = static, (*(("tile", "row") if static.has_distances else ("row", "tile")), *axes)
         self.batch = inputs.query.shape[0]
         self.tiles = ceil_div(inputs.query.shape[2], static.heads * static.width)
         sizes, spans = (static.queries, static.keys), (static.causal, static.window, static.window_ahead)
         self.near_IJ = near_blocks(static.blocks, sizes, *spans, masks.prefix is not None)
         self.rows = self._rows(inputs, masks)
-        self.grid = tuple(self._size(axis) for axis in axes)
+        self.grid = tuple(self._size(axis) for axis in self.axes)
 
     def _size(self, axis: str) -> int:
         static = self.static
@@ -302,6 +329,10 @@ class _Call:
         """Spec of an array [B, ?, ?] of which a program has its row; or None."""
         return x, None if x is None else self._spec((1, *x.shape[1:]), lambda at: (at.row, 0, 0))
 
+    def of_all(self, x: Any) -> tuple[Any, pl.BlockSpec | None]:
+        """Spec of an array [1, ?, ?] that all programs have; or None."""
+        return x, None if x is None else self._spec((1, *x.shape[1:]), lambda at: (0, 0, 0))
+
     def of_tile(self, x: Any) -> tuple[Any, pl.BlockSpec | None]:
         """Spec of an array [T, ?, ?] of which a program has its tile; or None."""
         return x, None if x is None else self._spec((1, *x.shape[1:]), lambda at: (at.tile, 0, 0))
@@ -324,6 +355,8 @@ class _Call:
         )
         by_block = (self.batch, count_J, static.keys)
         prefix = None if masks.prefix is None else pad(masks.prefix, pad_S, 0).reshape(by_block)
+        rest = max(count_I * static.queries, count_J * static.keys) - static.lengths[0]
+        cos, sin = (x if x is None else jnp.pad(x, [(0, 0), (0, rest), (0, 0)]) for x in (masks.cos, masks.sin))
         distances = inputs.distances
         if distances is not None:
             distances = _distance_table(static, distances, self.tiles)
@@ -339,6 +372,8 @@ class _Call:
             queries[:, None],
             keys.reshape(by_block),
             prefix,
+            cos,
+            sin,
             distances,
             key_bias,
         )
@@ -355,6 +390,8 @@ class _Call:
         rows, static = self.rows, self.static
         segments = self._spec((1, 1, static.queries), lambda at: (at.row, 0, at.queries))
         of_rows = [(rows.queries, segments), self.of_row(rows.keys), self.of_row(rows.prefix)]
+        shared = rows.cos is not None and len(rows.cos) == 1
+        of_rows += [self.of_all(x) if shared else self.of_row(x) for x in (rows.cos, rows.sin)]
         of_rows += [self.of_tile(rows.distances), self.of_row_and_tile(rows.key_bias)]
         arrays, in_specs = zip(*of_rows, *inputs, strict=True)
         shapes, out_specs = zip(*outputs, strict=True)
@@ -364,6 +401,10 @@ class _Call:
             place = Place(**{name: pl.program_id(axis) for axis, name in enumerate(self.axes)})
             kernel(static, place, Rows(*refs[: len(rows)]), *refs[len(rows) :])
 
+        memory = [pltpu.VMEM(x, jnp.float32) for x in scratch]
+        if static.pairs:  # the rotated keys
+            lanes = static.heads // static.copies * static.width
+            memory.append(pltpu.VMEM((1, static.chunk * static.keys, lanes), inputs[1][0].dtype))
         # The table's gradient is summed over rows, and keys' gradients over blocks of queries.
         semantics: dict[str, Any] = dict(tile="parallel", row="arbitrary" if static.has_distances else "parallel")
         return pl.pallas_call(
@@ -374,7 +415,7 @@ class _Call:
                 grid=self.grid,
                 in_specs=in_specs,
                 out_specs=out_specs,
-                scratch_shapes=tuple(pltpu.VMEM(x, jnp.float32) for x in scratch),
+                scratch_shapes=memory,
             ),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=tuple(semantics.get(axis, "arbitrary") for axis in self.axes),

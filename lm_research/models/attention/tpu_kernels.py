@@ -40,6 +40,8 @@ class Static(NamedTuple):
       blocks: numbers of blocks of queries and of keys.
       chunk: key blocks of a program.
       has_distances: whether there is a bias by distance.
+      pairs: number of rotated pairs of elements of a head; 0 if the kernels do not rotate queries and keys.
+      interleaved: whether the elements of a pair are adjacent.
       interpret: whether the kernels are interpreted.
     """
 
@@ -59,6 +61,8 @@ class Static(NamedTuple):
     blocks: tuple[int, int]
     chunk: int
     has_distances: bool
+    pairs: int
+    interleaved: bool
     interpret: bool
 
     @property
@@ -76,6 +80,7 @@ class Rows(NamedTuple):
       queries: segments [B, 1, L].
       keys: segments [B, J, N].
       prefix: above 0 for keys that their whole segment attends to, [B, J, N]; or None.
+      cos, sin: `Rotation` of the heads of a tile, [1, L, lanes]; or None.
       distances: bias by the query's position minus the key's, [T, heads, L + S]; index S is distance 0; or None.
       key_bias: bias by key, [B, T, heads, J, N]; or None.
     """
@@ -86,6 +91,8 @@ class Rows(NamedTuple):
     queries: Any
     keys: Any
     prefix: Any
+    cos: Any
+    sin: Any
     distances: Any
     key_bias: Any
 
@@ -116,6 +123,11 @@ class Pair(NamedTuple):
     def slots(self) -> Any:
         """The key block's positions in the chunk."""
         return pl.ds(pl.multiple_of(self.inner * self.static.keys, self.static.keys), self.static.keys)
+
+    @property
+    def first_key(self) -> Any:
+        """The key block's first position in the row."""
+        return pl.multiple_of(self.block * self.static.keys, self.static.keys)
 
     def position(self, axis: int) -> jax.Array:
         """Positions of keys (axis 0) or queries (axis 1), [N, Q]."""
@@ -221,12 +233,14 @@ def forward_kernel(
     mixed: Any,
     highest: Any,
     total: Any,
+    turned: Any = None,
 ) -> None:
     """Compute attention of a block of queries to a chunk of keys: out [Q, heads K], and log2 of the softmax sums [heads, Q].
 
-    Scratch: mixed [heads K, Q], highest and total [heads, Q].
+    Scratch: mixed [heads K, Q], highest and total [heads, Q], and turned, as the keys, if the kernel rotates.
     """
-    queries = _present(query[0], place.queries * static.queries, static.lengths[0])
+    queries = _queries(static, place, rows, query)
+    key = _keys(static, place, rows, key, turned, (place.queries == 0) | (static.chunks > 1))
 
     @pl.when(place.chunk == 0)
     def start() -> None:
@@ -279,13 +293,15 @@ def backward_kernel(
     for_query: Any,
     for_key: Any,
     for_value: Any,
+    turned: Any = None,
 ) -> None:
     """Compute the gradients of a block of queries and a chunk of keys, with the scores computed again.
 
-    Scratch: for_query [heads K, Q]; for_key and for_value [chunk N, heads / copies K].
+    Scratch: for_query [heads K, Q]; for_key and for_value [chunk N, heads / copies K]; turned as in the forward pass.
     """
     first, length = place.queries * static.queries, static.lengths[0]
-    queries, outers = _present(query[0], first, length), _present(outer[0], first, length)
+    queries, outers = _queries(static, place, rows, query), _present(outer[0], first, length)
+    key = _keys(static, place, rows, key, turned, place.queries == 0)
     products = outers.astype(jnp.float32) * _present(out[0], first, length).astype(jnp.float32)
     products_KQ = products.T
     for_query[...] = jnp.zeros(for_query.shape, for_query.dtype)
@@ -335,12 +351,19 @@ def backward_kernel(
             for_query[own] += _dot(keys_KN[shared], gradient, 1, 0)
 
     _loop(static, place, rows, add)
-    query_gradient[0, 0] = (for_query[...] * static.scale).T.astype(query_gradient.dtype)
+    to_query = _rotated(static, rows, (for_query[...] * static.scale).T, first, -1)
+    query_gradient[0, 0] = to_query.astype(query_gradient.dtype)
 
     @pl.when(place.queries == static.blocks[0] - 1)
     def finish() -> None:
-        key_gradient[0] = (for_key[...] * static.scale).astype(key_gradient.dtype)
         value_gradient[0] = for_value[...].astype(value_gradient.dtype)
+
+        def write(inner: Any) -> None:
+            pair = Pair(static, rows, place, inner)
+            to_key = _rotated(static, rows, for_key[pair.slots, :] * static.scale, pair.first_key, -1)
+            key_gradient[0, pair.slots, :] = to_key.astype(key_gradient.dtype)
+
+        _each_block(static, write)
 
 
 def _loop(static: Static, place: Place, rows: Rows, add: Any) -> None:
@@ -356,6 +379,54 @@ def _loop(static: Static, place: Place, rows: Rows, add: Any) -> None:
         add(inner)
 
     jax.lax.fori_loop(first, last, step, None)
+
+
+def _each_block(static: Static, run: Any) -> None:
+    """Call `run` for each block of the chunk."""
+    if static.chunk == 1:
+        run(0)
+    else:
+        jax.lax.fori_loop(0, static.chunk, lambda inner, _: run(inner), None)
+
+
+def _queries(static: Static, place: Place, rows: Rows, query: Any) -> jax.Array:
+    """The block of queries, rotated if the kernel rotates."""
+    first = pl.multiple_of(place.queries * static.queries, static.queries)
+    return _rotated(static, rows, _present(query[0], first, static.lengths[0]), first)
+
+
+def _keys(static: Static, place: Place, rows: Rows, key: Any, turned: Any, stale: Any) -> Any:
+    """The keys of the chunk; if the kernel rotates, `turned`, which is computed where it is `stale`."""
+    if not static.pairs:
+        return key
+
+    @pl.when(stale)
+    def fill() -> None:
+        def turn(inner: Any) -> None:
+            pair = Pair(static, rows, place, inner)
+            turned[0, pair.slots, :] = _rotated(static, rows, key[0, pair.slots, :], pair.first_key)
+
+        _each_block(static, turn)
+
+    return turned
+
+
+def _rotated(static: Static, rows: Rows, x: jax.Array, first: Any, direction: int = 1) -> jax.Array:
+    """Rotate heads [R, heads K] of positions from `first` on, or back; x itself if the kernel does not rotate."""
+    if not static.pairs:
+        return x
+    cos, sin = (table[0, pl.ds(first, len(x)), :] for table in (rows.cos, rows.sin))
+    lanes, lane = cos.shape[1], jax.lax.broadcasted_iota(jnp.int32, cos.shape, 1)
+    apart, leads = 1, lane & 1 == 0  # the first elements of pairs
+    if not static.interleaved:
+        apart, heads = static.pairs, range(0, lanes, static.width)
+        leads = functools.reduce(jnp.logical_or, ((lane >= n) & (lane < n + apart) for n in heads))
+    parts = []
+    for start in range(0, x.shape[1], lanes):
+        part = x[:, start : start + lanes].astype(jnp.float32)
+        others = jnp.where(leads, _roll(part, -apart), _roll(part, apart))
+        parts.append(part * cos + others * (direction * sin))
+    return jnp.concatenate(parts, 1).astype(x.dtype)
 
 
 def _block(pair: Pair, x: Any) -> jax.Array:
