@@ -51,7 +51,7 @@ SHAPES = {
     "t5 cross": Shape(114, 512),
     "modernbert": Shape(1024, 1024, window=128, rate=0.0, rotary=True),
     "llama": Shape(4096, 4096, 32, 8, 128, causal=True, rate=0.0, rotary=True),
-    "gemma2": Shape(1024, 1024, 8, 4, 256, causal=True, window=512, cap=50.0, rate=0.0),
+    "gemma2": Shape(1024, 1024, 8, 4, 256, causal=True, window=512, cap=50.0, rate=0.0, rotary=True),
     "bloom": Shape(1024, 1024, 16, 16, causal=True, distances=True, rate=0.0),
 }
 CHIPS = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")

@@ -37,7 +37,7 @@ from lm_research.parallel.rules import first_head, first_row, per_device
 LANES, LONGEST_BLOCK, SKIPPING_BLOCK, LONGEST_CHUNK, MOST_HEADS = 128, 512, 256, 2048, 8
 VMEM_BYTES = 32 * 2**20
 # The largest factors of rotations that kernels apply; the memory has them twice.
-ROTATION_BYTES = 4 * 2**20
+ROTATION_BYTES = 2 * 2**20
 
 
 class Options(NamedTuple):
