@@ -35,6 +35,7 @@ from lm_research.interop import huggingface, native_checkpoint, sentence_transfo
 from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
 from lm_research.models import label_losses
+from lm_research.models.attention.mask import packed_segments
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
@@ -189,10 +190,10 @@ class LanguageModel:
                 real = arrays["decoder_input_ids"] != self._pad_id
                 arrays["decoder_attention_mask"] = real.astype(np.int32)
         if family_of(self.family).hides_padding:
-            of_decoder = {"decoder_attention_mask": "decoder_input_ids"} if HEADS[self.head].classifies else {}
-            for mask, tokens in {"attention_mask": "input_ids", **of_decoder}.items():
-                if mask not in arrays:
-                    arrays[mask] = (arrays[tokens] != self._pad_id).astype(np.int32)
+            self._hide_padding(arrays)
+        if "position_ids" in arrays and "attention_mask" not in arrays and self._packs_positions:
+            positions = jnp.broadcast_to(arrays["position_ids"], arrays["input_ids"].shape)
+            arrays["attention_mask"] = packed_segments(positions)
         if arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
             raise UserError(
                 f"This model is a plain {arch.kind}: it has no decoder_input_ids and decoder_attention_mask."
@@ -221,6 +222,24 @@ class LanguageModel:
         if self.head == "classification" and "labels" in arrays:
             self._check_labels(arrays["labels"], len(arrays["input_ids"]))
         return arrays
+
+    @property
+    def _packs_positions(self) -> bool:
+        packs = family_of(self.family).packed_positions
+        uncached = packs == "uncached" and self._config.get("use_cache") is False
+        return self.definition.arch.kind == "decoder" and (packs == "always" or uncached)
+
+    def _hide_padding(self, arrays: dict[str, Any]) -> None:
+        """Make masks of the padding tokens where none are given; the decoder attends to all of the source then."""
+        arch = self.definition.arch
+        stacks = {"attention_mask": ("input_ids", arch.encoder or arch)}
+        if HEADS[self.head].classifies:
+            stacks["decoder_attention_mask"] = ("decoder_input_ids", arch)
+        if "attention_mask" not in arrays:
+            arrays["memory_mask"] = np.ones(arrays["input_ids"].shape, np.int32)
+        for mask, (tokens, stack) in stacks.items():
+            if mask not in arrays:
+                arrays[mask] = (arrays[tokens] != stack.pad_id).astype(np.int32)
 
     def _check_labels(self, labels: Any, rows: int) -> None:
         """Raise a UserError if the loss of the classification head does not accept these labels."""

@@ -19,7 +19,7 @@ from lm_research.models.block import Block, BlockInputs, DepthAverage
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.positions import alibi_slopes, distance_buckets, embedded_distances, scaled_alibi
+from lm_research.models.positions import alibi_by_key, alibi_slopes, distance_buckets, embedded_distances
 from lm_research.models.transformer import EncoderOutput
 from lm_research.parallel.rules import constrain
 
@@ -136,7 +136,7 @@ def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> j
         table_RH = bound.model.decoder.relative_bias[...].astype(jnp.float32)
         bias += jnp.moveaxis(table_RH[_buckets(bound.model.arch, distance_BLS)], -1, 1)
     elif spec.positions == "alibi" and spec.scaled_alibi:
-        bias += scaled_alibi(spec.num_heads, spec.score_scale, slots.positions_BL[..., None] - distance_BLS)
+        bias += alibi_by_key(spec.num_heads, slots.positions_BL[..., None] - distance_BLS, spec.score_scale)
     elif spec.positions == "alibi":
         bias -= alibi_slopes(spec.num_heads)[:, None, None] * distance_BLS[:, None]
     return bias

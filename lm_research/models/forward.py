@@ -1,7 +1,8 @@
 """A whole model as a function from a dict of arrays to a dict of arrays, with the names of transformers' classes.
 
 These are `input_ids`, `attention_mask`, `logits`, `last_hidden_state`, and so on. An attention mask hides padding from every position, but
-does not restart positions, so sequences may be padded on either side if the family's positions allow it.
+does not restart positions, so sequences may be padded on either side if the family's positions allow it. Its values above 1 are the numbers
+of packed sequences, which do not attend to each other.
 
 Legend: lm_research/models/__init__.py.
 """
@@ -50,7 +51,8 @@ def forward(
     Args:
       model: the model, bound to its parameters.
       head: the name of its head.
-      inputs: arrays [B, L] by the names of INPUTS (multiple choice: [B, choices, L]).
+      inputs: arrays [B, L] by the names of INPUTS (multiple choice: [B, choices, L]), and `memory_mask`, the attention mask of a decoder's
+        attention to the encoder where it is another.
       capture: whether to return `hidden_states` and `attentions` too (of encoder-decoders, those of both stacks and `cross_attentions`).
       key: PRNG key for dropout; None disables it.
       problem_type: one of PROBLEM_TYPES, which selects the loss of the head "classification"; None infers it from the labels.
@@ -66,7 +68,7 @@ def forward(
     mask_BL = inputs.get("attention_mask")
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
     captured: list[StackOutputs] | None = [] if capture else None
-    options: dict[str, Any] = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
+    options: dict[str, Any] = dict(query_segments_BL=jnp.maximum(mask_BL, 1), captured=captured)
     source: dict[str, Any] = dict(
         positions_BL=_positions(model.reader.arch, inputs),
         prefix_BL=inputs.get("global_attention_mask"),
@@ -78,6 +80,7 @@ def forward(
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":
         source_BSD, memory = model.encode(tokens_BL, mask_BL, dropout_key=keys[0], **source, **options)
+        memory = memory._replace(segments_BS=inputs.get("memory_mask", memory.segments_BS))
         targets_BL = inputs["decoder_input_ids"]
         target_mask_BL = inputs.get("decoder_attention_mask")
         target_mask_BL = jnp.ones_like(targets_BL) if target_mask_BL is None else target_mask_BL
@@ -102,7 +105,12 @@ def balanced_forward(model: Model, head: str, inputs: Mapping[str, jax.Array], c
 
 
 def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:
-    """Positions [B, L]; `position_ids` are rows of a learned table, unless positions are counted by the attention mask (OPT)."""
+    """Positions [B, L]; `position_ids` are rows of a learned table, unless positions are counted by the attention mask (OPT).
+
+    They have no effect on biases by distance.
+    """
+    if arch.positions == "none" and all(spec.positions != "rotary" for spec in arch.layers):
+        return None
     rows_BL = inputs.get("position_ids")
     counted = arch.positions != "learned" or not arch.count_masked
     return rows_BL if rows_BL is None or counted else rows_BL - arch.position_offset

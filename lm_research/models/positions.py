@@ -85,17 +85,17 @@ def alibi_table(heads: int, length: int) -> np.ndarray:
     return -alibi_slopes(heads)[:, None] * np.abs(np.arange(1 - length, length, dtype=np.float32))
 
 
-def scaled_alibi(heads: int, scale: float, positions_BX: jax.Array) -> jax.Array:
-    """ALiBi's bias as `scale` x slope x position of each key, with slope, position and product in bfloat16: [B, H, ...] in float32.
+def alibi_by_key(heads: int, positions_BX: jax.Array, scale: float = 0.0) -> jax.Array:
+    """ALiBi's bias as slope x position of each key, [B, H, ...] in float32; with a `scale`, times it, and all factors in bfloat16.
 
     It differs from a bias by distance by a constant per query, which softmax ignores, and by rounding (Falcon's attention in PyTorch).
     """
 
     def rounded(x: jax.Array) -> jax.Array:
-        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) if scale else x
 
     slopes_HX = rounded(jnp.asarray(alibi_slopes(heads))).reshape(-1, *(1,) * (positions_BX.ndim - 1))
-    return scale * rounded(slopes_HX * rounded(positions_BX[:, None].astype(jnp.float32)))
+    return (scale or 1.0) * rounded(slopes_HX * rounded(positions_BX[:, None].astype(jnp.float32)))
 
 
 def by_distance(values_HX: jax.Array | np.ndarray, query_length: int) -> jax.Array:

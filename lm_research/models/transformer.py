@@ -34,7 +34,7 @@ from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import STATISTICS, Dense, dropout, make_param, norm, split_key
-from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias, scaled_alibi
+from lm_research.models.positions import alibi_by_key, alibi_table, by_distance, distance_table, relative_bias
 from lm_research.parallel.rules import length_parts
 
 
@@ -258,9 +258,10 @@ class Transformer(nnx.Module):
                     )
                 window = spec.window if spec.attention == "window" else 0
                 mask = AttentionMask(*pair, arch.causal, window, prefix_BL, window_ahead=spec.window_ahead)
-                if spec.positions == "alibi" and spec.scaled_alibi:
+                if spec.positions == "alibi" and (spec.scaled_alibi or not arch.count_masked):
                     places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
-                    mask = mask._replace(key_bias_BHS=scaled_alibi(spec.num_heads, spec.score_scale, places_BL))
+                    scale = spec.score_scale if spec.scaled_alibi else 0.0
+                    mask = mask._replace(key_bias_BHS=alibi_by_key(spec.num_heads, places_BL, scale))
                 in_full = spec.position_terms or spec.block_sums or spec.attention == "blocks"
                 distinct[traits] = self._add_distances(spec, mask, fused or (ring and not in_full))
             masks[spec] = distinct[traits]
@@ -307,7 +308,7 @@ class Transformer(nnx.Module):
             distances_HX = None
             if spec.uses_relative_table:
                 distances_HX = distance_table(self.relative_bias[...], length, **reach)
-            elif spec.positions == "alibi" and not spec.scaled_alibi:
+            elif spec.positions == "alibi" and mask.key_bias_BHS is None:
                 distances_HX = jnp.asarray(alibi_table(spec.num_heads, length))
             return mask._replace(distances_HX=distances_HX)
         bias = mask.bias(0, 0)
@@ -315,7 +316,7 @@ class Transformer(nnx.Module):
             bias += block_bias(length, spec.window, spec.random_blocks)
         if spec.uses_relative_table:
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
-        elif spec.positions == "alibi" and not spec.scaled_alibi:
+        elif spec.positions == "alibi" and mask.key_bias_BHS is None:
             bias += by_distance(alibi_table(spec.num_heads, length), length)[None]
         return bias
 

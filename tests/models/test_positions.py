@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.positions import alibi_table, distance_buckets, scaled_alibi, sinusoidal
+from lm_research.models.positions import alibi_by_key, alibi_table, distance_buckets, sinusoidal
 
 
 def test_sinusoidal_wavelengths_may_end_with_the_last() -> None:
@@ -20,9 +20,9 @@ def test_sinusoidal_wavelengths_may_end_with_the_last() -> None:
     np.testing.assert_allclose(sinusoidal(np.array([[3, 4]]), 7, last_wavelength=True)[0], expected, atol=1e-6)
 
 
-def test_scaled_alibi_is_rounded() -> None:
+def test_alibi_by_key_is_rounded() -> None:
     """The ninth of 12 heads, whose slope is 2^-0.5, and the fourth, 2^-4: `build_alibi_tensor` of transformers 5.24's Falcon."""
-    found = np.asarray(scaled_alibi(12, 1.0, np.array([[1, 3, 19, 257, 399]])))[0]
+    found = np.asarray(alibi_by_key(12, np.array([[1, 3, 19, 257, 399]]), 1.0))[0]
     assert found[8].tolist() == [0.70703125, 2.125, 13.4375, 181.0, 282.0]
     assert found[3, 3:].tolist() == [16.0, 25.0]
 

@@ -145,6 +145,12 @@ def document_positions(segments_BL: jax.Array) -> jax.Array:
     return jnp.cumsum(real_BL, axis=1) * real_BL - 1
 
 
+def packed_segments(positions_BL: jax.Array) -> jax.Array:
+    """Number the sequences in rows of packed ones from 1, [B, L]; another one begins where a position is not the next."""
+    steps_BL = jnp.diff(positions_BL, prepend=positions_BL[..., :1] - 1)
+    return 1 + jnp.cumsum(steps_BL != 1, axis=-1)
+
+
 def chunk_segments(segments_BL: jax.Array, positions_BL: jax.Array, chunk: int) -> jax.Array:
     """Divide segments into chunks, [B, L]: positions have the same number if they share a segment and a chunk.
 

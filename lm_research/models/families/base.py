@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Any, Literal
 
 from lm_research.config.registries import FAMILIES as _FAMILIES
 from lm_research.config.variants import Variants
@@ -18,6 +18,8 @@ from lm_research.models.families.common import (
     read_keys,
     write_keys,
 )
+
+Packing = Literal["", "uncached", "always"]
 
 
 class Family:
@@ -34,12 +36,15 @@ class Family:
       output_names: our names of outputs -> those of transformers for this family.
       loss_heads: head -> the head whose loss it has, where labels are not shifted as usual (BART's decoder without its encoder).
       starts_with_last_token: whether decoders start with the last source token, the language code (mBART).
+      packed_positions: when `position_ids` without an attention mask divide rows into packed sequences, which begin where a position is not
+        the next: "uncached", where config.json has use_cache false, or "always"; empty for never.
       frozen_padding: `Architecture.frozen_padding` of models from a config.json. New models train all rows, because a family does not know
         the padding token of a run's tokenizer.
       reference: the implementation that tests compare it with.
       start_token: key of config.json with the token that decoder inputs begin with if it has no `decoder_start_token_id`.
       hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
-      hides_padding: whether padding tokens are masked where no mask is given: in the source, and in a classifier's decoder inputs.
+      hides_padding: whether padding tokens are masked where no mask is given: in the source's attention to itself, and in a classifier's
+        decoder inputs.
 
     Attributes of config.json:
       model_types: `model_type` -> the prefix of its class names ("bert" -> "Bert"); the first is written. Empty if transformers has no
@@ -75,6 +80,7 @@ class Family:
     start_token: str = "pad_token_id"
     hides_padded_targets: bool = False
     hides_padding: bool = False
+    packed_positions: Packing = ""
     frozen_padding: bool = True
 
     model_types: Mapping[str, str] = {}

@@ -50,7 +50,7 @@ class Bloom(PlainDecoder):
         fields["intermediate_size"] = 4 * fields["hidden_size"]
         check_supported(hf, {"n_inner": fields["intermediate_size"]})
         fields["norm"] = "normed" if hf.get("apply_residual_connection_post_layernorm") else "pre"
-        return fields | {"max_length": 0}
+        return fields | {"max_length": 0, "count_masked": False}
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:

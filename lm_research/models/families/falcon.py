@@ -49,6 +49,7 @@ class Falcon(PlainDecoder):
     }
 
     model_types = {"falcon": "Falcon"}
+    packed_positions = "uncached"
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 65024),
         ConfigField("hidden_size", "hidden_size", 4544, ("n_embed",)),

@@ -23,6 +23,7 @@ class Gemma3Multimodal(Gemma3):
 
     sizes: dict[str, Any] = {}
     model_types = {"gemma3": "Gemma3"}
+    packed_positions = "always"  # its masks are made before there is a cache
     classes = {"ForConditionalGeneration": "causal_lm", "ForSequenceClassification": "classification"}
     base_prefix, other_prefixes = "language_model.model.", ("model.language_model.",)  # the second in memory since 4.52
     modules = (

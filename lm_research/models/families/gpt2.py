@@ -33,6 +33,7 @@ class GPT2(PlainDecoder):
         "xl": dict(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
     }
     model_types = {"gpt2": "GPT2"}
+    packed_positions = "uncached"
     classes = {"LMHeadModel": "causal_lm", **without(PlainDecoder.classes, "ForCausalLM")}
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50257),

@@ -31,6 +31,7 @@ class GPTNeo(PlainDecoder):
     run_traits = dict(activation="gelu_tanh", window=256)
 
     model_types = {"gpt_neo": "GPTNeo"}
+    packed_positions = "uncached"
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50257),
         ConfigField("hidden_size", "hidden_size", 2048),

@@ -37,6 +37,7 @@ class GPTNeoX(PlainDecoder):
     run_traits = dict(activation="gelu", norm="parallel", rotary_fraction=0.25, tied=False)
 
     model_types = {"gpt_neox": "GPTNeoX"}
+    packed_positions = "uncached"
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50432),
         ConfigField("hidden_size", "hidden_size", 6144),

@@ -43,6 +43,7 @@ class GPTJ(PlainDecoder):
     run_traits = dict(activation="gelu_tanh", rotary_fraction=0.25, tied=False)
 
     model_types = {"gptj": "GPTJ"}
+    packed_positions = "uncached"
     classes = without(PlainDecoder.classes, "ForTokenClassification")
     config_fields = (
         ConfigField("vocab_size", "vocab_size", 50400),

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lm_research.common.documents import Size
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import layer_kinds, rotary
-from lm_research.models.families.base import Family
+from lm_research.models.families.base import Family, Packing
 from lm_research.models.families.common import ConfigField, ParamMapping, write_keys
 from lm_research.models.families.decoder_weights import decoder_weights
 from lm_research.models.rotary import SHARE
@@ -58,6 +58,7 @@ class LlamaLike(Family):
         ConfigField("pad_id", "pad_token_id", -1),
     )
     other_keys = {"num_key_value_heads": Size, "head_dim": Size, **rotary.KEYS}
+    packed_positions: Packing = "uncached"
     base_prefix = "model."
     redundant = (r"rotary_emb\.inv_freq$",)
 

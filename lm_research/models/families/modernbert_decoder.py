@@ -22,6 +22,7 @@ class ModernBertDecoder(ModernBert):
     run_traits = ModernBert.run_traits | {"classifier_bias": False}
 
     model_types = {"modernbert-decoder": "ModernBertDecoder"}
+    packed_positions = "uncached"
     classes = {"ForCausalLM": "causal_lm", "ForSequenceClassification": "classification", "Model": "none"}
     config_fields = (*FIELDS, ConfigField("classifier_bias", "classifier_bias", False))
     other_keys = without(OTHER_KEYS, "classifier_pooling", "sparse_prediction")

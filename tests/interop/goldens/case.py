@@ -15,7 +15,9 @@ class Case:
     labels: str = ""
     length: int = 9
     target: int = 7  # length of the decoder's side
-    masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
+    masks: str = "right left"  # rows 1 and 2 are padded there, or "inside"; "" gives no attention_mask at all
+    given_mask: bool = True  # whether that attention_mask is an input
+    packed: bool = False  # position_ids of two sequences in rows 0 and 1, and from 2 on in row 2
     types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
     decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
     chosen: bool = False  # global_attention_mask, with 2, 1 and 0 positions in the rows

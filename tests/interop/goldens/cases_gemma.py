@@ -177,6 +177,13 @@ CASES = [
         **LONG,
     ),
     Case(
+        "gemma3_multimodal_packed",
+        "Gemma3ForConditionalGeneration",
+        MULTIMODAL,
+        packed=True,
+        masks="",
+    ),
+    Case(
         "gemma3_multimodal_untied",
         "Gemma3ForConditionalGeneration",
         merged(
@@ -208,6 +215,17 @@ CASES = [
     Case("t5gemma_encoder", "T5GemmaEncoderModel", merged(T5GEMMA, is_encoder_decoder=False), slow=True, **LONG),
     Case("t5gemma_sequence", "T5GemmaForSequenceClassification", merged(T5GEMMA, num_labels=3), "sequence", slow=True),
     Case("t5gemma_token", "T5GemmaForTokenClassification", merged(T5GEMMA, num_labels=4), "classes", slow=True),
+    Case(
+        "t5gemma_unmasked", "T5GemmaForConditionalGeneration", T5GEMMA, "target", length=9, target=6, given_mask=False
+    ),
+    Case(
+        "t5gemma_sequence_unmasked",
+        "T5GemmaForSequenceClassification",
+        merged(T5GEMMA, num_labels=3),
+        "sequence",
+        given_mask=False,
+        slow=True,
+    ),
     Case("t5gemma_losses", "T5GemmaForConditionalGeneration", T5GEMMA, "target", steps=2e-2),
     Case("t5gemma2_generation", "T5Gemma2ForConditionalGeneration", T5GEMMA2, "target", length=10, target=8),
     Case("t5gemma2_texts", "T5Gemma2ForConditionalGeneration", T5GEMMA2, length=10, new_tokens=9, masks="right left"),

@@ -90,9 +90,14 @@ def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray
     for row, side in enumerate(case.masks.split(), start=1):
         cut = rng.randint(1, length // 2 + 1)
         mask[row, length - cut :] = side != "right"
+        mask[row, 2 : 2 + cut] &= side != "inside"
         mask[row, :cut] &= side != "left"
     tokens = np.where(mask == 1, rng.choice(usual, (rows, length)), pad)
     inputs = {"input_ids": tokens, "attention_mask": mask}
+    if case.packed:
+        inputs["position_ids"] = np.arange(length) + np.array([[0], [0], [2]])
+        for row, first in enumerate((3, length // 2)):
+            inputs["position_ids"][row, first:] -= first
     if case.chosen:
         inputs["global_attention_mask"] = np.zeros_like(mask)
         for row, count in enumerate((2, 1, 0)):
@@ -302,6 +307,8 @@ def make(case: Case) -> Golden:
     inputs = draw(case, model.config, rng)
     if case.kind.endswith("ForSequenceClassification") and model.config.is_encoder_decoder:
         inputs = end_rows(inputs, model.config)
+    if not case.given_mask:
+        del inputs["attention_mask"]
     if case.new_tokens:
         return dataclasses.replace(golden, inputs=inputs, outputs=generate(model, inputs, case.new_tokens))
     if not case.steps:
