@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import re
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.calibration import Factors, factors
 from lm_research.planning.communication import Network
 from lm_research.planning.estimate import abstract_mesh
-from lm_research.planning.reading import Reading, read
+from lm_research.planning.reading import Reading, Temporary, read
 from lm_research.planning.schedule import Machine
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import flops_per_row, make_workload
@@ -59,6 +60,7 @@ class CompiledPlan:
       roof_mfu, cycles_mfu: those over the peak, with the step times of planning/reading.py.
       calibration: factors from these to real MFU, or None if no speed of the chip is published; see planning/calibration.py.
       reading: cost of the step, instruction by instruction, see planning/reading.py.
+      float32: temporaries of the reading that are float32 although the model computes in another type, those with the most bytes first.
     """
 
     compile_seconds: float
@@ -72,6 +74,7 @@ class CompiledPlan:
     cycles_mfu: float
     calibration: Factors | None
     reading: Reading
+    float32: tuple[Temporary, ...]
 
 
 def compile_step(config: Config, topology: Topology, effort: str = "full") -> CompiledPlan:
@@ -104,11 +107,11 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
         lowered = jit_train_step(step, shardings, options).lower(*placed)
         try:
             with refused_options(config.xla.flags):
-                compiled = lowered.compile(compiler_options=_effort(effort))
+                compiled, text = compile_program(lowered, _effort(effort))
         except jax.errors.JaxRuntimeError as error:
             raise _refused(error, topology) from error
     seconds = time.perf_counter() - begin
-    memory, text = compiled.memory_analysis(), _text(compiled, topology)
+    memory = compiled.memory_analysis()
     assert memory is not None, "every backend provides it for a compiled program"
     rates, flops = machine(topology, mesh), flops_per_row(work).total * config.train.batch_size / topology.num_devices
     reading = read(text, rates)
@@ -123,8 +126,9 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
         flops,
         flops / rates.flops / reading.roof_seconds,
         flops / rates.flops / reading.cycles_seconds,
-        factors(topology.name.partition(":")[0]),
+        factors(topology.chip_name),
         reading,
+        () if config.model.dtype == "float32" else reading.float32(),
     )
 
 
@@ -157,25 +161,19 @@ def machine(topology: Topology, mesh: Mesh) -> Machine:
     return Machine(device.flops, device.hbm_bandwidth, device.clock, network)
 
 
-def _text(compiled: jax.stages.Compiled, topology: Topology) -> str:
-    """Return the optimized program; raise a MeshError if this libtpu cannot print it."""
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        installed, made_for = importlib.metadata.version("libtpu"), _libtpu_of_jax()
-        raise MeshError(
-            f"libtpu {installed} compiles this step for {topology.name} but cannot print the program ({' '.join(str(error).split())[:120]}), "
-            f"because it is not the version that jax {jax.__version__} is made for. Install that one: pip install 'libtpu{made_for}'."
-        ) from error
-    assert text is not None, "every backend provides the text of a compiled program"
-    return text
+def compile_program(
+    lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, str]:
+    """Compile a program, and return it with the text of the optimized module.
 
-
-def _libtpu_of_jax() -> str:
-    """Return the versions of libtpu that the installed jax names in its extra `tpu`, such as ==0.0.42.*."""
-    needs = importlib.metadata.requires("jax") or []
-    found = (re.match(r"libtpu\s*([^;]+);.*extra == ['\"]tpu['\"]", need) for need in needs)
-    return next((match[1].strip(" ()") for match in found if match), "")
+    The text is the compiler's own dump. `as_text` would parse the module again first, which fails for the programs of some chips if jaxlib
+    is older than libtpu.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options={**(options or {}), **dump})
+        (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
+        return compiled, file.read_text()
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -14,7 +14,7 @@ import collections
 import dataclasses
 
 from lm_research.planning import communication, cost
-from lm_research.planning.program import HBM, Execution, Instruction, parse
+from lm_research.planning.program import HBM, Computation, Execution, Instruction, parse
 from lm_research.planning.schedule import Machine, Schedule
 from lm_research.planning.sources import UNKNOWN, Sources, origin
 
@@ -75,10 +75,11 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Temporary:
-    """Arrays in HBM of the same type that come from the same line; `count` instructions make them, one each."""
+    """Arrays in HBM of the same type that come from the same line; `count` instructions make them, one each, first of all `instruction`."""
 
     source: str
     operation: str
+    instruction: str
     array: str
     num_bytes: int
     count: int
@@ -109,6 +110,11 @@ class Reading:
     kernels: tuple[Kernel, ...]
     lines: tuple[Line, ...]
     temporaries: tuple[Temporary, ...]
+
+    def float32(self) -> tuple[Temporary, ...]:
+        """Return the temporaries in float32, those with the most bytes in all first."""
+        found = (one for one in self.temporaries if one.array.startswith("f32["))
+        return tuple(sorted(found, key=lambda t: -t.num_bytes * t.count))
 
 
 def read(text: str, machine: Machine) -> Reading:
@@ -224,27 +230,39 @@ class _Reader:
 
     def _temporaries(self) -> tuple[Temporary, ...]:
         entry = self.program.computations[self.program.entry]
-        results = {*entry.root.operands, entry.root.name}
+        results = _results(entry)
         found: dict[tuple[str, str], Temporary] = {}
         for one in self.executed:
             made = one.instruction
             if made.opcode in cost.FREE or cost.is_free_call(made) or made.opcode.endswith("-start"):
                 continue
-            if one.computation is entry and made.name in results:
-                continue
             maker, source = origin(self.program, one.computation, made)[1], self._line(one)
-            for array in made.arrays:
+            for number, array in enumerate(made.arrays):
                 if array.space != HBM or array.padded_bytes < SMALL:
                     continue
+                if one.computation is entry and (made.name, number) in results:
+                    continue
                 shape = f"{array.dtype}[{','.join(map(str, array.dims))}]"
-                count = found[source, shape].count if (source, shape) in found else 0
-                found[source, shape] = Temporary(source, describe(maker), shape, array.padded_bytes, count + 1)
+                if (before := found.get((source, shape))) is None:
+                    before = Temporary(source, describe(maker), made.name, shape, array.padded_bytes, 0)
+                found[source, shape] = dataclasses.replace(before, count=before.count + 1)
         return tuple(sorted(found.values(), key=lambda t: -t.num_bytes))
 
     def _line(self, one: Execution) -> str:
         """The source line of an instruction: of what it stores, or else of itself."""
         source = self.sources.line(*origin(self.program, one.computation, one.instruction))
         return source if source != UNKNOWN else self.sources.line(one.computation, one.instruction)
+
+
+def _results(entry: Computation) -> set[tuple[str, int]]:
+    """Return the arrays that a program returns: the names of the instructions that compute them, and their numbers there."""
+    found = {(entry.root.name, 0)}
+    for one in entry.operands(entry.root):
+        number = 0
+        while one.opcode in ("bitcast", "get-tuple-element") and (before := entry.operands(one)):
+            number, one = int(one.attribute(r"index=(\d+)") or number), before[0]
+        found.add((one.name, number))
+    return found
 
 
 def describe(one: Instruction) -> str:

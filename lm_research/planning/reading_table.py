@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lm_research.parallel.hardware import GIB
 from lm_research.planning.compiled import CompiledPlan
-from lm_research.planning.reading import Reading
+from lm_research.planning.reading import Reading, Temporary
 
 # Entries of each table.
 LIMIT = 12
@@ -29,7 +29,10 @@ def reading_lines(result: CompiledPlan) -> Iterator[str]:
     yield "most expensive lines (ms)"
     yield from aligned(_lines(reading))
     yield "largest temporaries"
-    yield from aligned(_temporaries(reading))
+    yield from aligned(_temporaries(reading.temporaries))
+    if result.float32:
+        yield "float32 temporaries, although the model computes in 16 bits"
+        yield from aligned(_temporaries(result.float32))
 
 
 def _totals(result: CompiledPlan) -> Iterator[tuple[str, ...]]:
@@ -73,10 +76,10 @@ def _lines(reading: Reading) -> Iterator[tuple[str, ...]]:
         yield (*times, f"{one.flops / 1e12:.3g}", gibibytes(one.hbm_bytes), one.source, one.operation)
 
 
-def _temporaries(reading: Reading) -> Iterator[tuple[str, ...]]:
-    yield ("  each", "number", "array", "line", "operation")
-    for one in reading.temporaries[:LIMIT]:
-        yield (f"  {gibibytes(one.num_bytes)}", str(one.count), one.array, one.source, one.operation)
+def _temporaries(found: Sequence[Temporary]) -> Iterator[tuple[str, ...]]:
+    yield ("  each", "number", "array", "line", "operation", "instruction")
+    for one in found[:LIMIT]:
+        yield (f"  {gibibytes(one.num_bytes)}", str(one.count), one.array, one.source, one.operation, one.instruction)
 
 
 def _ms(seconds: float) -> str:

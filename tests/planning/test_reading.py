@@ -192,6 +192,35 @@ ENTRY %main (x: bf16[1024,1024]) -> bf16[1024,1024] {{
     assert temporary.source == "lm_research/models/layers.py:30 from models/heads.py:20"  # what is kept, not the loop
 
 
+def test_arrays_in_float32_are_listed_unless_they_are_results() -> None:
+    """A fusion of two results of 4 MiB each, of which the program returns the second."""
+    wide = "f32[1024,1024]{1,0:T(8,128)}"
+    body = f"""\
+%two (p: bf16[1024,1024]) -> (f32[1024,1024], f32[1024,1024]) {{
+  %p = {FAR} parameter(0)
+  %w = {wide} convert(%p)
+  ROOT %both = ({wide}, {wide}) tuple(%w, %w)
+}}
+
+"""
+    text = f"""\
+ENTRY %main (x: bf16[1024,1024]) -> (f32[1024,1024], bf16[1024,1024]) {{
+  %x = {FAR} parameter(0)
+  %f = ({wide}, {wide}) fusion(%x), kind=kLoop, calls=%two, metadata={{op_name="jit(step)/convert" stack_frame_id=2}}
+  %left = {wide} get-tuple-element(%f), index=0
+  %right = {wide} get-tuple-element(%f), index=1
+  %y = {FAR} convert(%left), metadata={{op_name="jit(step)/y" stack_frame_id=4}}
+  %z = {FAR} add(%y, %y)
+  ROOT %out = ({wide}, {FAR}) tuple(%right, %z)
+}}
+"""
+    one = read(HEAD + body + text, MACHINE)
+    assert [t.array for t in one.temporaries] == ["f32[1024,1024]", "bf16[1024,1024]"]
+    (found,) = one.float32()
+    assert (found.instruction, found.count, found.num_bytes) == ("f", 1, 4 * 2**20)
+    assert found.source == "lm_research/models/heads.py:20"
+
+
 def test_copies_between_memories_overlap_but_share_the_bandwidth() -> None:
     """Three arrays of 2 MiB at 1 GB/s take 6.3 ms, the product only 2.1."""
     copies = [f"%c{n} = ({NEAR}, {FAR}, u32[]{{:S(2)}}) copy-start(%x{n})" for n in range(3)]
