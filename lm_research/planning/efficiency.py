@@ -24,6 +24,7 @@ class Efficiency:
       attention: fraction of the peak in Pallas kernels.
       hop: seconds of latency of a collective per link that it crosses.
       calibration: time of a real step over the time that results from the other figures.
+      asynchronous: kinds of collectives that run while the chip computes.
     """
 
     tile: int
@@ -34,11 +35,13 @@ class Efficiency:
     attention: float = 0.35
     hop: float = 1e-6
     calibration: float = 1.0
+    asynchronous: tuple[str, ...] = ("all-gather", "reduce-scatter")
 
 
 # From the cycles that the compiler of libtpu 0.0.52 estimates for single operations (python -m experiments.plans.efficiencies). The cache is a
 # sixth of the vector memory of 128 MiB, the rest of which holds the operands of the running kernel and of the next. Calibrated on MaxText's 16B
-# model on a v5e pod, 61.1% MFU (README of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 64.8%.
+# model on a v5e pod, 61.1% MFU (README of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 64.8%. All-reduces
+# are asynchronous in fusions with products, which the compiler has for v5e only (parallel/compiler_options.py).
 CALIBRATION = 1.06
 _V5E = ((0, 0.70), (768, 0.79), (1024, 0.93), (3072, 0.95))
 _V5P = ((0, 0.80), (768, 0.89), (1024, 0.93), (3072, 0.95))
@@ -46,7 +49,15 @@ _V6E = ((0, 0.30), (768, 0.37), (1024, 0.49), (3072, 0.80), (4096, 0.85))
 _TPU7X = ((0, 0.60), (768, 0.66), (1024, 0.81), (3072, 0.85))
 TPUS = {
     "v4": Efficiency(128, _V5P, 0.8, 281 * 1.05e9, 10e6, calibration=CALIBRATION),
-    "v5e": Efficiency(128, _V5E, 0.8, 110 * 1.5e9, 20e6, calibration=CALIBRATION),
+    "v5e": Efficiency(
+        128,
+        _V5E,
+        0.8,
+        110 * 1.5e9,
+        20e6,
+        calibration=CALIBRATION,
+        asynchronous=("all-gather", "reduce-scatter", "all-reduce"),
+    ),
     "v5p": Efficiency(128, _V5P, 0.8, 281 * 1.75e9, 10e6, calibration=CALIBRATION),
     "v6e": Efficiency(256, _V6E, 0.8, 187 * 1.75e9, 20e6, calibration=CALIBRATION),
     "tpu7x": Efficiency(256, _TPU7X, 0.8, 2 * 287 * 2.2e9, 10e6, calibration=CALIBRATION),

@@ -8,18 +8,16 @@ from collections.abc import Mapping
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.planning.efficiency import efficiency, kernel_seconds
 from lm_research.planning.topology import Topology, hops, links
-from lm_research.planning.traffic import Collective
+from lm_research.planning.traffic import FLOAT32, TABLES, Collective, table_bytes
 from lm_research.planning.workload import Workload, gradient_kernels
 
-FLOAT32 = 4
 # Cost of a float32 product in bfloat16 products, by whether the chip is a TPU. A TPU takes six (jax's precision "float32", which
 # training uses); by NVIDIA's data sheets, float32 without tensor cores has 1/15 to 1/16 of the bfloat16 rate.
 FLOAT32_PASSES = {True: 6.0, False: 16.0}
 # Mesh axes whose collectives overlap with computation: weights are fetched a layer ahead, and gradients are summed while the backward
-# pass computes those of earlier layers. What a tensor, context or expert axis moves is needed at once.
+# pass computes those of earlier layers. What a tensor, context or expert axis moves is needed at once. Token tables are gathered before a step's
+# first operation and summed after the last of its backward pass, so that nothing hides them.
 OVERLAPPED = ("data", "fsdp")
-# Kinds of collectives that the compiler runs while the chip computes. Programs for TPUs wait for their all-reduces.
-ASYNCHRONOUS = ("all-gather", "reduce-scatter")
 
 # Mean delay of a slice, as a fraction of the step: fitted to MaxText's 16B model on v5e, whose MFU falls from 61.1% on one slice of 256 chips
 # to 54.7% on 32 (README of AI-Hypercomputer/maxtext).
@@ -56,7 +54,7 @@ def step_parts(
         parts[part] += train.accumulation_steps * kernel.times * seconds
     bandwidth = chip.hbm_bandwidth * reached.memory
     gradient = memory["gradients"] / (2 if train.accumulation_steps > 1 else 1)
-    parts["weights"] = train.accumulation_steps * _weight_bytes(config, work, mesh, memory, gradient) / bandwidth
+    parts["weights"] = _weight_bytes(config, work, mesh, memory, gradient) / bandwidth
     state = memory["parameters"] + memory["optimizer"]
     parts["optimizer"] = (2 * state * gradient / max(1.0, memory["parameters"]) + 2 * gradient) / bandwidth
     parts = {name: reached.calibration * seconds for name, seconds in parts.items()}
@@ -74,20 +72,23 @@ def traced(config: Config) -> Config:
 def _weight_bytes(
     config: Config, work: Workload, mesh: Mapping[str, int], memory: Mapping[str, float], gradient: float
 ) -> float:
-    """Return the bytes of a micro-batch's copies of weights and gradients.
+    """Return the bytes of a step's copies of weights and gradients.
 
-    The forward and the backward pass each cast the local parameters to the compute type (read 4 bytes, write 2), and with fsdp write
-    the gathered ones. Gradients in the compute type are read and written by their sum over devices; with micro-batches they are
-    added to a sum in float32.
+    The forward and the backward pass of a micro-batch each cast the local parameters to the compute type (read 4 bytes, write 2), and with
+    fsdp write the gathered ones. Gradients in the compute type are read and written by their sum over devices; with micro-batches they
+    are added to a sum in float32. Token tables are whole on each device: with fsdp they are written once per step, and their gradients
+    take part in the sum over micro-batches only.
     """
-    item, tensor = work.definition.arch.compute_dtype.itemsize, mesh["tensor"]
-    local = memory["parameters"] / FLOAT32
-    whole = work.definition.num_params / tensor
+    item, tensor, micro = work.definition.arch.compute_dtype.itemsize, mesh["tensor"], config.train.accumulation_steps
+    tables = table_bytes(work, tensor)
+    local = (memory["parameters"] - tables / mesh["fsdp"]) / FLOAT32
+    whole = work.definition.num_params / tensor - tables / FLOAT32
     casts = 2 * local * (FLOAT32 + item) if item < FLOAT32 else 0.0
     gathered = 2 * whole * item if mesh["fsdp"] > 1 else 0.0
     summed = whole * item + local * item if any(mesh[axis] > 1 for axis in OVERLAPPED) else 0.0
-    added = gradient * 3 if config.train.accumulation_steps > 1 else 0.0
-    return casts + gathered + summed * gradient / max(1.0, memory["parameters"]) + added
+    added = 3 * (gradient + tables) if micro > 1 else 0.0
+    copied = tables if mesh["fsdp"] > 1 else 0.0
+    return copied + micro * (casts + gathered + summed * gradient / max(1.0, memory["parameters"]) + added)
 
 
 def layers_of(work: Workload) -> int:
@@ -113,13 +114,14 @@ def exposed(
       layers: number of layers.
     """
     speed, far = links(topology, mesh), hops(topology, mesh)
-    hop = efficiency(topology.chip_name).hop
+    reached = efficiency(topology.chip_name)
     waited, hidden = ({c.axis: 0.0 for c in moved} for _ in range(2))
     network = 0.0
     for c in moved:
-        per_layer = 1 if c.axis in ("tensor", "context", "expert") else layers
-        seconds = c.link_bytes / speed[c.axis] + c.count * per_layer * far[c.axis] * hop
-        (hidden if c.axis in OVERLAPPED and c.kind in ASYNCHRONOUS else waited)[c.axis] += seconds
+        is_layered = c.axis in OVERLAPPED and c.purpose != TABLES
+        transfers = c.count * (layers if is_layered else 1)
+        seconds = c.link_bytes / speed[c.axis] + transfers * far[c.axis] * reached.hop
+        (hidden if is_layered and c.kind in reached.asynchronous else waited)[c.axis] += seconds
         network += c.network_bytes / topology.device.network_bandwidth
     total = sum(hidden.values())
     left = max(1 / layers, 1 - computing / total) if total else 0.0

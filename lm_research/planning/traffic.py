@@ -7,6 +7,7 @@ all-reduce, which is a reduce-scatter followed by an all-gather (Patarasuk and Y
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -15,8 +16,12 @@ from jax.sharding import AbstractMesh
 from lm_research.config import Config
 from lm_research.parallel.rules import resolve_rules, tree_shardings
 from lm_research.planning.workload import Workload
+from lm_research.training.table_copies import TABLE_AXES
+from lm_research.trees import flatten
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
+FLOAT32 = 4
+TABLES = "token tables"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,9 @@ def collectives(
       of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
       parallelism has 2 P).
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
+    token tables: trainable ones are gathered once per step, and their gradients are summed once, in float32 (training/table_copies.py). Of
+      several axes the first sums over its groups, and each of the others the parts of those sums. Devices of a context axis share a copy,
+      which each micro-batch sums.
     context: gradients as on data, because its chips have the same parameters. Each attention layer also passes keys and values around
       the ring in the forward pass, and their gradients in the backward pass (Liu et al. 2023, section 3); recomputation adds one pass.
     expert: gradients of parameters that it does not divide, as on data. Each layer with experts gathers the rows of its group, and
@@ -63,6 +71,7 @@ def collectives(
     micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
     divided, whole = _parameters_per_chip(config, work, mesh)
     learn_divided, learn_whole = _parameters_per_chip(config, work, mesh, learning=True)
+    tables = table_bytes(work, mesh.shape["tensor"])
     parts = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
     found = []
 
@@ -81,6 +90,11 @@ def collectives(
     add("all-reduce", "context", "gradients", micro, (learn_divided + learn_whole) * item)
     _, outside = _parameters_per_chip(config, work, mesh, learning=True, axis="expert")
     add("all-reduce", "expert", "gradients", micro, outside * item)
+    add("all-gather", "fsdp", TABLES, 1, tables)
+    add("all-reduce", "context", TABLES, micro, tables)
+    for axis in ("fsdp", "data", "expert"):
+        add("all-reduce", axis, TABLES, 1, tables)
+        tables /= mesh.shape[axis]
     for kind in ("all-gather", "reduce-scatter"):
         add(kind, "expert", "rows of experts", *_expert_rows(work, mesh, rows, micro, item))
     add("collective-permute", "context", "keys and values", *_rings(work, mesh, rows, micro, item))
@@ -88,21 +102,31 @@ def collectives(
     return tuple(found)
 
 
+def token_tables(work: Workload) -> set[str]:
+    """Return the paths of the trainable token tables, which a step uses and differentiates in float32 (training/table_copies.py)."""
+    is_table = jax.tree.map(lambda _, axes: axes == TABLE_AXES, work.definition.shapes, work.definition.axes)
+    return {path for path, found in flatten(work.groups.trainable(is_table)).items() if found}
+
+
+def table_bytes(work: Workload, tensor: int) -> float:
+    """Return the bytes that a device has of them, of which a tensor axis has parts."""
+    shapes = flatten(work.definition.shapes)
+    return FLOAT32 * sum(math.prod(shapes[path].shape) for path in token_tables(work)) / tensor
+
+
 def _parameters_per_chip(
     config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False, axis: str = "fsdp"
 ) -> tuple[int, int]:
-    """Count the elements per chip of (trainable) parameters that a mesh axis divides, and of those that it does not."""
+    """Count the elements per chip of (trainable) parameters that a mesh axis divides, and of those that it does not, without token tables."""
     rules = resolve_rules(config.mesh.rules)
     placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
     shapes = work.definition.shapes
     if learning:
         placed, shapes = work.groups.trainable(placed), work.groups.trainable(shapes)
-    sums = [0, 0]
-    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True):
-        elements = 1
-        for size in sharding.shard_shape(leaf.shape):
-            elements *= size
-        sums[axis not in _names(sharding.spec)] += elements
+    sums, tables, sharding = [0, 0], token_tables(work), flatten(placed)
+    for path, leaf in flatten(shapes).items():
+        if path not in tables:
+            sums[axis not in _names(sharding[path].spec)] += math.prod(sharding[path].shard_shape(leaf.shape))
     return sums[0], sums[1]
 
 

@@ -38,6 +38,7 @@ from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.param_groups import ParamGroups, make_groups
 from lm_research.training.state import init_state
+from lm_research.training.table_copies import TABLE_AXES
 
 # Numbers of sequences for which kernels are traced; their sizes for other numbers follow.
 TRACED_ROWS = (2, 4)  # few enough for one slice of logits, as several devices have
@@ -247,7 +248,7 @@ def gradient_kernels(config: Config, rows: int, platform: str, tensor: int = 1, 
     """List the kernels of one micro-batch's loss and gradient on a device of a tensor and a context axis (see fusion.py).
 
     The gradient is traced on shapes, like `activation_bytes`, for two numbers of sequences. Parameters have the compute type, as after the cast (and the gathering) that
-    `estimate` counts separately.
+    `predict` counts separately, but token tables are in float32, see training/table_copies.py.
 
     Args:
       config: config of the run.
@@ -265,8 +266,8 @@ def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, con
     work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
     dtype = work.definition.arch.compute_dtype
 
-    def cast(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, dtype if len(leaf.shape) > 1 else leaf.dtype)
+    def cast(leaf: jax.ShapeDtypeStruct, axes: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if len(leaf.shape) > 1 and axes != TABLE_AXES else leaf.dtype)
 
     def gradient(learning: Any, params: Any, batch: Any, key: Any) -> Any:
         def loss(learning: Any) -> jax.Array:
@@ -276,7 +277,7 @@ def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, con
 
         return jax.value_and_grad(loss)(learning)
 
-    params = jax.tree.map(cast, work.definition.shapes)
+    params = jax.tree.map(cast, work.definition.shapes, work.definition.axes)
     arguments = (work.groups.trainable(params), params, work.batch(rows), jax.eval_shape(lambda: jax.random.key(0)))
     sizes = tuple(context if axis == "context" else 1 for axis in AXES)
     device = jax.sharding.AbstractDevice(device_kind=platform, num_cores=1, platform=platform)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from lm_research.models.definition import Params
 from lm_research.parallel.rules import batch_parts, constrain, constrain_param
 
-_TABLE = ("vocab", "embed")
+TABLE_AXES = ("vocab", "embed")
 
 
 def copy_tables(params: Params, axes: Params | None) -> Params:
@@ -49,4 +49,4 @@ def _of_tables(change: Callable[[jax.Array, Any], jax.Array], tree: Params, axes
     """Apply `change` to the tables of a tree with these axes; None is a batch of one part, which needs no copies."""
     if axes is None:
         return tree
-    return jax.tree.map(lambda x, axes: change(x, axes) if axes == _TABLE else x, tree, axes)
+    return jax.tree.map(lambda x, axes: change(x, axes) if axes == TABLE_AXES else x, tree, axes)

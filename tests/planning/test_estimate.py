@@ -14,6 +14,7 @@ from lm_research.planning.estimate import plan_run
 from lm_research.planning.report import table
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
+from lm_research.planning.traffic import TABLES
 from lm_research.planning.workload import flops_per_row, make_workload
 from planning.test_workload import shipped, t5_11b
 
@@ -90,15 +91,19 @@ def test_adapters_need_little_memory_next_to_the_model() -> None:
 
 
 def test_traffic_by_hand() -> None:
-    """A GPT of width 16 whose parameters fsdp all divides: each of 2 micro-batches gathers twice and reduces once."""
+    """A GPT of width 16 whose parameters fsdp all divides: each of 2 micro-batches gathers twice and reduces once, but the token table once."""
     config = tiny.config("gpt2", mesh={"data": 2, "fsdp": 4}, train=dict(batch_size=16, accumulation_steps=2))
     plan = plan_run(config, parse_topology("h100:4", slices=2))
-    found = {(c.kind, c.axis): c for c in plan.collectives if c.purpose != "gradients of whole parameters"}
+    found = {(c.kind, c.axis): c for c in plan.collectives if c.purpose in ("weights", "gradients")}
     gather, reduce = found["all-gather", "fsdp"], found["all-reduce", "data"]
     assert gather.count == 4 and gather.link_bytes == gather.array_bytes * 4 * 3 / 4
     assert gather.network_bytes == 0  # the slices are on the data axis, which has one member in each
     assert reduce.link_bytes == 0 and reduce.network_bytes == reduce.array_bytes * 2 * 2 * 1 / 2
     assert found["reduce-scatter", "fsdp"].array_bytes == gather.array_bytes
+    table = 4 * 16 * make_workload(config).definition.arch.vocab_size
+    tables = {(c.kind, c.axis): (c.count, c.array_bytes) for c in plan.collectives if c.purpose == TABLES}
+    whole, part = (1, table), (1, table / 4)  # fsdp sums tables, and data the quarters of its sums
+    assert tables == {("all-gather", "fsdp"): whole, ("all-reduce", "fsdp"): whole, ("all-reduce", "data"): part}
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
 
 
@@ -123,8 +128,8 @@ def test_traffic_of_rings_by_hand() -> None:
         2 * 2 * 16 * 16 * 4,
     )  # of both rows of a chip
     assert ring.link_bytes == ring.count * ring.array_bytes * 3 / 4
-    (summed,) = (c for c in plan.collectives if c.axis == "context" and c.kind == "all-reduce")
-    assert summed.array_bytes == plan.memory["parameters"]
+    summed = [c.array_bytes for c in plan.collectives if c.axis == "context" and c.kind == "all-reduce"]
+    assert sum(summed) == plan.memory["parameters"]
 
 
 def test_chips_of_a_context_axis_share_activations_and_keep_no_scores() -> None:

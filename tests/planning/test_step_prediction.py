@@ -10,7 +10,7 @@ from lm_research.planning.efficiency import efficiency
 from lm_research.planning.predict import exposed
 from lm_research.planning.scaling import scaling
 from lm_research.planning.topology import hops, parse_topology
-from lm_research.planning.traffic import Collective
+from lm_research.planning.traffic import TABLES, Collective
 from planning.test_workload import shipped
 
 POD, MESH = parse_topology("v5e:16x16"), {"data": 1, "fsdp": 256, "expert": 1, "context": 1, "tensor": 1}
@@ -26,7 +26,7 @@ def moved(kind: str, axis: str, link_bytes: float, network_bytes: float = 0.0) -
         # 100 GB over 4 links of 50 GB/s take 0.5 s; of 10 layers the first has nothing to hide behind.
         ("all-gather", "fsdp", 10.0, 0.05),
         ("reduce-scatter", "fsdp", 0.2, 0.3),
-        ("all-reduce", "fsdp", 10.0, 0.5),  # programs wait for it
+        ("all-reduce", "data", 0.5, 2.0 - 0.5),
         ("all-reduce", "tensor", 10.0, 2.0),  # an axis of size 1 has one link
     ],
 )
@@ -34,11 +34,23 @@ def test_what_computation_does_not_hide(kind: str, axis: str, computing: float, 
     assert exposed(POD, MESH, (moved(kind, axis, 100e9),), computing, 10) == {axis: pytest.approx(seconds)}
 
 
+def test_programs_of_other_chips_wait_for_all_reduces() -> None:
+    """100 GB over 4 links of 100 GB/s."""
+    pod = parse_topology("v6e:16x16")
+    assert exposed(pod, MESH, (moved("all-reduce", "fsdp", 100e9),), 10.0, 10) == {"fsdp": pytest.approx(0.25)}
+
+
+def test_nothing_hides_the_sum_of_token_tables() -> None:
+    tables = Collective("all-reduce", "fsdp", TABLES, 0, 0.0, 100e9, 0.0)
+    assert exposed(POD, MESH, (tables,), 10.0, 10) == {"fsdp": pytest.approx(0.5)}
+
+
 def test_latency_is_that_of_the_way_to_the_farthest_device() -> None:
     """Two rings of 16: 8 + 8 links; 3 gathers of each of 10 layers."""
     assert hops(POD, MESH)["fsdp"] == 16 and hops(parse_topology("v5e:4x4"), MESH | {"fsdp": 16})["fsdp"] == 3 + 3
-    gather = Collective("all-reduce", "fsdp", "weights", 3, 0.0, 0.0, 0.0)
-    assert exposed(POD, MESH, (gather,), 1.0, 10)["fsdp"] == pytest.approx(3 * 10 * 16 * efficiency("v5e").hop)
+    gather = Collective("all-gather", "fsdp", "weights", 3, 0.0, 0.0, 0.0)
+    all_but_one_layer_hidden = exposed(POD, MESH, (gather,), 1.0, 10)["fsdp"]
+    assert all_but_one_layer_hidden == pytest.approx(3 * 10 * 16 * efficiency("v5e").hop / 10)
 
 
 def test_slices_are_summed_over_the_network() -> None:
