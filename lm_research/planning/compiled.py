@@ -170,7 +170,7 @@ def compile_program(
     is older than libtpu.
     """
     with tempfile.TemporaryDirectory() as folder:
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        dump: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile(compiler_options={**(options or {}), **dump})
         (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
         return compiled, file.read_text()

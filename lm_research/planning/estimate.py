@@ -21,9 +21,9 @@ from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
 from lm_research.parallel.rules import batch_shards, resolve_rules, tree_shardings
-from lm_research.planning.predict import FLOAT32, FLOAT32_PASSES, step_parts
+from lm_research.planning.predict import FLOAT32_PASSES, step_parts
 from lm_research.planning.topology import Topology, links
-from lm_research.planning.traffic import Collective, collectives
+from lm_research.planning.traffic import FLOAT32, Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.state import state_shardings
 from lm_research.trees import flatten
