@@ -31,7 +31,7 @@ from lm_research.decoding import generation_config as decoding_options
 from lm_research.decoding.engine import Engine
 from lm_research.decoding.generation_request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UnsupportedTokenizerError, UserError
-from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop import gguf_model, huggingface, native_checkpoint, sentence_transformers
 from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
 from lm_research.models import label_losses
@@ -520,6 +520,8 @@ def from_pretrained(
     if isinstance(stored, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
         lm.generation_config = decoding_options.token_ids(stored.config) | lm.generation_config
     lm.embedding = sentence_transformers.load(stored.files)
+    if lm.embedding is None and not isinstance(stored, native_checkpoint.Native):
+        lm.embedding = gguf_model.embedding(stored.tokenizer)
     return lm
 
 

@@ -36,6 +36,7 @@ class GgufArchitecture:
       norm_offset: difference between the stored scales of norms and those of transformers.
       fused_by_group: whether transformers stores queries, keys and values by group of heads, and files all queries first.
       tied: whether the output table belongs to the token table, if files do not have another.
+      causal: whether a position attends only to itself and earlier ones.
     """
 
     model_type: str
@@ -52,6 +53,7 @@ class GgufArchitecture:
     norm_offset: float = 0.0
     fused_by_group: bool = False
     tied: bool = False
+    causal: bool = True
 
 
 _LLAMA_KEYS = {
@@ -159,6 +161,12 @@ def _t5(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
     }
 
 
+def _bert(file: GgufFile, data: Mapping[str, Any], config: Config) -> Config:
+    """Numbers of rows that files have only as shapes."""
+    tables = {"type_vocab_size": "token_types.weight", "max_position_embeddings": "position_embd.weight"}
+    return {key: file.tensors[name].shape[0] for key, name in tables.items() if name in file.tensors}
+
+
 _LLAMA = GgufArchitecture("llama", "LlamaForCausalLM", gguf_names.llama_names(), _LLAMA_KEYS, pairs=True)
 _MIXTRAL = dataclasses.replace(
     _LLAMA,
@@ -192,6 +200,16 @@ _QWEN_MOE = GgufArchitecture(
     optional={"feed_forward_length": "intermediate_size", **_EXPERTS},
     fixed={"norm_topk_prob": False},
     more=_qwen_experts,
+)
+_BERT = GgufArchitecture(
+    "bert",
+    "BertModel",
+    gguf_names.BERT,
+    {**_LAYER_NORM_KEYS, _NORM: "layer_norm_eps"},
+    kv_key="",
+    rotary=False,
+    more=_bert,
+    causal=False,
 )
 _T5 = GgufArchitecture(
     "t5",
@@ -305,6 +323,10 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         more=_falcon,
     ),
     "t5": _T5,
+    "bert": _BERT,
+    "nomic-bert": dataclasses.replace(
+        _BERT, model_type="nomic_bert", class_name="NomicBertModel", names=gguf_names.NOMIC_BERT, rotary=True
+    ),
 }
 
 

@@ -23,10 +23,10 @@ from lm_research.interop.tensor_files import FORMATS, Files, TensorSource
 from lm_research.interop.tensor_types import StoredTensor, transposed
 from lm_research.models.families import family_of, name_of
 from lm_research.models.rotary import SHARE, rotary_frequencies
+from lm_research.models.text_embedding import EmbeddingConfig
 
 # Keys of metadata, without the architecture, that change what a model computes -> the only values that are supported.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
     "attention.clamp_kqv": (0.0,),
     "attention.max_alibi_bias": (0.0, 8.0),
     "attention.output_scale": (0.0, 1.0),
@@ -68,6 +68,7 @@ _BIASES = {
     "qkv_bias": ("attn_q",),
     "use_bias": ("attn_output",),
 }
+_POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # values of pooling_type
 _FIX = "Use the original model instead."
 
 
@@ -119,6 +120,15 @@ def open_gguf(path: pathlib.Path) -> tuple[dict[str, Any], TensorSource]:
     return config, Files("gguf", tensors)
 
 
+def embedding(path: pathlib.Path) -> EmbeddingConfig | None:
+    """Settings of text embeddings of a GGUF file; None if there are none, or if the path is that of something else."""
+    found = find(path)
+    entries = {} if found is None else read_gguf(found).metadata
+    poolings = (_POOLINGS.get(value) for key, value in entries.items() if key.endswith(".pooling_type"))
+    pooling = next(poolings, None)
+    return EmbeddingConfig(pooling=pooling) if pooling else None
+
+
 def _architecture(path: pathlib.Path, file: GgufFile) -> GgufArchitecture:
     data, name = file.metadata, file.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -130,7 +140,7 @@ def _architecture(path: pathlib.Path, file: GgufFile) -> GgufArchitecture:
             f"{path}: split.count is {short(parts)}: the model is split into several files, which are not read. Merge them with "
             "llama.cpp's llama-gguf-split --merge."
         )
-    for key, allowed in _SUPPORTED.items():
+    for key, allowed in {**_SUPPORTED, "attention.causal": (ARCHITECTURES[name].causal,)}.items():
         value = data.get(f"{name}.{key}", allowed[0])
         if value not in allowed:
             raise PretrainedError(f"{path}: {name}.{key} is {short(value)}, which is not supported. {_FIX}")

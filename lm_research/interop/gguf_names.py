@@ -124,6 +124,45 @@ PHI = {
     ),
 }
 
+_BERT_OUTER = {
+    "token_embd": "embeddings.word_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "position_embd": "embeddings.position_embeddings",
+}
+BERT = {
+    **_BERT_OUTER,
+    "token_embd_norm": "embeddings.LayerNorm",
+    **_blocks(
+        "encoder.layer.{}",
+        {
+            "attn_q": "attention.self.query",
+            "attn_k": "attention.self.key",
+            "attn_v": "attention.self.value",
+            "attn_output": "attention.output.dense",
+            "attn_output_norm": "attention.output.LayerNorm",
+            "ffn_up": "intermediate.dense",
+            "ffn_down": "output.dense",
+            "layer_output_norm": "output.LayerNorm",
+        },
+    ),
+}
+NOMIC_BERT = {
+    **_BERT_OUTER,
+    "token_embd_norm": "emb_ln",
+    **_blocks(
+        "encoder.layers.{}",
+        {
+            "attn_qkv": "attn.Wqkv",
+            "attn_output": "attn.out_proj",
+            "attn_output_norm": "norm1",
+            "ffn_up": "mlp.fc11",
+            "ffn_gate": "mlp.fc12",
+            "ffn_down": "mlp.fc2",
+            "layer_output_norm": "norm2",
+        },
+    ),
+}
+
 
 def t5_names(gated: bool) -> dict[str, str]:
     """Map T5's modules; a gated feed-forward layer has two first matrices."""

@@ -72,6 +72,7 @@ KEYS = {
 }
 # Models -> keys of config.json that GGUF files cannot represent, as the models that they are made of have them.
 FITTED: dict[str, dict[str, Any]] = {
+    "bert_model": {"hidden_act": "gelu"},
     "bloom_causal": {"n_inner": 96},
     "gemma2_causal": {"query_pre_attn_scalar": 256},
     "gemma3_causal": {
@@ -102,7 +103,9 @@ def golden_model(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config.json and the weights of a golden model, changed to what GGUF files can represent."""
     golden = load_golden(golden_path(name))
     config, tensors = json.loads(golden.config) | FITTED.get(name, {}), golden_tensors(golden)
-    if name == "gemma3_causal":  # a sixth layer is the first with full attention
+    if name == "bert_model":  # files have no pooler
+        tensors = {one: value for one, value in tensors.items() if not one.startswith("pooler.")}
+    elif name == "gemma3_causal":  # a sixth layer is the first with full attention
         tensors |= {one.replace(".0.", ".5."): value for one, value in tensors.items() if ".layers.0." in one}
     elif config.get("num_hidden_layers") == 1:  # a layer with experts
         layer = ".1." if name.startswith("qwen2") else ".0."
@@ -164,6 +167,7 @@ def converted(
         turns = 8192 * plain / (2 * np.pi)
         blend = np.clip((turns - 1.0) / (4.0 - 1.0), 0, 1)
         made["rope_freqs.weight"] = 1 / (blend + (1 - blend) / rope["factor"])
+    data |= {"attention.causal": False, "pooling_type": 2} if "bert" in kind else {}
     ids = {"bos": "bos", "eos": "eos", "padding": "pad"}
     numbers = {f"tokenizer.ggml.{ours}_token_id": config.get(f"{theirs}_token_id") for ours, theirs in ids.items()}
     known = {key: value for key, value in numbers.items() if value is not None}
@@ -198,6 +202,14 @@ def test_a_file_is_the_same_model_as_the_directory(name: str, tmp_path: pathlib.
         assert (ours.source.shape(one), ours.source.dtype(one)) == (expected.shape, expected.dtype)
         rounding = 2.5e-7 if "gemma" in name and one.endswith("norm.weight") else 0  # of 1 + x - 1
         np.testing.assert_allclose(ours.source.read(one), expected, rtol=0, atol=rounding)
+
+
+def test_an_encoder_has_the_pooling_of_its_file(tmp_path: pathlib.Path) -> None:
+    """2 is the first token's state in llama.cpp's enum llama_pooling_type."""
+    _, path = write_both("nomic_bert_model", tmp_path)
+    lm = lm_research.from_pretrained(path)
+    states = np.asarray(lm(input_ids=[[1, 2, 3]])["last_hidden_state"])
+    np.testing.assert_allclose(lm.embed([[1, 2, 3]], normalize=False), states[:, 0], atol=1e-6)
 
 
 def test_a_model_equals_its_safetensors(tmp_path: pathlib.Path) -> None:
@@ -267,6 +279,7 @@ TABLE = {"token_embd.weight": np.ones((5, 8))}
     [
         (BASIC | {"general.architecture": "mamba"}, TABLE, "general.architecture is 'mamba'"),
         (BASIC | {"llama.attention.causal": False}, TABLE, "llama.attention.causal is False"),
+        ({"general.architecture": "bert", "bert.attention.causal": True}, TABLE, "bert.attention.causal is True"),
         (BASIC | {"llama.expert_count": 8, "llama.expert_gating_func": 2}, TABLE, "expert_gating_func is 2"),
         (BASIC | {"split.count": 3}, TABLE, "split.count is 3"),
         (BASIC | {"llama.attention.sliding_window": 4}, TABLE, "sliding_window is 4"),

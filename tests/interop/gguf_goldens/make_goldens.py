@@ -35,6 +35,7 @@ TYPES = {
 }
 # Golden model -> architecture.
 MODELS = {
+    "bert_model": "bert",
     "bloom_causal": "bloom",
     "falcon_causal": "falcon",
     "gemma_causal": "gemma",
@@ -46,6 +47,7 @@ MODELS = {
     "llama_causal": "llama",
     "llama_causal_tied": "llama",
     "mixtral_causal": "llama",
+    "nomic_bert_model": "nomic-bert",
     "olmo2_causal": "olmo2",
     "phi3_causal": "phi3",
     "phi_causal": "phi2",
