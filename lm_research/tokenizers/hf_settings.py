@@ -91,9 +91,10 @@ _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Classes that no file of theirs defines -> reason.
+# Classes that no file of theirs defines -> reason and fix.
 _REFUSED = {
-    "roformertokenizer": "it splits texts into words with jieba, which tokenizer.json does not record",
+    "roformertokenizer": "it splits texts into words with the word list of the package rjieba, which the model's files do not have. Encode "
+    "texts with transformers' RoFormerTokenizer, which needs that package, and give the model their input_ids",
 }
 
 
@@ -410,8 +411,7 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         class_name = class_name or model_type and f"{model_type}Tokenizer"
         if class_name and _plain(class_name) in _REFUSED:
             raise UnsupportedTokenizerError(
-                f"{where}: the tokenizer class {class_name} is not supported: {_REFUSED[_plain(class_name)]}. Tokenize texts with the "
-                "library that made the model, or use a model of another class."
+                f"{where}: the tokenizer class {class_name} is not supported: {_REFUSED[_plain(class_name)]}."
             )
         kind = _BY_NAME.get(_plain(class_name)) if class_name else guess
         if TOKENIZER_JSON not in files and class_name in _WITHOUT_JSON:

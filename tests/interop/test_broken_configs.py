@@ -39,6 +39,12 @@ def written(directory: pathlib.Path, golden: str, changes: dict[str, str]) -> pa
 
 BROKEN = [
     ("bert_sequence", "model_type", "[1]", "model_type is .1., which is not supported"),
+    (
+        "bert_sequence",
+        "model_type",
+        '"prophetnet"',
+        "not supported: its decoder predicts several tokens .* such as bart",
+    ),
     ("bert_sequence", "model_type", "null", "model_type is None, which is not supported"),
     ("bert_sequence", "architectures", '"BertModel"', "architectures is 'BertModel': expected array"),
     ("bert_sequence", "architectures", "[1]", "architectures is .1.: expected str"),

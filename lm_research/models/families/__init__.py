@@ -99,6 +99,13 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
 
+# Values of model_type that are not read, with the reason and what to use instead.
+_OTHER_LAYERS = {
+    "prophetnet": "its decoder predicts several tokens at once, from a stream of states for each with attention of its own (n-gram attention), "
+    "which no layer here computes. Use an encoder-decoder that predicts one token at a time, such as bart, pegasus or t5",
+}
+
+
 def model_types() -> dict[str, str]:
     """Map `model_type` of config.json to the family's name; encoder-decoder pairs are not included (see composite.py)."""
     return {kind: name for name, family in FAMILIES.items() for kind in family.model_types}
@@ -113,6 +120,8 @@ def name_of(hf: Mapping[str, Any]) -> str:
     types, kind = model_types(), hf.get("model_type")
     if kind == composite.MODEL_TYPE:
         return composite.name_of(hf, types)
+    if isinstance(kind, str) and kind in _OTHER_LAYERS:
+        raise PretrainedError(f"model_type is {kind!r}, which is not supported: {_OTHER_LAYERS[kind]}.")
     if not isinstance(kind, str) or kind not in types:
         supported = [*types, composite.MODEL_TYPE]
         near = difflib.get_close_matches(str(kind), supported, n=1)
