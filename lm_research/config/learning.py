@@ -108,6 +108,13 @@ class TrainConfig(Section):
     accumulation_steps: int = key(
         1, "Micro-batches per optimizer step (gradient accumulation); must divide train.batch_size.", low=1, high=2**24
     )
+    quantization: str = key(
+        "none",
+        "Type of the operands of matrix products in Transformer blocks, in the forward and the backward pass: int8; fp8, which is "
+        "float8_e4m3 for inputs and weights and float8_e5m2 for gradients; or none, which is model.dtype. Parameters, the "
+        "optimizer and evaluation do not change. Needs qwix.",
+        choices=("none", "int8", "fp8"),
+    )
     init_from: str | None = key(
         None,
         "Model directory to start from: in Hugging Face's format, in the native format, or that of a run. Its "

@@ -123,6 +123,7 @@ class Architecture:
       init: "truncated_normal" (cut at two deviations, as in BERT) or "normal" (as in GPT-2).
       residual_init_std: `init_std` of the matrices that write to the residual stream; 0 is init_std.
       dtype: compute type of matrix products and activations.
+      quantization: type of the products of blocks in training, a key of quantization.TYPES, or "none" for `dtype` (quantize_products).
       scan_layers: whether the compiled program loops over stacked blocks; otherwise they are unrolled.
       remat: what the backward pass recomputes ("none", "dots", "names", "offload", "full").
       remat_names: arrays that "names" and "offload" keep.
@@ -220,6 +221,7 @@ class Architecture:
     init: Literal["truncated_normal", "normal"] = "normal"
     residual_init_std: float = 0.0
     dtype: str = "float32"
+    quantization: str = "none"
     scan_layers: bool = True
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
     remat_names: tuple[str, ...] = REMAT_NAMES
@@ -361,7 +363,7 @@ class Architecture:
 
     def replace(self, **changes: Any) -> Architecture:
         """Copy with changed fields; those of computation and dropout also change in the encoder."""
-        shared = {"dtype", "scan_layers", "remat", "remat_names", "attention_backend"}
+        shared = {"dtype", "quantization", "scan_layers", "remat", "remat_names", "attention_backend"}
         shared |= {"dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
         if self.encoder is not None and "encoder" not in changes:
             inner = {name: value for name, value in changes.items() if name in shared}

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_row, length_parts
 
@@ -102,7 +103,7 @@ class Dense(nnx.Module):
         self.inputs, self.outputs = sizes[: len(inputs)], sizes[len(inputs) :]
         self.output_name = axes[len(inputs)]  # for jax.checkpoint
         self.outputs_first = False
-        self.dtype = arch.compute_dtype
+        self.dtype, self.quantization = arch.compute_dtype, arch.quantization
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layer: [..., *inputs] -> [..., *outputs]."""
@@ -114,7 +115,9 @@ class Dense(nnx.Module):
         # One product of two matrices, whose gradients are such products too, without transposed copies (up to 1.7 times as fast on a
         # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
-        if not self.outputs_first:
+        if self.quantization != "none":
+            y_RO = quantized_product(self.quantization, x_RI, _as_matrix(kernel, x_RI.shape[1]))
+        elif not self.outputs_first:
             y_RO = x_RI @ _as_matrix(kernel, x_RI.shape[1])
         else:
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T

@@ -32,6 +32,7 @@ class Chip:
       clock: Hz of the matrix units; 0 for GPUs.
       devices: JAX devices that the chip has; each has an equal part of its rates and memory.
       described_as: libtpu's name of the chip's configuration, if it is not the default: JAX on a v4 joins the two cores of a chip.
+      int8, fp8: FLOP/s of products of numbers of these types, if the chip multiplies them faster than bfloat16; otherwise 0.
     """
 
     kind: str
@@ -45,13 +46,19 @@ class Chip:
     clock: float = 0.0
     devices: int = 1
     described_as: str = ""
+    int8: float = 0.0
+    fp8: float = 0.0
 
     @property
     def device(self) -> Chip:
         """The rates and memory of one JAX device."""
-        names = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "network_bandwidth")
+        names = ("flops", "int8", "fp8", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "network_bandwidth")
         parts = {name: getattr(self, name) / self.devices for name in names}
         return dataclasses.replace(self, **parts, devices=1)
+
+    def product_flops(self, item: int) -> float:
+        """FLOP/s of products of numbers of `item` bytes."""
+        return max(self.flops, self.int8, self.fp8) if item == 1 else self.flops
 
     def closes(self, shape: Sequence[int], side: int) -> bool:
         """Whether the links along a side of a slice form a ring.
@@ -72,19 +79,26 @@ class Chip:
 # 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU. Their
 # memory is what nvidia-smi reports: 81,920, 81,559, 143,771 and 183,359 MiB.
 # TPUs have been checked against those pages, GPUs against secondary tables of the data sheets.
+# 8 bits: v5e and v6e "Peak compute per chip (Int8)", tpu7x "(FP8)", which is that of bfloat16 for v5p and v6e; the rest from secondary
+# tables, GPUs without sparsity.
 # Kinds come before their prefixes: "TPU v5" is the device_kind of a v5p.
 CHIPS = {
-    "v6e": Chip("TPU v6 lite", 918e12, 31.24 * GIB, 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9),
-    "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 2, 16, 3.125e9, 1.5e9),
-    "v5p": Chip("TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9),
+    "v6e": Chip("TPU v6 lite", 918e12, 31.24 * GIB, 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9, int8=1836e12),
+    "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 2, 16, 3.125e9, 1.5e9, int8=393e12),
+    "v5p": Chip("TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9, int8=918e12),
     "v4": Chip("TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 3, 4, 6.25e9, 1.05e9, 1, "megacore"),
-    "tpu7x": Chip("TPU7x", 2307e12, 2 * 94.74 * GIB, 7380e9, 100e9, 3, 4, 12.5e9, 2.2e9, 2),
-    "b200": Chip("B200", 2250e12, 183_359 * 2.0**20, 8000e9, 900e9, 0, 0, 50e9),
-    "h200": Chip("H200", 989e12, 143_771 * 2.0**20, 4800e9, 450e9, 0, 0, 50e9),
-    "h100": Chip("H100", 989e12, 81_559 * 2.0**20, 3350e9, 450e9, 0, 0, 50e9),
-    "a100": Chip("A100", 312e12, 81_920 * 2.0**20, 2039e9, 300e9, 0, 0, 25e9),
+    "tpu7x": Chip("TPU7x", 2307e12, 2 * 94.74 * GIB, 7380e9, 100e9, 3, 4, 12.5e9, 2.2e9, 2, fp8=4614e12),
+    "b200": Chip("B200", 2250e12, 183_359 * 2.0**20, 8000e9, 900e9, 0, 0, 50e9, int8=4500e12, fp8=4500e12),
+    "h200": Chip("H200", 989e12, 143_771 * 2.0**20, 4800e9, 450e9, 0, 0, 50e9, int8=1979e12, fp8=1979e12),
+    "h100": Chip("H100", 989e12, 81_559 * 2.0**20, 3350e9, 450e9, 0, 0, 50e9, int8=1979e12, fp8=1979e12),
+    "a100": Chip("A100", 312e12, 81_920 * 2.0**20, 2039e9, 300e9, 0, 0, 25e9, int8=624e12),
 }
 PEAK_FLOPS = {chip.kind: chip.device.flops for chip in CHIPS.values()}
+
+
+def current_chip() -> Chip | None:
+    """Return the chip of `device_kind`, or None if it is no chip of CHIPS."""
+    return next((chip for chip in CHIPS.values() if chip.kind in device_kind()), None)
 
 
 def peak_flops() -> tuple[float | None, str]:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from lm_research.config import Config
 from lm_research.errors import MeshError
+from lm_research.models.quantization import check_quantization
 from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import resolve_batch
 from lm_research.parallel.compiler_options import compiler_options, refused_options
@@ -92,6 +93,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     abstract_mesh(config, topology)
     mesh = topology_mesh(config, topology)
     work = make_workload(config)
+    check_quantization(config, work.definition.arch, mesh.shape, topology.chip)
     optimizer = make_optimizer(config.optimizer)
     objective = balanced(work.objective, work.definition.arch)
     shapes = jax.eval_shape(lambda: init_state(work.definition, optimizer, config, objective))
@@ -158,7 +160,7 @@ def machine(topology: Topology, mesh: Mesh) -> Machine:
     """Return the rates of a device of the mesh, as planning/schedule.py needs them."""
     shape, device = dict(mesh.shape), topology.device
     network = Network.of(topology, shape, network_axis(shape, topology.slices))
-    return Machine(device.flops, device.hbm_bandwidth, device.clock, network)
+    return Machine(device.flops, device.hbm_bandwidth, device.clock, network, device.product_flops(1))
 
 
 def compile_program(

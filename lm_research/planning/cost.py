@@ -59,6 +59,11 @@ def passes(product: Instruction) -> int:
     return _PASSES.get(precision or "", 1)
 
 
+def is_8bit(computation: Computation, product: Instruction) -> bool:
+    """Return whether the operands of a product have 8 bits."""
+    return all(computation.instructions[name].arrays[0].bits == 8 for name in product.operands)
+
+
 def _convolution(one: Instruction, left: Array, right: Array) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     assert labels, f"a convolution has dim_labels: {one.name}"

@@ -81,9 +81,12 @@ def kernel_seconds(kernel: Kernel, chip: Chip, reached: Efficiency, devices: int
       chip: rates of the device.
       reached: what programs reach.
       devices: devices of a chip.
-      slower: bfloat16 products that a product takes.
+      slower: bfloat16 products that a product takes; one of 8-bit numbers takes one of its own.
     """
-    matrix = sum(product_seconds(one, chip, reached, kernel.is_custom) for one in kernel.products) * slower
+    matrix = sum(
+        product_seconds(one, chip, reached, kernel.is_custom) * (slower if one.item > 1 else 1)
+        for one in kernel.products
+    )
     moved = sum(abs(size) for size in kernel.arrays if size > 0 or -size > reached.cache)
     elements = 0.0 if kernel.is_custom else max(0.0, kernel.elements - sum(one.elements for one in kernel.products))
     return max(matrix + elements * devices / reached.elements, moved / (chip.hbm_bandwidth * reached.memory))
@@ -94,7 +97,7 @@ def product_seconds(product: Product, chip: Chip, reached: Efficiency, is_custom
     if is_custom:
         return product.flops / (chip.flops * reached.attention)
     place = bisect.bisect_right(reached.products, (product.inner, math.inf)) - 1
-    return padded_flops(product, reached.tile) / (chip.flops * reached.products[place][1])
+    return padded_flops(product, reached.tile) / (chip.product_flops(product.item) * reached.products[place][1])
 
 
 def padded_flops(product: Product, tile: int) -> float:

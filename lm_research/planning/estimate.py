@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
 from lm_research.models.attention.module import use_fused_kernel
+from lm_research.models.quantization import check_quantization
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
@@ -90,6 +91,7 @@ def plan_run(
     config = resolve_batch(config, topology.num_devices)
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
+    check_quantization(config, work.definition.arch, mesh.shape, topology.chip)
     config = _with_attention(config, work, topology)
     shape, train = dict(mesh.shape), config.train
     crossing = network_axis(shape, topology.slices)
@@ -243,6 +245,7 @@ def roofline(
     compute: operations of the model and of recomputation over the chip's peak; in float32 times FLOAT32_PASSES. Recomputing whole blocks
       adds a third of the operations of layers and attention. Recomputing all but matrix products adds a third of attention's, and so do
       rings and a GPU's kernels under any policy. A TPU's kernels add a sixth, the scores, in addition.
+      Quantized products of layers run at the rate of their type.
     hbm: the optimizer reads parameter, moments and gradient and writes all but the gradient (28 bytes per local trainable parameter).
       Each micro-batch reads the weights in the forward pass, the backward pass and recomputation, writes and reads the arrays of each
       block (which pass through memory once with or without remat), and accesses the logits three times.
@@ -259,7 +262,9 @@ def roofline(
     elif fused or mesh.shape["context"] > 1:
         again = max(again, flops.attention / 3)
     slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
-    compute = train.batch_size * (flops.total + again) * slower / (topology.num_devices * chip.flops)
+    fast = 0.0 if train.quantization == "none" else flops.layers * (4 / 3 if arch.remat == "full" else 1)
+    busy = (flops.total + again - fast) * slower / chip.flops + fast / chip.product_flops(1)
+    compute = train.batch_size * busy / topology.num_devices
 
     weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
     passes = 3 if arch.remat == "full" else 2

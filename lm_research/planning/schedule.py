@@ -28,16 +28,19 @@ from lm_research.planning.program import Computation, Execution, Instruction, Pr
 
 # Rate of Pallas kernels, as a fraction of the chip's peak; well-tuned attention kernels with heads of 64 to 128 reach it on TPUs.
 KERNEL_RATE = 0.35
+# Estimated cycles of fusions that the compiler cannot estimate, such as steps of a collective in a product of a few rows.
+NO_ESTIMATE = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Rates of a device: FLOP/s, bytes/s of HBM, clock in Hz, and its network."""
+    """Rates of a device: FLOP/s, bytes/s of HBM, clock in Hz, its network, and FLOP/s of products of 8-bit numbers."""
 
     flops: float
     hbm_bandwidth: float
     clock: float
     network: Network
+    flops_8bit: float = 0.0
 
 
 class Cost(NamedTuple):
@@ -94,10 +97,12 @@ class Schedule:
         for where, product in cost.products(self.program, computation, one):
             operations = cost.flops(where, product)
             total += operations
-            busy += operations * cost.passes(product) / self.machine.flops
+            fast = self.machine.flops_8bit if cost.is_8bit(where, product) else 0.0
+            busy += operations * cost.passes(product) / max(fast, self.machine.flops)
         roof = max(busy, memory)
-        estimated = int(one.attribute(r'"estimated_cycles":"(\d+)"') or 0) / self.machine.clock
-        return Cost(total, moved, roof, max(roof, estimated), link)
+        estimated = int(one.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+        known = 0 if estimated == NO_ESTIMATE else estimated / self.machine.clock
+        return Cost(total, moved, roof, max(roof, known), link)
 
     def _kernel_cost(self, kernel: cost.KernelCost, moved: float) -> Cost:
         moved = kernel.hbm_bytes or moved

@@ -28,6 +28,7 @@ from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.models.flops import Flops, train_flops
+from lm_research.models.transformer import quantize_products
 from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
@@ -222,12 +223,12 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1, platform
     of the platform.
     """
     work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
-    groups = work.groups
+    groups, quantization = work.groups, config.train.quantization
 
     def kept(rows: int) -> int:
         def pull_back(params: Any, batch: Any) -> Any:
             def loss(learning: Any) -> jax.Array:
-                model = work.definition.bind(groups.combine(params, learning, None))
+                model = quantize_products(work.definition.bind(groups.combine(params, learning, None)), quantization)
                 sums = work.objective.metric_sums(model, batch, jax.random.key(0))
                 return jnp.asarray(sum(sums[term] for term in work.objective.loss_terms))
 
@@ -264,7 +265,7 @@ def gradient_kernels(config: Config, rows: int, platform: str, tensor: int = 1, 
 @functools.lru_cache(maxsize=128)
 def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, context: int) -> tuple[Kernel, ...]:
     work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
-    dtype = work.definition.arch.compute_dtype
+    dtype, quantization = work.definition.arch.compute_dtype, config.train.quantization
 
     def cast(leaf: jax.ShapeDtypeStruct, axes: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, dtype if len(leaf.shape) > 1 and axes != TABLE_AXES else leaf.dtype)
@@ -272,6 +273,7 @@ def _gradient_kernels(config: Config, rows: int, platform: str, tensor: int, con
     def gradient(learning: Any, params: Any, batch: Any, key: Any) -> Any:
         def loss(learning: Any) -> jax.Array:
             model = work.definition.bind(work.groups.combine(params, learning, None))
+            model = quantize_products(model, quantization)
             sums = work.objective.metric_sums(model, batch, key)
             return jnp.asarray(sum(sums[term] for term in work.objective.loss_terms))
 

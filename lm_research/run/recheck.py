@@ -201,7 +201,9 @@ def make_gradient(config: Config, objective: Objective, definition: ModelDefinit
             lambda x: jax.lax.dynamic_index_in_dim(jax.lax.all_gather(x, axes), place, keepdims=False), batch
         )
         with as_batch_shard(place):
-            loss, _, _, gradient = loss_and_gradient(objective, definition, params, rows, key, groups)
+            loss, _, _, gradient = loss_and_gradient(
+                objective, definition, params, rows, key, groups, quantization=config.train.quantization
+            )
         return jax.tree.map(lambda x: x[None], {"loss": loss, "gradient": gradient})
 
     def gradient(state: State, batch: Batch, shift: jax.Array) -> Any:

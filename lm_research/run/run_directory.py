@@ -56,6 +56,8 @@ FREE_KEYS = (
 )
 # Changing these keys changes where a run ends; see extension.py.
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
+# Changing this key changes the rounding of products from then on: a run may end in full precision.
+ROUNDING_KEYS = ("train.quantization",)
 _OPENED = (".lock", "log.txt", "metrics.jsonl")
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
@@ -131,7 +133,9 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
         return {}
     current, obsolete = read_whole_config(path)
     changed = changed_keys(current | obsolete, config_lib.to_dict(config))
-    others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
+    others = {
+        name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS + ROUNDING_KEYS)
+    }
     if others:
         listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in others.items())
         raise CheckpointError(

@@ -21,11 +21,13 @@ from lm_research.errors import TokenizerError
 from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
+from lm_research.models.quantization import check_quantization
 from lm_research.objectives.balanced import balanced
 from lm_research.objectives.base import Objective, Trainable
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.compiler_options import compiler_options
+from lm_research.parallel.hardware import current_chip
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import run_directory
 from lm_research.run.budget import resolve_budget, resolve_steps
@@ -120,7 +122,9 @@ def _check(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, init:
     """Raise a UserError if the run is impossible, before a corpus is built in vain."""
     run_directory.check_config(workdir, config)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
-    tasks.validate(config, init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch)
+    arch = init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch
+    tasks.validate(config, arch)
+    check_quantization(config, arch, mesh.shape, current_chip())
 
 
 def _set_up_jax(config: Config, mesh: jax.sharding.Mesh) -> None:

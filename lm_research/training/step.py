@@ -7,7 +7,6 @@ Legend: A accumulation steps, B batch.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
+from lm_research.models.transformer import quantize_products
 from lm_research.objectives.base import Batch, Objective, Sums, Trainable
 from lm_research.parallel.rules import RULES, batch_parts, replicated, resolve_rules
 from lm_research.training.param_groups import ALL_TRAINABLE, ParamGroups, make_groups
@@ -37,6 +37,7 @@ def loss_and_gradient(
     groups: ParamGroups = ALL_TRAINABLE,
     total_over: Callable[[Any], Any] = lambda parts: parts,
     rules: Mapping[str, Any] = RULES,
+    quantization: str = "none",
 ) -> Result:
     """Compute loss, sums of metrics, totals and gradient of a batch.
 
@@ -52,13 +53,15 @@ def loss_and_gradient(
       groups: the trainable parameters, to which the gradient is restricted.
       total_over: sums a value over the devices that have a part of the batch each.
       rules: sharding rules of the parameters.
+      quantization: type of the products of blocks (`train.quantization`).
     """
     totals = total_over(objective.normalizers(batch))
     axes = groups.trainable(definition.axes) if batch_parts() > 1 else None
     trainable = copy_tables(groups.trainable(params), axes)
 
     def micro_loss(trainable: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-        sums = objective.metric_sums(definition.bind(groups.combine(params, trainable, key)), batch, key)
+        model = quantize_products(definition.bind(groups.combine(params, trainable, key)), quantization)
+        sums = objective.metric_sums(model, batch, key)
         return objective.loss(sums, totals), sums
 
     gradient_of = jax.value_and_grad(micro_loss, has_aux=True)
@@ -88,6 +91,7 @@ def loss_and_gradient_per_device(
     batch: Batch,
     key: jax.Array,
     groups: ParamGroups = ALL_TRAINABLE,
+    quantization: str = "none",
 ) -> Result:
     """Compute `loss_and_gradient` by a program per device (`jax.shard_map`, in the style of jax.pmap).
 
@@ -97,7 +101,14 @@ def loss_and_gradient_per_device(
 
     def on_device(params: Any, batch: Batch, key: jax.Array) -> Result:
         return loss_and_gradient(
-            objective, definition, params, batch, key, groups, lambda x: jax.lax.psum(x, RULES["batch"])
+            objective,
+            definition,
+            params,
+            batch,
+            key,
+            groups,
+            lambda x: jax.lax.psum(x, RULES["batch"]),
+            quantization=quantization,
         )
 
     everywhere = PartitionSpec()
@@ -126,14 +137,15 @@ def make_train_step(
     groups = make_groups(config, definition.shapes, definition.layers_of)
     template = jax.eval_shape(optimizer.init, groups.trainable(definition.shapes))
     stop, decay = config.train.on_nonfinite == "stop", config.train.ema_decay
-    rules = resolve_rules(config.mesh.rules)
-    per_device = config.mesh.preset == "shard_map"
-    value_and_grad = loss_and_gradient_per_device if per_device else functools.partial(loss_and_gradient, rules=rules)
+    options: dict[str, Any] = {"quantization": config.train.quantization}
+    value_and_grad: Callable[..., Result] = loss_and_gradient_per_device
+    if config.mesh.preset != "shard_map":
+        value_and_grad, options["rules"] = loss_and_gradient, resolve_rules(config.mesh.rules)
 
     def train_step(state: State, batch: Batch, *position: jax.Array, peak: jax.Array | None = None) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
-        loss, sums, totals, gradient = value_and_grad(objective, definition, params, batch, key, groups)
+        loss, sums, totals, gradient = value_and_grad(objective, definition, params, batch, key, groups, **options)
         gradient = groups.mask_gradient(gradient)
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

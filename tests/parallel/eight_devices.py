@@ -7,6 +7,8 @@ a single device.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import pathlib
 import sys
@@ -25,6 +27,7 @@ from lm_research.models.adapters import adapt
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.tpu import tpu_attend
 from lm_research.models.layers import dropout
+from lm_research.models.quantization import quantized_product
 from lm_research.objectives import build_objective, cross_entropy, define
 from lm_research.objectives.balanced import balanced
 from lm_research.parallel.batches import check_batch, local_rows, to_global
@@ -154,6 +157,32 @@ def attention_differences() -> list[float]:
     return [float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs]
 
 
+def quantized_differences() -> list[float]:
+    """Largest differences of a quantized product and its gradients on eight devices from those on one.
+
+    The gradient of the weights is the sum over the four parts of the batch, which have their own scales.
+    """
+    rng = np.random.default_rng(0)
+    x, kernel, gradient = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((512, 32), (32, 24), (512, 24)))
+
+    def results(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(functools.partial(quantized_product, "fp8"), x, kernel)
+        return y, *pull(gradient)
+
+    alone_results = jax.jit(results)
+    parts = [
+        alone_results(rows, kernel, some) for rows, some in zip(jnp.split(x, 4), jnp.split(gradient, 4), strict=True)
+    ]
+    y, dx, dkernel = (np.stack([part[number] for part in parts]) for number in range(3))
+    alone = (y.reshape(512, 24), dx.reshape(512, 32), dkernel.sum(0))
+    mesh = mesh_of(EVERY_WAY)
+    rows, weights = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((("data", "fsdp"),), ("fsdp", "tensor")))
+    with jax.set_mesh(mesh):
+        divided = jax.jit(results, in_shardings=(rows, weights, rows), out_shardings=(rows, rows, weights))
+        found = divided(x, kernel, gradient)
+    return [float(np.abs(np.asarray(a) - b).max() / np.abs(b).max()) for a, b in zip(found, alone, strict=True)]
+
+
 def main(folder: str, steps: str, plan: str) -> None:
     assert jax.device_count() == 8
     # On one device the loss is computed in slices, on several at once: both must agree.
@@ -161,6 +190,8 @@ def main(folder: str, steps: str, plan: str) -> None:
     store = tiny.store(pathlib.Path(folder), tiny.documents(seed=0, count=40))
     found = {"initial": initial_difference(), "dropout": dropout_is_the_same()}
     found["attention"] = attention_differences()
+    if importlib.util.find_spec("qwix") is not None:
+        found["quantized"] = quantized_differences()
     for family, meshes in json.loads(plan).items():
         found[family] = {mesh: train(family, mesh, store, int(steps)) for mesh in meshes}
     print(json.dumps(found))

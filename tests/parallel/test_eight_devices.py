@@ -155,3 +155,9 @@ def test_dropout_does_not_depend_on_the_mesh(found: dict) -> None:
 
 def test_attention_kernels_do_not_depend_on_the_mesh(found: dict) -> None:
     assert len(found["attention"]) == 6 and max(found["attention"]) < 1e-5
+
+
+def test_quantized_products_do_not_depend_on_the_mesh(found: dict) -> None:
+    if "quantized" not in found:
+        pytest.skip("needs the extra quant")
+    assert max(found["quantized"]) < 1e-5

@@ -120,6 +120,8 @@ def test_a_kernel_takes_the_time_of_its_slowest_unit() -> None:
         (Kernel(1, "vector", [], 8e9, [1e6, -1e6]), 8e9 / 4e12),
         (Kernel(1, "attention", [product], is_custom=True), 2 * 8192**3 / (0.35 * 197e12)),
     ]
+    small = Kernel(1, "8 bits", [Product(1, 8192, 8192, 8192, 1)])  # 393 TOP/s, in float32 models too
+    assert kernel_seconds(small, chip, reached, slower=6) == pytest.approx(2 * 8192**3 / (0.8 * 393e12))
     for kernel, seconds in cases:
         assert kernel_seconds(kernel, chip, reached) == pytest.approx(seconds), kernel.name
     assert (

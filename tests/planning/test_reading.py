@@ -11,7 +11,7 @@ from lm_research.planning.schedule import KERNEL_RATE, Machine
 # Round numbers: 1 TFLOP/s, 1 GB/s of HBM, 1 GHz, 16 devices on one axis with links of 10 GB/s in all.
 AXES = ("data", "fsdp", "expert", "context", "tensor")
 NETWORK = Network(dict.fromkeys(AXES, 1) | {"fsdp": 16}, dict.fromkeys(AXES, 10e9), 5e9)
-MACHINE = Machine(1e12, 1e9, 1e9, NETWORK)
+MACHINE = Machine(1e12, 1e9, 1e9, NETWORK, 2e12)
 
 TABLES = """\
 FileNames
@@ -71,6 +71,23 @@ def test_a_product_takes_its_operations_its_bytes_or_the_estimated_cycles() -> N
     assert (slow.roof_seconds, slow.cycles_seconds) == (pytest.approx(PRODUCT), pytest.approx(5e-3))
     far = entry(f"%x = {FAR} parameter(0)", product("y", "x", "x", shape=FAR))
     assert far.hbm_bytes == 3 * ARRAY and far.roof_seconds == pytest.approx(3 * ARRAY / 1e9)
+
+
+def test_products_of_8_bit_numbers_run_at_their_own_rate() -> None:
+    """2 TFLOP/s, for operands that all have 8 bits."""
+    for dtype in ("s8", "f8e4m3fn"):
+        near = NEAR.replace("bf16", dtype)
+        one = entry(f"%x = {near} parameter(0)", product("y", "x", "x"))
+        assert one.flops == 2 * 1024**3 and one.roof_seconds == pytest.approx(PRODUCT / 2)
+    near = NEAR.replace("bf16", "s8")
+    mixed = entry(f"%x = {near} parameter(0)", f"%z = {NEAR} parameter(1)", product("y", "x", "z"))
+    assert mixed.roof_seconds == pytest.approx(PRODUCT)
+
+
+def test_cycles_that_the_compiler_cannot_estimate_do_not_count() -> None:
+    """It writes the largest 64-bit integer."""
+    one = entry(f"%x = {NEAR} parameter(0)", product("y", "x", "x", cycles=2**63 - 1))
+    assert one.cycles_seconds == one.roof_seconds == pytest.approx(PRODUCT)
 
 
 def test_a_line_is_the_innermost_of_the_package_and_its_caller() -> None:

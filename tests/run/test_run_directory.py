@@ -135,6 +135,12 @@ def test_the_length_of_a_run_may_change(tmp_path: pathlib.Path, train: dict) -> 
     assert changed == {f"train.{name}": (CONFIG.train.__dict__[name], value) for name, value in train.items()}
 
 
+def test_a_run_may_switch_its_quantization(tmp_path: pathlib.Path) -> None:
+    run_directory.store_config(tmp_path, CONFIG)
+    changed = run_directory.store_config(tmp_path, replace(CONFIG, train={"quantization": "int8"}))
+    assert changed == {"train.quantization": ("none", "int8")}
+
+
 def test_a_run_of_a_version_with_fewer_keys_resumes(tmp_path: pathlib.Path) -> None:
     """It ran with what are now the defaults of the new keys; any other value is refused."""
     stored = json.loads(dumps(CONFIG))
