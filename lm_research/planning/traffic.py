@@ -45,7 +45,7 @@ def collectives(
 ) -> tuple[Collective, ...]:
     """List the collectives of one step.
 
-    fsdp: each micro-batch gathers the weights in the compute type twice, in the forward and the backward pass (recomputation uses those
+    fsdp: each micro-batch gathers the weights, in the compute type or quantized, twice, in the forward and the backward pass (recomputation uses those
       of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
       parallelism has 2 P).
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
@@ -83,7 +83,8 @@ def collectives(
             found.append(Collective(kind, axis, purpose, count, array_bytes, sent * (inside - 1) / inside, network))
 
     fsdp = mesh.shape["fsdp"]
-    add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * item)
+    gathered = item if config.train.quantization == "none" else 1  # quantized before they are sent
+    add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * gathered)
     add("reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
     add("all-reduce", "fsdp", "gradients of whole parameters", micro, learn_whole * item)
     add("all-reduce", "data", "gradients", micro, (learn_divided + learn_whole) * item)
