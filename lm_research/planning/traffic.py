@@ -45,7 +45,8 @@ def collectives(
 ) -> tuple[Collective, ...]:
     """List the collectives of one step.
 
-    fsdp: each micro-batch gathers the weights, in the compute type or quantized, twice, in the forward and the backward pass (recomputation uses those
+    fsdp: each micro-batch gathers the weights, in the compute type or quantized, twice, in the forward and the backward pass (recomputation
+      uses those
       of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
       parallelism has 2 P).
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
