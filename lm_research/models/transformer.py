@@ -34,7 +34,14 @@ from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import STATISTICS, Dense, dropout, make_param, norm, split_key
-from lm_research.models.positions import alibi_by_key, alibi_table, by_distance, distance_table, relative_bias
+from lm_research.models.positions import (
+    alibi_by_key,
+    alibi_slopes,
+    alibi_table,
+    by_distance,
+    distance_table,
+    relative_bias,
+)
 from lm_research.parallel.rules import length_parts
 
 
@@ -261,12 +268,13 @@ class Transformer(nnx.Module):
                     )
                 window = spec.window if spec.attention == "window" else 0
                 mask = AttentionMask(*pair, arch.causal, window, prefix_BL, window_ahead=spec.window_ahead)
-                if spec.positions == "alibi" and (spec.scaled_alibi or not arch.count_masked):
+                in_full = spec.position_terms or spec.block_sums or spec.attention == "blocks"
+                blockwise, counted_BL = fused or bool(ring and not in_full), None if arch.count_masked else positions_BL
+                if spec.positions == "alibi" and (spec.scaled_alibi or blockwise and counted_BL is not None):
                     places_BL = document_positions(segments_BL) if positions_BL is None else positions_BL
                     scale = spec.score_scale if spec.scaled_alibi else 0.0
                     mask = mask._replace(key_bias_BHS=alibi_by_key(spec.num_heads, places_BL, scale))
-                in_full = spec.position_terms or spec.block_sums or spec.attention == "blocks"
-                distinct[traits] = self._add_distances(spec, mask, fused or (ring and not in_full))
+                distinct[traits] = self._add_distances(spec, mask, blockwise, counted_BL)
             masks[spec] = distinct[traits]
         distances = {spec: self.distances() for spec in masks if spec.position_terms}
         chosen = None
@@ -303,8 +311,13 @@ class Transformer(nnx.Module):
         kinds = (spec for spec in self.arch.kinds if spec.block_sums)
         return {spec: block_sums(segments_BL, spec.block_sums, table_RH, furthest) for spec in kinds}
 
-    def _add_distances(self, spec: LayerSpec, mask: AttentionMask, blockwise: bool) -> jax.Array | AttentionMask:
-        """Add the layer's bias by distance to a mask: an AttentionMask if `blockwise`, else the whole bias."""
+    def _add_distances(
+        self, spec: LayerSpec, mask: AttentionMask, blockwise: bool, positions_BL: jax.Array | None
+    ) -> jax.Array | AttentionMask:
+        """Add the layer's bias by distance to a mask: an AttentionMask if `blockwise`, else the whole bias.
+
+        Distances for ALiBi are those of `positions_BL`, or None for those of the places in the row.
+        """
         arch, length = self.arch, mask.query_segments_BL.shape[1]
         reach: dict[str, Any] = dict(max_distance=arch.relative_max_distance, bidirectional=not arch.causal)
         if blockwise:
@@ -319,7 +332,10 @@ class Transformer(nnx.Module):
             bias += block_bias(length, spec.window, spec.random_blocks)
         if spec.uses_relative_table:
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
-        elif spec.positions == "alibi" and mask.key_bias_BHS is None:
+        elif spec.positions == "alibi" and not spec.scaled_alibi and positions_BL is not None:
+            distance_BLS = positions_BL[:, :, None] - positions_BL[:, None]  # of keys that are seen, not negative
+            bias -= alibi_slopes(spec.num_heads)[:, None, None] * distance_BLS[:, None]
+        elif spec.positions == "alibi" and not spec.scaled_alibi:
             bias += by_distance(alibi_table(spec.num_heads, length), length)[None]
         return bias
 
