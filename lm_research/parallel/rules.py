@@ -252,14 +252,32 @@ def per_device(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return run(heads, rows, whole)
-    axes = {4: ("batch", None, "act_heads", None), 3: ("batch", "act_heads", None), 2: ("act_heads", None)}
-    of_rows, of_heads = partition_spec(("batch", None)), partition_spec(axes[4])
+    widths = [None if x is None or x.ndim < 4 else x.shape[3] for x in heads]
+    axes = {4: ("batch", None, "act_heads"), 3: ("batch", "act_heads", None), 2: ("act_heads", None)}
     in_specs = (
-        jax.tree.map(lambda x: partition_spec(axes[x.ndim]), heads),
-        jax.tree.map(lambda x: of_rows, rows),
+        [None if x is None else partition_spec(axes[x.ndim]) for x in heads],
+        [None if x is None else partition_spec(("batch", None)) for x in rows],
         jax.tree.map(lambda x: PartitionSpec(), whole),
     )
-    return jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=of_heads, check_vma=False)(heads, rows, whole)
+
+    def on_device(merged: list[jax.Array | None], rows: Sequence[jax.Array | None], whole: Any) -> jax.Array:
+        split = [x if width is None else _split_heads(x, width) for x, width in zip(merged, widths, strict=True)]
+        return _merge_heads(run(split, rows, whole))
+
+    # Heads cross as [B, L, H K], in which projections write them: XLA gives [B, L, H, K] a layout of its own, and copies.
+    merged = [x if width is None else _merge_heads(x) for x, width in zip(heads, widths, strict=True)]
+    per_part = jax.shard_map(
+        on_device, mesh=mesh, in_specs=in_specs, out_specs=partition_spec(axes[4]), check_vma=False
+    )
+    return _split_heads(per_part(merged, list(rows), whole), heads[0].shape[3])
+
+
+def _merge_heads(x_BLHK: jax.Array) -> jax.Array:
+    return x_BLHK.reshape(*x_BLHK.shape[:2], -1)
+
+
+def _split_heads(x_BLD: jax.Array, width: int) -> jax.Array:
+    return x_BLD.reshape(*x_BLD.shape[:2], -1, width)
 
 
 def first_head(heads: int) -> jax.Array:
