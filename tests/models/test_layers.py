@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +172,46 @@ def test_a_norm_of_accelerators_keeps_its_input_and_statistics_and_has_the_same_
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), gradient(), expected)
     large = [leaf for leaf in kept(apply, params, x.astype(jnp.bfloat16)) if len(leaf[0]) > 1]
     assert large == [((5, 7), "float32")] * statistics + [((5, 7, 16), "bfloat16")]
+
+
+def test_norms_of_accelerators_equal_numpy_in_float64_with_a_large_common_offset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Values in bfloat16 lose most of theirs to an offset of 50 deviations; what is left must be normalized to the rounding of the result."""
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    norm, x = LayerNorm(tiny.model("bert").arch), np.random.default_rng(0).normal(3, 2, (5, 7, 16))
+    for offset, dtype, tolerance in ((1000, jnp.float32, 2e-3), (100, jnp.bfloat16, 0.02)):
+        low = jnp.asarray(x + offset, dtype)
+        exact = np.asarray(low.astype(jnp.float32), np.float64)
+        expected = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + norm.epsilon)
+        np.testing.assert_allclose(norm(low).astype(jnp.float32), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("outputs", [[(6, None)], [(3, None), (4, None)]])
+def test_dense_layers_of_accelerators_keep_the_axes_of_positions(
+    outputs: list[tuple[int, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output and gradients equal those of the product of flattened rows."""
+    layer, rng = Dense([(5, None)], outputs, tiny.model("bert").arch, nnx.Rngs(0)), np.random.default_rng(0)
+    graph, params = nnx.split(layer)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 1, x.shape), jnp.float32), params)
+    x = jnp.asarray(rng.normal(0, 1, (2, 3, 5)), jnp.float32)
+
+    def apply(params: nnx.State, x: jax.Array) -> jax.Array:
+        return nnx.merge(graph, params)(x)
+
+    def results() -> Any:
+        gradient = jax.grad(lambda *inputs: jnp.square(apply(*inputs)).sum(), argnums=(0, 1))(params, x)
+        return apply(params, x), gradient, jax.make_jaxpr(lambda: apply(params, x))()
+
+    value, gradient, flat = results()
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    same, same_gradient, whole = results()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), (same, same_gradient), (value, gradient)
+    )
+    ranks = [[e.outvars[0].aval.ndim for e in one.eqns if e.primitive.name == "dot_general"] for one in (flat, whole)]
+    assert ranks == [[2], [3]]
 
 
 def test_dropout_of_accelerators_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
