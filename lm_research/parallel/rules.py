@@ -252,7 +252,6 @@ def per_device(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return run(heads, rows, whole)
-    widths = [None if x is None or x.ndim < 4 else x.shape[3] for x in heads]
     axes = {4: ("batch", None, "act_heads"), 3: ("batch", "act_heads", None), 2: ("act_heads", None)}
     in_specs = (
         [None if x is None else partition_spec(axes[x.ndim]) for x in heads],
@@ -260,24 +259,29 @@ def per_device(
         jax.tree.map(lambda x: PartitionSpec(), whole),
     )
 
-    def on_device(merged: list[jax.Array | None], rows: Sequence[jax.Array | None], whole: Any) -> jax.Array:
-        split = [x if width is None else _split_heads(x, width) for x, width in zip(merged, widths, strict=True)]
-        return _merge_heads(run(split, rows, whole))
+    def on_device(merged: list[jax.Array | None], rows: list[jax.Array | None], whole: Any) -> jax.Array:
+        return _merge_heads(run([_split_heads(*pair) for pair in zip(merged, heads, strict=True)], rows, whole))
 
     # Heads cross as [B, L, H K], in which projections write them: XLA gives [B, L, H, K] a layout of its own, and copies.
-    merged = [x if width is None else _merge_heads(x) for x, width in zip(heads, widths, strict=True)]
     per_part = jax.shard_map(
         on_device, mesh=mesh, in_specs=in_specs, out_specs=partition_spec(axes[4]), check_vma=False
     )
-    return _split_heads(per_part(merged, list(rows), whole), heads[0].shape[3])
+    merged = [None if x is None else _merge_heads(x) for x in heads]
+    out = _split_heads(per_part(merged, list(rows), whole), heads[0])
+    assert out is not None
+    return out
 
 
-def _merge_heads(x_BLHK: jax.Array) -> jax.Array:
-    return x_BLHK.reshape(*x_BLHK.shape[:2], -1)
+def _merge_heads(x: jax.Array) -> jax.Array:
+    """Reshape [B, L, H, K] to [B, L, H K]; leave other arrays as they are."""
+    return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
 
 
-def _split_heads(x_BLD: jax.Array, width: int) -> jax.Array:
-    return x_BLD.reshape(*x_BLD.shape[:2], -1, width)
+def _split_heads(x: jax.Array | None, whole: jax.Array | None) -> jax.Array | None:
+    """Undo `_merge_heads` of `whole`, or of a device's part of it."""
+    if x is None or whole is None or whole.ndim < 4:
+        return x
+    return x.reshape(*x.shape[:2], -1, whole.shape[3])
 
 
 def first_head(heads: int) -> jax.Array:
