@@ -181,7 +181,20 @@ def parse(text: str) -> Program:
             lines.append(line)
         else:
             lines[-1] += "\n" + line
-    return Program(computations, entry, "\n".join(header))
+    return Program(
+        {name: _with_copies(one, computations) for name, one in computations.items()}, entry, "\n".join(header)
+    )
+
+
+def _with_copies(computation: Computation, computations: dict[str, Computation]) -> Computation:
+    """Rename asynchronous calls of a mere slice to slice-start, their name in `compiled.as_text()`; the compiler's dump calls them async-start."""
+
+    def renamed(one: Instruction) -> Instruction:
+        called = computations.get(one.callees.get("calls", "")) if one.opcode == "async-start" else None
+        is_slice = called is not None and called.root.opcode == "slice"
+        return dataclasses.replace(one, opcode="slice-start") if is_slice else one
+
+    return Computation(computation.name, {name: renamed(one) for name, one in computation.instructions.items()})
 
 
 def _instruction(line: str) -> Instruction | None:

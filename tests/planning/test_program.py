@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lm_research.planning.cost import hbm_bytes
 from lm_research.planning.program import arrays, executions, parse
 
 LOOP = """\
@@ -108,3 +109,29 @@ def test_bytes_of_arrays(text: str, num_bytes: int, padded: int) -> None:
 def test_memory_spaces_and_tuples() -> None:
     found = arrays("(f32[768]{0:T(1024)S(1)}, bf16[2,4]{1,0:T(8,128)(2,1)}, /*index=2*/u32[]{:S(2)})")
     assert [(one.dtype, one.space) for one in found] == [("f32", 1), ("bf16", 0), ("u32", 2)]
+
+
+def test_asynchronous_slices_of_a_dump_are_those_of_a_text() -> None:
+    """`compiled.as_text()` writes %s = ... slice-start(%p); the compiler's dump an async-start that calls a slice, which does not run on the core."""
+    text = """\
+HloModule jit_step
+
+%wrapped (q: f32[512,768]) -> f32[128,768] {
+  %q = f32[512,768]{1,0:T(8,128)} parameter(0)
+  ROOT %slice.1 = f32[128,768]{1,0:T(8,128)S(1)} slice(%q), slice={[0:128], [0:768]}
+}
+
+ENTRY %main (p: f32[512,768]) -> f32[128,768] {
+  %p = f32[512,768]{1,0:T(8,128)} parameter(0)
+  %s = ((f32[512,768]{1,0:T(8,128)}), f32[128,768]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) async-start(%p), calls=%wrapped
+  ROOT %done = f32[128,768]{1,0:T(8,128)S(1)} async-done(%s)
+}
+"""
+    program = parse(text)
+    assert [(one.instruction.name, one.instruction.opcode) for one in executions(program)] == [
+        ("p", "parameter"),
+        ("s", "slice-start"),
+        ("done", "async-done"),
+    ]
+    entry = program.computations[program.entry]
+    assert hbm_bytes(program, entry, entry.instructions["s"]) == 128 * 768 * 4  # read; written on the chip
