@@ -108,10 +108,11 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layer: [..., *inputs] -> [..., *outputs]."""
         leading, kernel = x.shape[: -len(self.inputs)], self.kernel[...].astype(self.dtype)
-        if not self.outputs_first and (platform() != "cpu" or (len(leading) > 1 and length_parts(leading[1]) > 1)):
+        plain, divided = self.quantization == "none", len(leading) > 1 and length_parts(leading[1]) > 1
+        if plain and not self.outputs_first and (divided or platform() != "cpu"):
             # Axes of positions are kept. Where devices divide them, a device's positions would not be contiguous after flattening
             # (rules.flatten_rows); for TPUs, XLA fuses a product with what surrounds it only if both have the same axes.
-            matrix_IO = kernel.reshape(math.prod(self.inputs), -1)
+            matrix_IO = _as_matrix(kernel, math.prod(self.inputs))
             y_RO = jnp.tensordot(x.reshape(*leading, -1), matrix_IO, 1)
             if self.bias is not None:
                 bias = self.bias[...].astype(self.dtype).reshape(-1)
@@ -121,7 +122,7 @@ class Dense(nnx.Module):
         # One product of two matrices, whose gradients are such products too, without transposed copies (up to 1.7 times as fast on a
         # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
-        if self.quantization != "none":
+        if not plain:
             y_RO = quantized_product(self.quantization, x_RI, _as_matrix(kernel, x_RI.shape[1]))
         elif not self.outputs_first:
             y_RO = x_RI @ _as_matrix(kernel, x_RI.shape[1])

@@ -214,6 +214,26 @@ def test_dense_layers_of_accelerators_keep_the_axes_of_positions(
     assert ranks == [[2], [3]]
 
 
+def test_gradients_of_heads_are_those_of_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TPUs' gradient of kernels [D, H, K], x^T dy as a matrix [D, H K]."""
+    dense = Dense([(6, "embed")], [(2, "heads"), (4, None)], tiny.model("bert").arch, nnx.Rngs(0))
+    rng, (graph, params) = np.random.default_rng(0), nnx.split(dense)
+    x, outer = rng.normal(size=(3, 5, 6)).astype(np.float32), rng.normal(size=(3, 5, 2, 4)).astype(np.float32)
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    found = jax.grad(lambda params: (nnx.merge(graph, params)(x) * outer).sum())(params).kernel[...]
+    np.testing.assert_allclose(
+        found, (x.reshape(-1, 6).T @ outer.reshape(-1, 8)).reshape(6, 2, 4), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_dense_layers_of_accelerators_quantize(monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = tiny.model("bert").arch.replace(quantization="int8")
+    dense = Dense([(6, None)], [(2, None), (4, None)], arch, nnx.Rngs(0), bias=False)
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    monkeypatch.setattr(layers, "quantized_product", lambda kind, x, kernel: jnp.full((len(x), kernel.shape[1]), 3.0))
+    np.testing.assert_array_equal(dense(jnp.ones((3, 5, 6))), np.full((3, 5, 2, 4), 3.0))
+
+
 def test_dropout_of_accelerators_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     x, key = jnp.linspace(1, 2, 64), jax.random.key(3)
 
