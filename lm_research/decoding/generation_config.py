@@ -418,6 +418,12 @@ def _check_together(options: GenerationConfig, need: Any) -> None:
         "penalty_alpha selects contrastive search, which neither samples nor has beams: leave out do_sample and num_beams.",
     )
     need(not options.penalty_alpha or options.top_k > 1, "penalty_alpha needs top_k above 1, such as 4.")
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = set(as_list(getattr(options, name)))
+        need(
+            not forced or not forced <= set(options.suppress_tokens or ()),
+            f"{name}={sorted(forced)} is also in suppress_tokens, which leaves no token there. Take it out of one of them.",
+        )
 
 
 class LengthLimits:

@@ -82,6 +82,7 @@ ENDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"penalty_alpha": 0.5, "top_k": 2}, {"penalty_alpha": 0.5, "top_k": 1}, "top_k above 1"),
     ({"penalty_alpha": 0.5}, {"penalty_alpha": 0.5, **DRAWN}, "neither samples"),
     ({"penalty_alpha": 0.0, **BEAMS}, {"penalty_alpha": 0.5, **BEAMS}, "neither samples"),
+    ({"forced_eos_token_id": [5, 6], "suppress_tokens": [5]}, {"forced_eos_token_id": 5, "suppress_tokens": [5]}, "also in suppress_tokens"),
 ]  # fmt: skip
 
 
