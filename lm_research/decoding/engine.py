@@ -195,10 +195,22 @@ def encode_prompts(
     rows, width = prompts.tokens_BP.shape
     cache = decode.empty(bound, rows, slots, memory, step, shared)._replace(first_B=prompts.first_B)
     place = causal_slots(prompts.start_B, jnp.int32(0), width, width)._replace(shared=shared, end_B=prompts.end_B)
-    if not bound.model.arch.count_padding and prompts.first_B is None:
-        real_BP = (prompts.tokens_BP != bound.model.arch.pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
-        place = place._replace(positions_BL=jnp.cumsum(real_BP, axis=1) - 1)
+    if not bound.model.arch.count_padding and bound.model.arch.prompt_positions != "rows":
+        place = place._replace(positions_BL=_positions_of_real(prompts, bound.model.arch.pad_id))
     return decode.extend(bound, prompts.tokens_BP, cache, place)
+
+
+def _positions_of_real(prompts: Prompts[jax.Array], pad_id: int) -> jax.Array:
+    """Number the tokens that are not padding, relative to `first_B`; masked tokens before a prompt have numbers too."""
+    width = prompts.tokens_BP.shape[1]
+    real_BP = (prompts.tokens_BP != pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
+    positions_BP = jnp.cumsum(real_BP, axis=1) - 1
+    if prompts.first_B is None:
+        return positions_BP
+    seen = seen_prompts(prompts)
+    masked_BW = jnp.arange(seen.prompt_RW.shape[1]) < seen.counted_R[:, None]
+    numbered_BW = masked_BW & (seen.prompt_RW != NO_TOKEN) & (seen.prompt_RW != pad_id)
+    return positions_BP + (numbered_BW.sum(1) - prompts.first_B)[:, None]
 
 
 def predict(bound: BoundModel, x_RLD: jax.Array) -> jax.Array:

@@ -163,7 +163,7 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
     positions_BL = slots.positions_BL
     if cache.first_B is not None:
         positions_BL += cache.first_B[:, None]
-    elif not arch.count_padding:  # padding has the position before 0
+    if not arch.count_padding and arch.prompt_positions != "rows":  # padding has the position before 0
         positions_BL = jnp.where(tokens_BL == arch.pad_id, -1, positions_BL)
     if arch.positions == "learned":  # positions of padding, and of finished sequences, may be out of range
         positions_BL = jnp.clip(positions_BL, -arch.position_offset, arch.max_length - 1)

@@ -101,6 +101,7 @@ def ruled() -> list[Any]:
             ("gpt2", "mask", "no_repeat_ngram_size"),
             ("gpt2", "none", "sequence_bias"),
             ("bart", "decoder", "no_repeat_ngram_size"),
+            ("pair_roberta_roberta", "decoder", "no_repeat_ngram_size"),
             ("t5", "mask", "encoder_no_repeat_ngram_size"),
         }
         marks = () if quick and not beams else pytest.mark.slow

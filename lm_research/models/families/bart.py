@@ -103,12 +103,11 @@ class Bart(Family):
         fields["tied"] = given(hf, "tie_word_embeddings", True)
         fields["shared_tokens"] = fields["tied"] and given(hf, "share_encoder_decoder_embeddings", True)
         fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
+        fields["prompt_positions"] = "slots"
         if is_decoder_only(hf):
-            fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
+            fields |= {"shared_tokens": True, "head_bias": False}
             return from_flat(causal=True, **fields, **stack("decoder"))
         encoder = from_flat(**inner, **stack("encoder"))
-        if fields.get("count_padding", True):
-            fields["prompt_positions"] = "slots"
         return from_flat(causal=True, encoder=encoder, **fields, **stack("decoder"))
 
     @override

@@ -25,7 +25,7 @@ DECODER_KEYS = {"is_decoder": True, "add_cross_attention": True}
 # no attention to an encoder.
 NO_DECODERS = ("big_bird", "gpt_bert")
 # Fields in which the decoder differs from one without an encoder.
-TRAITS = dict(shared_tokens=False, head_bias=False)
+TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="slots")
 
 
 def can_be(part: str, name: str) -> bool:
@@ -85,8 +85,7 @@ class Composite(Family):
                 f"config.json: cross_attention_hidden_size is set in `decoder`, but the widths {encoder.hidden_size} and "
                 f"{decoder.hidden_size} differ, which requires a projection instead. Remove cross_attention_hidden_size."
             )
-        positions = "slots" if decoder.count_padding else "tokens"  # position_ids are not passed to the decoder
-        return decoder.replace(encoder=encoder, memory_projection=widths_differ, prompt_positions=positions, **TRAITS)
+        return decoder.replace(encoder=encoder, memory_projection=widths_differ, **TRAITS)
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run(model, inputs: dict, arguments: dict) -> list[list[int]]:
 def main() -> None:
     transformers.logging.set_verbosity_error()
     found = []
-    for name in ("gpt2", "t5", "bart", "pair_bert_gpt2"):
+    for name in ("gpt2", "t5", "bart", "pair_bert_gpt2", "pair_roberta_roberta"):
         with tempfile.TemporaryDirectory() as folder:
             golden = goldens.describe(name, pathlib.Path(folder) / "made")
             model, other = (goldens.load(golden, pathlib.Path(folder) / "in", noise) for noise in (0.0, 1e-6))
