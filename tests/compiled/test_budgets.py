@@ -29,9 +29,9 @@ class Budget:
 
 
 BUDGETS = (
-    Budget("bert_base", "v5e:4x4", roof_mfu=0.60, cycles_mfu=0.45, peak_gib=4.0, synchronous_gb=0.15),
-    Budget("bert_large", "v5e:4x4", roof_mfu=0.69, cycles_mfu=0.52, peak_gib=5.3, synchronous_gb=0.7),
-    Budget("gpt2_small", "v5e:4x4", roof_mfu=0.70, cycles_mfu=0.52, peak_gib=3.1, synchronous_gb=1.0),
+    Budget("bert_base", "v5e:4x4", roof_mfu=0.62, cycles_mfu=0.455, peak_gib=4.0, synchronous_gb=0.15),
+    Budget("bert_large", "v5e:4x4", roof_mfu=0.73, cycles_mfu=0.60, peak_gib=6.8, synchronous_gb=0.2),
+    Budget("gpt2_small", "v5e:4x4", roof_mfu=0.715, cycles_mfu=0.55, peak_gib=3.2, synchronous_gb=0.5),
 )
 
 
