@@ -101,8 +101,13 @@ def _replaced(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array
 
 
 def _classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
-    if model.arch.encoder is not None and model.arch.pooling == "last":  # of the decoder's tokens
-        return {"logits": model.classify(x_BLD, inputs["decoder_input_ids"], dropout_key=key)}
+    if (
+        model.arch.encoder is not None and model.arch.pooling == "last"
+    ):  # of the source's tokens, where the decoder reads them
+        tokens_BL, length = inputs["input_ids"], x_BLD.shape[1]
+        padding = (0, 0), (1, max(0, length - tokens_BL.shape[1] - 1))
+        shifted_BL = jnp.pad(tokens_BL, padding, constant_values=model.arch.pad_id)[:, :length]
+        return {"logits": model.classify(x_BLD, shifted_BL, dropout_key=key)}
     to_end = model.pooler is not None and model.pooler.pooling == "end"  # whatever is masked, as in transformers
     return {"logits": model.classify(x_BLD, inputs["input_ids"], None if to_end else mask_BL, key)}
 

@@ -223,6 +223,8 @@ CASES = [
         "T5GemmaForSequenceClassification",
         merged(T5GEMMA, num_labels=3),
         "sequence",
+        target=6,
+        decoder="given",
         given_mask=False,
         slow=True,
     ),
