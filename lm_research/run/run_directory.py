@@ -71,6 +71,7 @@ PACKAGES = (
     "sentencepiece",
     "tensorflow-datasets",
     "numpy",
+    "qwix",
 )
 
 
