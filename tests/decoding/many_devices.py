@@ -71,7 +71,7 @@ def main() -> None:
         lm = from_pretrained(folder, mesh="data=2,fsdp=2,tensor=2")
     found = texts(lm)
     request = Request(lm, {"max_new_tokens": 6}, {"input_ids": PROMPTS}, None)
-    state = engine_of(lm).start(request.plan(), request.prompts, request.settings)
+    state = engine_of(lm).prefill(request.plan(), request.prompts, request.settings)
     keys = jax.tree.leaves(state.cache.keys)[0]
     shard = keys.addressable_shards[0].data.shape
     layout = {"keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}
