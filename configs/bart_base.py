@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.model.update(
         vocab_size=50265, max_length=1024, dropout_rate=0.1, attention_dropout_rate=0.1, dtype="bfloat16"
     )
-    config.model.remat = "names"
+    config.model.scan_layers = False  # on TPUs a loop copies activations into stacks and out
     config.objective.update(name="denoising", text_infilling_prob=0.3, mean_span_length=3.0, permute_sentence_prob=1.0)
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=512, packing=True)
     config.tokenizer.update(type="byte_bpe", vocab_size=50265)

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.model.update(
         vocab_size=50368, max_length=1024, dropout_rate=0.0, attention_dropout_rate=0.0, dtype="bfloat16"
     )
-    config.model.remat = "names"
+    config.model.scan_layers = False  # on TPUs a loop copies activations into stacks and out
     config.objective.update(name="masked_lm", mask_rate=0.3, sentence_pair="none")
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=1024, packing=True)
     config.tokenizer.update(type="byte_bpe", vocab_size=50368)
