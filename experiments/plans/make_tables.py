@@ -21,6 +21,10 @@ from lm_research.planning.topology import parse_topology
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v5p:8x8x16", "v6e:16x16")
+HEAD = (
+    "| config | batch | mesh | remat | micro-batches | GiB a device | collectives a step: number, GiB sent by a device | step, s | MFU | at best |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
 GIANTS = {
     # Brown et al. 2020, table 2.1: 3.2M tokens a batch
     "GPT-3 175B": (
@@ -42,10 +46,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
     parser.add_argument("--only", default="", help="names of configs, with commas between; empty takes all")
     options = parser.parse_args(argv)
-    for topology in options.topologies.split(","):
-        print(
-            f"\n### {topology}\n\n" + "\n".join(table(topology, set(filter(None, options.only.split(","))))), flush=True
-        )
+    topologies, only = options.topologies.split(","), set(filter(None, options.only.split(",")))
+    tables: dict[str, list[str]] = {topology: [*HEAD] for topology in topologies}
+    for label, config in configs():
+        for topology in (
+            topologies if not only or label in only else ()
+        ):  # what is traced of a config serves all of them
+            tables[topology].append(row(label, config, topology))
+    for topology, lines in tables.items():
+        print(f"\n### {topology}\n\n" + "\n".join(lines))
     return 0
 
 
@@ -59,21 +68,16 @@ def configs() -> Iterator[tuple[str, Config]]:
         yield name, replace(config, model=sizes, train={"batch_size": batch})
 
 
-def table(name: str, only: set[str]) -> Iterator[str]:
+def row(label: str, config: Config, name: str) -> str:
     topology = parse_topology(name, 1)
-    yield "| config | batch | mesh | remat | micro-batches | GiB a device | collectives a step: number, GiB sent by a device | step, s | MFU | at best |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    for label, config in configs():
-        if only and label not in only:
-            continue
-        rows, chips = config.train.batch_size, topology.num_devices
-        raised = max(rows, chips) if max(rows, chips) % chips == 0 else -(-rows // chips) * chips
-        config = replace(config, train={"batch_size": raised})
-        batch = f"{raised:,}" + ("" if raised == rows else f" (not {rows:,})")
-        try:
-            yield f"| {label} | {batch} | {line(search(config, topology)[0])} |"
-        except UserError as error:
-            yield f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | | |"
+    rows, chips = config.train.batch_size, topology.num_devices
+    raised = max(rows, chips) if max(rows, chips) % chips == 0 else -(-rows // chips) * chips
+    config = replace(config, train={"batch_size": raised})
+    batch = f"{raised:,}" + ("" if raised == rows else f" (not {rows:,})")
+    try:
+        return f"| {label} | {batch} | {line(search(config, topology)[0])} |"
+    except UserError as error:
+        return f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | | |"
 
 
 def line(plan: ResourcePlan) -> str:

@@ -35,14 +35,16 @@ class Efficiency:
     attention: float = 0.35
     hop: float = 1e-6
     calibration: float = 1.0
-    asynchronous: tuple[str, ...] = ("all-gather", "reduce-scatter")
+    asynchronous: tuple[str, ...] = ()
 
 
 # From the cycles that the compiler of libtpu 0.0.52 estimates for single operations (python -m experiments.plans.efficiencies). The cache is a
 # sixth of the vector memory of 128 MiB, the rest of which holds the operands of the running kernel and of the next. Calibrated on MaxText's 16B
-# model on a v5e pod, 61.1% MFU (README of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 64.8%. All-reduces
-# are asynchronous in fusions with products, which the compiler has for v5e only (parallel/compiler_options.py).
+# model on a v5e pod, 61.1% MFU (README of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 64.8%. Collectives
+# are asynchronous in fusions with products, which the compiler has for v5e only (parallel/compiler_options.py): programs for other TPUs wait for
+# all of them, at low effort and at full.
 CALIBRATION = 1.06
+_BY_SHARD = ("all-gather", "reduce-scatter")
 _V5E = ((0, 0.70), (768, 0.79), (1024, 0.93), (3072, 0.95))
 _V5P = ((0, 0.80), (768, 0.89), (1024, 0.93), (3072, 0.95))
 _V6E = ((0, 0.30), (768, 0.37), (1024, 0.49), (3072, 0.80), (4096, 0.85))
@@ -63,7 +65,7 @@ TPUS = {
     "tpu7x": Efficiency(256, _TPU7X, 0.8, 2 * 287 * 2.2e9, 10e6, calibration=CALIBRATION),
 }
 # GPUs: the H100 and the kernels of experiments/benchmarks/attention; the vector rate is that of a sixteenth of the dense bfloat16 peak.
-GPU = Efficiency(64, ((0, 0.7),), 0.85, 3e13, 0.0, hop=3e-6)
+GPU = Efficiency(64, ((0, 0.7),), 0.85, 3e13, 0.0, hop=3e-6, asynchronous=_BY_SHARD)
 
 
 def efficiency(name: str) -> Efficiency:

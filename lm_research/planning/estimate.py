@@ -97,7 +97,7 @@ def plan_run(
     crossing = network_axis(shape, topology.slices)
     rows = train.batch_size // train.accumulation_steps // batch_shards(shape)
     memory = memory_by_kind(config, work, mesh, rows, topology.platform)
-    moved = collectives(config, work, mesh, rows, topology.slices, crossing)
+    moved = collectives(config, work, mesh, rows, topology.slices, crossing, topology.platform)
     flops = flops_per_row(work).total * train.batch_size
     seconds = roofline(config, work, topology, mesh, rows, memory, moved)
     best = lower_bound(seconds)

@@ -8,7 +8,8 @@ memory only if another kernel needs it (Snider and Liang 2023, "Operator Fusion 
 - a reduction joins the kernel of its operand, but its result is known only after the whole kernel: what depends on it begins another;
 - values computed from small arrays (masks, random bits, broadcasts of vectors) are computed again wherever they are needed;
 - a kernel reads each operand from outside once, and writes what other kernels or the result of the program need;
-- a loop's body is a program whose operands and results are in memory, times the number of iterations.
+- a loop's body is a program whose operands and results are in memory, times the number of iterations; what an iteration keeps for the
+  backward pass is copied into stacks, except for what jax.checkpoint keeps, which its kernels write there.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class _Value:
       roots: values from which elementwise operations compute this one; empty if it is one itself.
       needed: whether the result of the computation has it, or a loop reads it.
       users: other kernels that read it.
+      kept: whether jax.checkpoint keeps it, which marks it with reduce_precision.
     """
 
     elements: int
@@ -114,6 +116,7 @@ class _Value:
     roots: tuple[_Value, ...] = ()
     needed: bool = False
     users: set[int] = dataclasses.field(default_factory=set)
+    kept: bool = False
 
     @property
     def kernels(self) -> frozenset[int]:
@@ -215,6 +218,8 @@ class _Body:
         name, params = equation.primitive.name, equation.params
         avals = [_array(var) for var in equation.outvars]
         if name in _ALIASES and len(operands) == len(avals):
+            for one in operands:
+                one.kept = one.kept or name == "reduce_precision"
             return operands
         if name in _ALIASES:
             return operands[:1]
@@ -360,8 +365,8 @@ class _Body:
         carried = params["num_carry"]
         for number, value in enumerate(results):
             value.needed = True
-            is_copy = value.kernel < 0 and not value.free or value in results[:carried] and number >= carried
-            if number >= carried and is_copy:  # into the stacked array
+            is_copy = value.kernel < 0 or value in results[:carried] or not (value.kept or params["reverse"])
+            if number >= carried and is_copy and not value.free:  # into the stacked array
                 body.kernels.append(
                     Kernel(body.times / body.parts, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
                 )

@@ -16,14 +16,14 @@ from lm_research.planning.workload import Workload, make_workload
 TENSOR = (1, 2, 4, 8, 16)
 CONTEXT = (1, 2, 4, 8, 16)
 LONG = 4096  # sequence length from which context parallelism is tried even if the batch is large enough for all chips
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "names", "dots", "full")
 
 
 def search(config: Config, topology: Topology, price: float | None = None) -> list[ResourcePlan]:
     """Return all plans that fit, fastest first, and by memory among equally fast ones.
 
     The search tries tensor axes of 1 to 16; context axes of 1 to 16 if sequences are long or fewer than chips; for the remaining chips an
-    fsdp axis of 1, 2, 4, ... and a data axis of the rest; all remat policies; and increasing numbers of micro-batches until the plan
+    fsdp axis of 1, 2, 4, ... and a data axis of the rest; all remat policies but offload; and increasing numbers of micro-batches until the plan
     fits (more would only be slower).
 
     Raises:

@@ -21,6 +21,7 @@ from lm_research.trees import flatten
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
 FLOAT32 = 4
+LANES = 128  # columns of a register of TPUs
 TABLES = "token tables"
 
 
@@ -41,14 +42,20 @@ class Collective:
 
 
 def collectives(
-    config: Config, work: Workload, mesh: AbstractMesh, rows: int, slices: int, crossing: str | None
+    config: Config,
+    work: Workload,
+    mesh: AbstractMesh,
+    rows: int,
+    slices: int,
+    crossing: str | None,
+    platform: str = "tpu",
 ) -> tuple[Collective, ...]:
     """List the collectives of one step.
 
     fsdp: each micro-batch gathers the weights, in the compute type or quantized, twice, in the forward and the backward pass (recomputation
       uses those
       of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
-      parallelism has 2 P).
+      parallelism has 2 P). TPUs sum gradients whose shards are narrower than a register in full and cut the result.
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
     token tables: trainable ones are gathered once per step, and their gradients are summed once, in float32 (training/table_copies.py). Of
       several axes the first sums over its groups, and each of the others the parts of those sums. Devices of a context axis share a copy,
@@ -68,6 +75,7 @@ def collectives(
       rows: sequences per chip and micro-batch, b.
       slices: number of slices that the axis `crossing` spans.
       crossing: mesh axis that spans slices, or None.
+      platform: "tpu" or "gpu".
     """
     micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
     divided, whole = _parameters_per_chip(config, work, mesh)
@@ -86,7 +94,8 @@ def collectives(
     fsdp = mesh.shape["fsdp"]
     gathered = item if config.train.quantization == "none" else 1  # quantized before they are sent
     add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * gathered)
-    add("reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
+    is_narrow = platform == "tpu" and work.definition.arch.hidden_size < LANES * fsdp
+    add("all-reduce" if is_narrow else "reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
     add("all-reduce", "fsdp", "gradients of whole parameters", micro, learn_whole * item)
     add("all-reduce", "data", "gradients", micro, (learn_divided + learn_whole) * item)
     add("all-reduce", "context", "gradients", micro, (learn_divided + learn_whole) * item)

@@ -107,6 +107,14 @@ def test_traffic_by_hand() -> None:
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
 
 
+@pytest.mark.parametrize(("fsdp", "kind"), [(8, "reduce-scatter"), (16, "all-reduce")])
+def test_tpus_sum_gradients_of_narrow_shards_in_full(fsdp: int, kind: str) -> None:
+    """1,024 columns on 8 devices fill registers of 128, on 16 they do not."""
+    config = shipped("bert_large", mesh={"preset": "fsdp"})
+    plan = plan_run(config, parse_topology({8: "v5e:2x4", 16: "v5e:4x4"}[fsdp]), only_fitting=True)
+    assert [c.kind for c in plan.collectives if c.purpose == "gradients"] == [kind]
+
+
 def test_a_mesh_that_is_set_changes_no_plan() -> None:
     config, topology = (
         tiny.config("gpt2", mesh={"data": 2, "context": 4}, train=dict(batch_size=4)),

@@ -34,10 +34,11 @@ def test_what_computation_does_not_hide(kind: str, axis: str, computing: float, 
     assert exposed(POD, MESH, (moved(kind, axis, 100e9),), computing, 10) == {axis: pytest.approx(seconds)}
 
 
-def test_programs_of_other_chips_wait_for_all_reduces() -> None:
+@pytest.mark.parametrize("kind", ["all-reduce", "all-gather"])
+def test_programs_of_other_tpus_wait_for_collectives(kind: str) -> None:
     """100 GB over 4 links of 100 GB/s."""
     pod = parse_topology("v6e:16x16")
-    assert exposed(pod, MESH, (moved("all-reduce", "fsdp", 100e9),), 10.0, 10) == {"fsdp": pytest.approx(0.25)}
+    assert exposed(pod, MESH, (moved(kind, "fsdp", 100e9),), 10.0, 10) == {"fsdp": pytest.approx(0.25)}
 
 
 def test_nothing_hides_the_sum_of_token_tables() -> None:
