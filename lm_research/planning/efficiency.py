@@ -42,7 +42,7 @@ class Efficiency:
 # sixth of the vector memory of 128 MiB, the rest of which holds the operands of the running kernel and of the next. Calibrated on MaxText's 16B
 # model on a v5e pod, 61.1% MFU (README of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 64.8%. Collectives
 # are asynchronous in fusions with products, which the compiler has for v5e only (parallel/compiler_options.py): programs for other TPUs wait for
-# all of them, at low effort and at full.
+# all of them.
 CALIBRATION = 1.06
 _BY_SHARD = ("all-gather", "reduce-scatter")
 _V5E = ((0, 0.70), (768, 0.79), (1024, 0.93), (3072, 0.95))
