@@ -9,7 +9,7 @@ memory only if another kernel needs it (Snider and Liang 2023, "Operator Fusion 
 - values computed from small arrays (masks, random bits, broadcasts of vectors) are computed again wherever they are needed;
 - a kernel reads each operand from outside once, and writes what other kernels or the result of the program need;
 - a loop's body is a program whose operands and results are in memory, times the number of iterations; what an iteration keeps for the
-  backward pass is copied into stacks, except for what jax.checkpoint keeps, which its kernels write there.
+  backward pass is copied into stacks, except for what jax.checkpoint keeps, which its kernels write there, and unless the loop is unrolled.
 """
 
 from __future__ import annotations
@@ -366,7 +366,8 @@ class _Body:
         for number, value in enumerate(results):
             value.needed = True
             is_copy = value.kernel < 0 or value in results[:carried] or not (value.kept or params["reverse"])
-            if number >= carried and is_copy and not value.free:  # into the stacked array
+            is_stacked = number >= carried and params["unroll"] < length
+            if is_stacked and is_copy and not value.free:
                 body.kernels.append(
                     Kernel(body.times / body.parts, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
                 )

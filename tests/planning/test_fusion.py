@@ -70,16 +70,16 @@ def test_a_loop_reads_slices_and_writes_stacks() -> None:
     assert sum(product.arrays) == ROWS + 2 * D * D + ROWS and sum(copy.arrays) == 2 * ROWS
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_results_are_copied_into_stacks_unless_checkpoint_keeps_them(is_kept: bool) -> None:
-    """Each of 4 iterations reads x and w and writes x w: 3 arrays; the copy reads and writes x w once more. jax.checkpoint marks what it keeps."""
+@pytest.mark.parametrize(("is_kept", "unroll"), [(True, 1), (False, 1), (False, 4)])
+def test_results_are_copied_into_stacks_unless_checkpoint_keeps_them(is_kept: bool, unroll: int) -> None:
+    """Unrolled loops copy nothing. Each of 4 iterations reads x and w and writes x w: 3 arrays; the copy reads and writes x w once more. jax.checkpoint marks what it keeps."""
 
     def body(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
         y = x @ w
         return x, jax.lax.reduce_precision(y, 8, 7) if is_kept else y
 
-    program = traced(lambda x, w: jax.lax.scan(body, x, w), X, ((4, D, D), jnp.bfloat16))
-    copies = [4 * 2 * ROWS] * (not is_kept)
+    program = traced(lambda x, w: jax.lax.scan(body, x, w, unroll=unroll), X, ((4, D, D), jnp.bfloat16))
+    copies = [4 * 2 * ROWS] * (not is_kept and unroll == 1)
     assert [size for size in moved(program) if size] == [4 * (ROWS + 2 * D * D + ROWS), *copies]
 
 
