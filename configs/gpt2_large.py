@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     config = gpt2_small()
     config.model.update(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120)
     config.optimizer.learning_rate = 2.5e-4
-    config.model.update(remat="dots", scan_layers=True)
     config.train.accumulation_steps = 8
     return config

@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     config = gpt2_small()
     config.model.update(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400)
     config.optimizer.learning_rate = 2e-4
-    config.model.update(remat="names", scan_layers=True)  # unrolled, 48 layers take the compiler too long
     config.train.accumulation_steps = 8
     return config
