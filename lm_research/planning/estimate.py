@@ -167,7 +167,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     activations: b times `activation_bytes`.
     logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus the full
       token table (compute type) and its gradient (float32), twice while it is transposed. See objectives/cross_entropy.py, which takes
-      a slice of positions at a time on one device, and all positions at once on several.
+      a slice of positions at a time, but all at once where devices share a table: a mesh that divides positions, or only the vocabulary.
     working: live memory of one block: with remat, the arrays that its backward pass recomputes; with fsdp, its gathered kernels in the
       compute type, and those of the next block, which are being fetched.
     """
@@ -177,7 +177,8 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
     predicted = rows * work.predicted_per_row / shape["context"]
-    at_once = predicted if mesh.size > 1 else min(predicted, slice_rows(platform))
+    has_slices = mesh.size == 1 or (batch_shards(shape) > 1 and shape["context"] == 1)
+    at_once = predicted / max(1, round(predicted / slice_rows(platform))) if has_slices else predicted
     vocabulary = arch.vocab_size / tensor
     logits = at_once * vocabulary * (2 * FLOAT32 + item)
     logits += vocabulary * arch.prediction_width * (item + 2 * FLOAT32)

@@ -10,15 +10,14 @@ from experiments.plans import compare
 from lm_research.planning.calibration import factors
 
 COMPILED = dict(roof_mfu=0.5, cycles_mfu=0.2, peak_bytes=2 * 2**30)
-PLAN = dict(mfu=0.3, best_mfu=0.9, memory_bytes=3 * 2**30, compiled=COMPILED)
+FIGURES = compare.fractions(compare.PREDICTED, (0.3, 0.9, 3.0)) | compare.read(COMPILED)
 
 
 def test_cycles_are_calibrated() -> None:
     factor = factors("v5e")
     assert factor is not None
-    found = compare.figures(PLAN)
-    assert float(found["calibrated"]) == pytest.approx(0.2 * factor.cycles, abs=1e-4)
-    assert (found["roof"], found["predicted_gib"], found["peak_gib"]) == ("0.5000", "3.0000", "2.0000")
+    assert float(FIGURES["calibrated"]) == pytest.approx(0.2 * factor.cycles, abs=1e-4)
+    assert (FIGURES["roof"], FIGURES["predicted_gib"], FIGURES["peak_gib"]) == ("0.5000", "3.0000", "2.0000")
 
 
 def test_a_second_run_compiles_what_is_missing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +26,7 @@ def test_a_second_run_compiles_what_is_missing(tmp_path: pathlib.Path, monkeypat
     def compiled(config: str, topology: str, effort: str) -> dict[str, str]:
         asked.append(config)
         row = {"config": config, "topology": topology, "effort": effort}
-        return row | ({"error": "too large"} if config == "b" else compare.figures(PLAN))
+        return row | ({"error": "too large"} if config == "b" else FIGURES)
 
     monkeypatch.setattr(compare, "compare", compiled)
     flags = [f"--out={path}", "--topologies=v5e:4x4"]

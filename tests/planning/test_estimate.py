@@ -53,6 +53,24 @@ def test_a_batch_of_a_device_has_that_many_rows_on_each() -> None:
     )  # 4,096 chips / tensor 8, two micro-batches
 
 
+def test_logits_are_those_of_a_slice_unless_devices_share_a_table() -> None:
+    """12,288 positions a device are three slices of 4,096; a mesh that divides only the vocabulary, or positions, has all at once."""
+    config = tiny.config(
+        "gpt2", data={"max_length": 64}, model={"max_length": 64}, train={"per_device_batch_size": 192}
+    )
+    vocab, width = config.model.vocab_size, config.model.hidden_size
+
+    def logits(machine: str, positions: int, **mesh: int) -> None:
+        plan = plan_run(replace(config, mesh=mesh), parse_topology(machine))
+        columns = vocab / mesh.get("tensor", 1)
+        assert plan.memory["logits"] == pytest.approx(columns * (positions * (4 + 4 + 4) + width * (4 + 4 + 4)))
+
+    logits("v5e:4x4", 4096, data=16)
+    logits("h100:4", 4096, data=2, tensor=2)
+    logits("h100:2", 12288, tensor=2)
+    logits("h100:4", 6144, data=2, context=2)
+
+
 def test_t5_11b_has_a_plan_that_fits() -> None:
     config = t5_11b(mesh={"preset": "fsdp"})
     plan = plan_run(replace(config, model={"remat": "full"}), parse_topology("v5p:4x4x4"), price=2.0)
