@@ -75,6 +75,7 @@ def test_killed_in_the_middle_of_an_evaluation(lab: Lab, bert_run: pathlib.Path,
     assert checkpoints(tmp_path / "run") == checkpoints(bert_run)
 
 
+@pytest.mark.slow
 def test_killed_while_it_builds_the_corpus(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     cache = tmp_path / "cache"
     flag = f"--config.data.cache_dir={cache}"

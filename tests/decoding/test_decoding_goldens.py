@@ -78,11 +78,14 @@ def test_goldens_are_not_trivial() -> None:
 
 
 def left_padded() -> list[Any]:
+    """Every case; those of all families but one run with -m slow."""
     content = json.loads((golden_texts.FOLDER.parent / "left_goldens" / "sources.json").read_text())
     masked = {True: "masked", False: "no mask"}
     return [
         pytest.param(
-            case, id=f"{case['model']} {masked[case['inputs']['attention_mask'] is not None]} {len(case['arguments'])}"
+            case,
+            id=f"{case['model']} {masked[case['inputs']['attention_mask'] is not None]} {len(case['arguments'])}",
+            marks=() if case["model"] == "bart" else pytest.mark.slow,
         )
         for case in content["cases"]
     ]
