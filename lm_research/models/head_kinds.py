@@ -101,9 +101,8 @@ def _replaced(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array
 
 
 def _classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
-    if (
-        model.arch.encoder is not None and model.arch.pooling == "last"
-    ):  # of the source's tokens, where the decoder reads them
+    # Of the source's tokens, where the decoder reads them.
+    if model.arch.encoder is not None and model.arch.pooling == "last":
         tokens_BL, length = inputs["input_ids"], x_BLD.shape[1]
         padding = (0, 0), (1, max(0, length - tokens_BL.shape[1] - 1))
         shifted_BL = jnp.pad(tokens_BL, padding, constant_values=model.arch.pad_id)[:, :length]

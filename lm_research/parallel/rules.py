@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lm_research.errors import MeshError, suggest
 from lm_research.parallel.mesh import AnyMesh
@@ -167,12 +167,12 @@ def constrain_param(x: jax.Array, axes: Sequence[str | None], rules: Mapping[str
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, rules))
 
 
-def batch_parts() -> int:
-    """Return the number of parts into which the current mesh divides batches.
+def batch_parts(mesh: AbstractMesh | None = None) -> int:
+    """Return the number of parts into which a mesh, by default the current one, divides batches.
 
     It is 1 without a mesh, inside `jax.shard_map`, and if the mesh also divides positions.
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     return 1 if mesh.empty or mesh.manual_axes or mesh.shape["context"] > 1 else batch_shards(mesh.shape)
 
 

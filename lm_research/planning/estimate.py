@@ -21,7 +21,7 @@ from lm_research.models.quantization import check_quantization
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
-from lm_research.parallel.rules import batch_shards, resolve_rules, tree_shardings
+from lm_research.parallel.rules import batch_parts, batch_shards, resolve_rules, tree_shardings
 from lm_research.planning.predict import FLOAT32_PASSES, step_parts
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import FLOAT32, Collective, collectives
@@ -177,7 +177,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
     predicted = rows * work.predicted_per_row / shape["context"]
-    has_slices = mesh.size == 1 or (batch_shards(shape) > 1 and shape["context"] == 1)
+    has_slices = mesh.size == 1 or batch_parts(mesh) > 1
     at_once = predicted / max(1, round(predicted / slice_rows(platform))) if has_slices else predicted
     vocabulary = arch.vocab_size / tensor
     logits = at_once * vocabulary * (2 * FLOAT32 + item)
