@@ -19,7 +19,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from lm_research.common.paths import SPECIAL, kind
+from lm_research.common import buckets
+from lm_research.common.paths import SPECIAL, is_remote, kind
 from lm_research.errors import UserError
 
 _SERVER = "The disk or its server fails: read the system's log (dmesg), and copy what is there before more is written"
@@ -72,6 +73,14 @@ def as_disk_error(error: BaseException, safe: str = "", place: str = "") -> Disk
     number, path = errno_of(error), _path_of(error) or place
     if number is None:
         return None
+    if client := _client_error(error):
+        path = path if is_remote(path) else place
+        what = " ".join(
+            [f"{path or 'A bucket'} cannot be used: {buckets.reason(client)}.", *vars(error).get("__notes__", ())]
+        )
+        return DiskError(
+            " ".join(filter(None, [what, safe, f"{buckets.FIXES[number]}, then run the same command again."]))
+        )
     action = "written" if number in _WRITE_ERRORS else "used"
     what = f"{path or 'A file'} cannot be {action}: {_explain(number, path)}."
     what = " ".join([what, *vars(error).get("__notes__", ())])
@@ -151,7 +160,13 @@ def errno_of(error: BaseException | None) -> int | None:
         for message, number in _BY_MESSAGE.items():
             if message in text:
                 return number
-    return None
+    client = _client_error(error)
+    return buckets.errno_of(client) if client else None
+
+
+def _client_error(error: BaseException | None) -> BaseException | None:
+    """Return the error of a bucket's client that caused an error, or None."""
+    return next((one for one in _chain(error) if buckets.from_client(one)), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -169,8 +184,8 @@ def _path_of(error: BaseException) -> str:
         if isinstance(one, OSError) and one.filename is not None:
             return os.fsdecode(one.filename) if isinstance(one.filename, str | bytes | os.PathLike) else ""
     for one in _chain(error):
-        if found := re.search(r"""["'](/[^"'\n]+)["']""", str(one)):
-            return found[1]
+        if found := re.search(r"""["'](/[^"'\n]+)["']|((?:gs|s3)://[^\s"']+)""", str(one)):
+            return found[1] or found[2]
     return ""
 
 
@@ -189,6 +204,8 @@ def _explain(number: int, path: str) -> str:
 
 def free_space(path: pathlib.Path | str) -> str:
     """Describe the free space on the file system of `path`, which need not exist: "1.2 MB of 8.4 MB are free"."""
+    if is_remote(path):
+        return "a bucket has no limit of its own"
     path = pathlib.Path(path).absolute()
     try:
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -214,9 +231,15 @@ def atomic_file(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file for writing that replaces `path` when the block ends; if it fails, the file is removed.
 
     Args:
-      path: destination; a pipe, socket or device is rejected, because the file would replace it.
+      path: destination, on this machine or in a bucket; a pipe, socket or device is rejected, because the file would replace it.
       keep: whether to sync the file to disk, so that it survives a power failure; files that are written often go without.
     """
+    if is_remote(path):
+        with tempfile.NamedTemporaryFile() as spool:
+            yield spool  # type: ignore[misc]  # a wrapper with the same methods
+            spool.flush()
+            buckets.upload(spool.name, path)
+        return
     if kind(path) in SPECIAL:
         raise DiskError(f"{path} is {kind(path)}, which a file would replace. Choose another path.")
     temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
@@ -263,5 +286,8 @@ def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Replace a file so that readers, also after a crash, see either the old or the new content."""
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        return buckets.write(path, data)
     with atomic_file(path, keep=False) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(data)

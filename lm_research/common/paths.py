@@ -1,5 +1,9 @@
 """Validating paths from flags and config files, and opening only regular files.
 
+A path is a pathlib.Path on this machine or an etils.epath.Path in a bucket (buckets.py). Both have the methods that runs use: `/`, name,
+parent, exists, is_dir, is_file, iterdir, glob, mkdir, unlink, read_bytes, read_text, write_bytes, write_text, open("rb"). `as_path` makes
+one of a text; pathlib.Path would make a folder named "gs:" of an address.
+
 Pipes, sockets and devices may never end, and links may be broken; `open_file` never waits for them.
 """
 
@@ -11,6 +15,8 @@ import os
 import pathlib
 import stat
 
+from lm_research.common import buckets
+from lm_research.common.buckets import is_remote as is_remote
 from lm_research.errors import ConfigError, UserError
 
 FILE, FOLDER, NOTHING, LINK_TO_NOTHING = "file", "folder", "", "a link to nothing"
@@ -29,8 +35,15 @@ _STAT_ERRORS = {
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and PATH_MAX without its terminating NUL
 
 
+def as_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Convert a text or path to a path: one in a bucket if it is a gs:// or s3:// address; raise a ConfigError if that cannot be used."""
+    if isinstance(path, str) and is_remote(path):
+        return buckets.remote_path(path)
+    return path if isinstance(path, pathlib.Path) or is_remote(path) else pathlib.Path(path)  # type: ignore[return-value]
+
+
 def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> pathlib.Path:
-    """Convert a text to a path with `~` expanded; the path need not exist.
+    """Convert a text to a path with `~` expanded, or an address to a path in a bucket; the path need not exist.
 
     Args:
       text: the path as given by the user.
@@ -38,7 +51,8 @@ def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> p
       error: class of the error.
 
     Raises:
-      error: the text is empty, too long, not UTF-8, has a NUL, or starts with the `~` of an unknown user.
+      error: the text is empty, too long, not UTF-8, has a NUL, or starts with the `~` of an unknown user; or it is an address in no bucket, or of
+        a service whose package is not installed.
     """
     if not text.strip():
         raise error(f"{where} is empty. Give a path.")
@@ -54,6 +68,8 @@ def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> p
         raise error(
             f"{where}={text[:40]}... is too long for a path (at most {LONGEST_NAME} bytes per name, {LONGEST_PATH} in total). Shorten it."
         )
+    if is_remote(text):
+        return buckets.remote_path(text, where, error)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as cause:
@@ -70,6 +86,8 @@ def stays_inside(name: str) -> bool:
 
 def kind(path: str | os.PathLike[str]) -> str:
     """Return what a path leads to: FILE, FOLDER, NOTHING, or a description of anything else. Opens nothing and raises nothing."""
+    if is_remote(path):
+        return _remote_kind(as_path(path))
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -83,8 +101,17 @@ def kind(path: str | os.PathLike[str]) -> str:
     return FOLDER if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "not a regular file")
 
 
+def _remote_kind(path: pathlib.Path) -> str:
+    try:
+        return FOLDER if path.is_dir() else FILE if path.exists() else NOTHING
+    except Exception as error:  # of any class of the clients
+        return f"inaccessible ({buckets.reason(error)})"
+
+
 def odd_file(folder: pathlib.Path) -> str:
-    """Describe the first entry in a folder, at any depth, that is neither a file nor a folder; "" if there is none."""
+    """Describe the first entry in a folder, at any depth, that is neither a file nor a folder; "" if there is none, as in buckets."""
+    if is_remote(folder):
+        return ""
     for parent, _, names in os.walk(folder):
         for name in sorted(names):
             if (found := kind(path := os.path.join(parent, name))) not in (FILE, NOTHING, _STAT_ERRORS[errno.EACCES]):
@@ -93,11 +120,13 @@ def odd_file(folder: pathlib.Path) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file for reading, without waiting for a pipe or device.
+    """Open a regular file or an object in a bucket for reading, without waiting for a pipe or device.
 
     Raises:
       OSError: it cannot be opened, or is not a regular file; the strerror describes what it is.
     """
+    if is_remote(path):
+        return buckets.open_object(as_path(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -115,7 +114,7 @@ def read_lives(directory: Path) -> list[Life]:
 
 def checkpoint_steps(directory: Path) -> list[int]:
     """List the steps of the checkpoints in a directory, complete or not, in ascending order; empty if there is no such directory."""
-    names = os.listdir(directory) if directory.is_dir() else []
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
 
 
