@@ -11,6 +11,7 @@ from lm_research.errors import DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLE = "LM_RESEARCH_PUBLIC_DATA"
+CURVE = "curve.json"  # {"heads": names of columns, "lines": their values}, of a training run
 # Where a published figure was read: in a file that comes with the data, computed from the data by another program, or from memory.
 READ, COMPUTED, MEMORY = "read", "computed", "from memory"
 
@@ -26,6 +27,8 @@ class Figure:
       tolerance: largest difference of equal results; a half of the published value's last digit, or the spread over seeds.
       origin: READ, COMPUTED or MEMORY.
       at_least: theirs is a goal, and ours may exceed it.
+      at_most: theirs is a goal, and ours may be lower.
+      interval: half-width of the 95% interval of ours over its seeds; 0 where nothing is drawn, and where there is one seed.
     """
 
     name: str
@@ -34,12 +37,14 @@ class Figure:
     tolerance: float
     origin: str = READ
     at_least: bool = False
+    at_most: bool = False
+    interval: float = 0.0
 
     @property
     def agrees(self) -> bool:
         """Whether ours equals theirs within the tolerance, or reaches it."""
-        difference = self.ours - self.theirs
-        return difference >= -self.tolerance if self.at_least else abs(difference) <= self.tolerance
+        above = self.ours - self.theirs
+        return (self.at_least or above <= self.tolerance) and (self.at_most or above >= -self.tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +55,11 @@ class Row:
       title: the question, a few words.
       source: where the published figures come from.
       why: why the figures are equal, or differ.
-      measure: computes the figures; its argument is a folder for intermediate files. None: planned, or run by hand.
+      measure: computes the figures; its argument is a folder for intermediate files, in which it may write CURVE. None: planned, or run
+        by hand.
       command: the command of the whole row; "" is experiments.results.run with the row's name.
-      seeds: the seeds of its runs; () where nothing is drawn.
+      seeds: the seeds of its runs; () where nothing is drawn, and the row takes minutes at most.
+      group: another name by which --only selects the row, with others.
     """
 
     title: str
@@ -61,6 +68,7 @@ class Row:
     measure: Callable[[pathlib.Path], list[Figure]] | None = None
     command: str = ""
     seeds: tuple[int, ...] = ()
+    group: str = ""
 
 
 class MissingData(DataError):

@@ -1,8 +1,10 @@
 """`python -m experiments.results.run [--only NAME,NAME]`: measure rows of the table of results, and write it.
 
 A row compares published figures with this library's, and is one file of experiments/results/rows. Its measurement is stored in
-pages/NAME.json, its page is pages/NAME.md, and the table is results.md. Without --only, all rows that can be measured are; --list prints
-their names. A row that fails stays in the table with the reason. A row without `measure` is planned: the table has its command.
+pages/NAME.json, its page is pages/NAME.md, and the table is results.md. --list prints the names of rows, and of groups (glue, classify),
+which select all of their rows. Without --only, the rows that need no training are measured; those that train take minutes or hours, and
+continue an interrupted run if --workdir is given. A row that fails stays in the table with the reason, and one that has not been measured
+with its command.
 
 The data are read from the folder that LM_RESEARCH_PUBLIC_DATA names, by default ../shared/data/public next to the repository.
 """
@@ -25,7 +27,7 @@ from datetime import date
 from typing import Any
 
 from experiments.results import tables
-from experiments.results.row import MissingData, Row
+from experiments.results.row import CURVE, MissingData, Row
 from lm_research import __version__, cli
 from lm_research.common import flags
 from lm_research.common.disk import write_atomically
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default="", help="names of rows, or beginnings of names, separated by commas (all)")
+    parser.add_argument(
+        "--only", default="", help="names of rows or groups, or beginnings of names, separated by commas (all)"
+    )
     parser.add_argument("--output", type=flags.path, default=FOLDER, help="folder of the table (experiments/results)")
     parser.add_argument("--workdir", type=flags.path, help="folder for intermediate files (a temporary one)")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and exit")
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure the selected rows, and write their pages and the table."""
     known = rows()
     if args.list:
-        print("\n".join(f"{name}: {row.title}" for name, row in known.items()))
+        print("\n".join(f"{name}{f' ({row.group})' if row.group else ''}: {row.title}" for name, row in known.items()))
         return DONE
     agree = True
     (args.output / "pages").mkdir(parents=True, exist_ok=True)
@@ -82,14 +86,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def select(only: str, known: dict[str, Row]) -> list[str]:
-    """Find the rows whose names are, or begin with, one of the given names; raise a ConfigError if there is none."""
+    """Find the rows whose names are, or begin with, one of the given names, and those of groups; raise a ConfigError if there is none."""
     chosen: list[str] = []
     for part in filter(None, (part.strip() for part in only.split(","))):
-        found = [name for name in known if name == part] or [name for name in known if name.startswith(part)]
+        found = [name for name in known if name == part] or [
+            name for name, row in known.items() if name.startswith(part) or row.group == part
+        ]
         if not found:
             raise ConfigError(f"--only has {part!r}, which is not a row. {suggest(part, known)}")
         chosen += found
-    return list(dict.fromkeys(chosen)) if only else list(known)
+    return list(dict.fromkeys(chosen)) if only else [name for name, row in known.items() if not row.seeds]
 
 
 def measure(name: str, row: Row, workdir: pathlib.Path | None, debug: bool) -> dict[str, Any]:
@@ -102,6 +108,8 @@ def measure(name: str, row: Row, workdir: pathlib.Path | None, debug: bool) -> d
             folder = pathlib.Path(temporary) if workdir is None else workdir / name
             folder.mkdir(parents=True, exist_ok=True)
             found["figures"] = [dataclasses.asdict(figure) for figure in row.measure(folder)]
+            if (folder / CURVE).is_file():
+                found["curve"] = json.loads((folder / CURVE).read_text())
     except MissingData:
         raise
     except (UserError, OSError, ValueError, ArithmeticError, LookupError) as error:

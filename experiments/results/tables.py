@@ -72,15 +72,20 @@ def page(name: str, row: Row, found: Mapping[str, Any] | None) -> str:
         cells = [
             [
                 one.name,
-                number(one.ours),
-                ("≥ " if one.at_least else "") + number(one.theirs),
-                f"{one.tolerance:g}",
+                number(one.ours) + (f" ± {one.interval:.2g}" if one.interval else ""),
+                "≥ " * one.at_least + "≤ " * one.at_most + number(one.theirs),
+                f"{one.tolerance:.3g}",
                 one.origin,
                 "yes" if one.agrees else "no",
             ]
             for one in figures
         ]
         text += "\n" + markdown(["figure", "ours", "theirs", "tolerance", "theirs is", "agrees"], cells)
+        if any(one.interval for one in figures):
+            text += "\n± is half of the 95% interval of the mean over the seeds (Student's t).\n"
+    if "curve" in found:
+        lines = [[number(value) for value in line] for line in found["curve"]["lines"]]
+        text += "\n" + markdown(found["curve"]["heads"], lines)
     seeds = ", ".join(map(str, row.seeds)) or "none"
     text += f"\n{row.why}\n"
     text += (

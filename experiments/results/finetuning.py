@@ -1,0 +1,98 @@
+"""Rows that fine-tune all-MiniLM-L6-v2 (a BERT of 6 layers x 384, 22.7M parameters) on one set each; --only glue selects all of them.
+
+Nothing is selected on the scored part: settings were fixed before the first run, and the model after the last step is scored. Where
+references/trainer.json has scores of transformers' Trainer with equal settings (make_trainer_references.py), ours must be equal to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+
+from experiments.results.minilm import model
+from experiments.results.row import COMPUTED, Figure, Row
+from experiments.results.sets import SETS
+from experiments.results.training import Published, figure, interval, train, write_curve
+from lm_research.common.documents import Object, read_json
+
+SEEDS = (0, 1, 2)
+TRAINER = pathlib.Path(__file__).parent / "references" / "trainer.json"
+RATE = 5e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """A set and how it is learned.
+
+    Attributes:
+      name: a key of SETS.
+      title: what is learned.
+      scores: name in the summary (without eval_) -> published score in percent.
+      source: of the published scores.
+      why: why they differ.
+      task: classification or tagging.
+      epochs: passes over the training part.
+      settings: further keys of the config, as in `train`.
+      left_out: records of the scored part that are not in its file, all counted as wrong.
+    """
+
+    name: str
+    title: str
+    scores: dict[str, Published]
+    source: str
+    why: str
+    task: str = "classification"
+    epochs: float = 3.0
+    settings: dict[str, object] = dataclasses.field(default_factory=dict)
+    left_out: int = 0
+
+    def measure(self, folder: pathlib.Path) -> list[Figure]:
+        """Train with each seed, and score."""
+        data, weights = folder / "set", model()
+        SETS[self.name](data)
+        end = "conll" if (data / "train.conll").exists() else "jsonl"
+        keys: dict[str, object] = {
+            "task__train": data / f"train.{end}",
+            "task__validation": data / f"test.{end}",
+            "train__init_from": weights,
+            "train__num_epochs": self.epochs,
+            "optimizer__learning_rate": RATE,
+            "data__cache_dir": folder / "cache",
+            "logging__trackers": "none",
+        }
+        found = []
+        for seed in SEEDS:
+            run = folder / f"seed_{seed}"
+            found.append(train(run, f"configs/finetune/{self.task}.py", seed, **keys | self.settings)["validation"])
+        write_curve(folder, [folder / f"seed_{seed}" for seed in SEEDS])
+        values = {name: [100 * self._kept(name, one, data) for one in found] for name in self.scores}
+        figures = [figure(f"{name} x 100", values[name], self.scores[name]) for name in values]
+        return self._beside_trainer(values) + figures
+
+    def _kept(self, name: str, scores: dict[str, float], data: pathlib.Path) -> float:
+        """Return a score, an accuracy as a fraction of all records, those that were left out included."""
+        if not self.left_out:
+            return scores[f"eval_{name}"]
+        kept = len((data / "test.jsonl").read_text(encoding="utf-8").splitlines())
+        return scores[f"eval_{name}"] * kept / (kept + self.left_out)
+
+    def _beside_trainer(self, values: dict[str, list[float]]) -> list[Figure]:
+        """Compare means over seeds with those of Trainer, within both intervals."""
+        fix = "Write it again with make_trainer_references.py."
+        stored = read_json(TRAINER, Object, fix=fix) if TRAINER.is_file() else {}
+        theirs = {name: [100 * one for one in scores] for name, scores in stored.get(self.name, {}).items()}
+        return [
+            figure(
+                f"{name} x 100, beside Trainer",
+                own,
+                Published(statistics.fmean(theirs[name]), interval(theirs[name]), COMPUTED),
+            )
+            for name, own in values.items()
+            if name in theirs
+        ]
+
+    def row(self) -> Row:
+        """Make the row."""
+        source = f"{self.source}; Trainer of transformers, where a figure says so: references/trainer.json"
+        return Row(self.title, source, self.why, self.measure, seeds=SEEDS, group="glue")

@@ -1,0 +1,212 @@
+"""Rows that train: intervals, goals, curves, and the files that runs read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from experiments.results import finetuning, run, sentences, sets, training
+from experiments.results.row import CURVE, VARIABLE, Figure, MissingData, Row
+from experiments.results.training import Published, figure, interval, write_curve
+from lm_research.errors import STOPPED_BY_SIGNAL, DataError
+
+
+def test_intervals_are_students() -> None:
+    for freedom, quantile in training.STUDENT.items():
+        assert quantile == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=5e-4)
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
+    assert interval([5.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("published", "agrees"),
+    [
+        (Published(12.0), True),  # the mean of 9, 10 and 11 is 10 ± 2.48
+        (Published(13.0), False),
+        (Published(13.0, spread=2.0), True),
+        (Published(1.0, at_least=True), True),
+        (Published(13.0, at_least=True), False),
+        (Published(99.0, at_most=True), True),
+        (Published(7.0, at_most=True), False),
+    ],
+)
+def test_figures_agree_within_both_uncertainties(published: Published, agrees: bool) -> None:
+    found = figure("score", [9.0, 10.0, 11.0], published)
+    assert found.ours == 10.0 and found.agrees is agrees
+
+
+def test_the_curve_has_evenly_spaced_steps_of_all_runs(tmp_path: pathlib.Path) -> None:
+    for seed in range(2):
+        (tmp_path / f"seed_{seed}").mkdir()
+        lines = [{"step": step, "loss_nats": 100.0 * seed + step} for step in range(1, 16 + seed)]
+        text = "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 15, "eval_loss_nats": 1.0}])
+        (tmp_path / f"seed_{seed}" / "metrics.jsonl").write_text(text)
+    write_curve(tmp_path, [tmp_path / "seed_0", tmp_path / "seed_1"])
+    curve = json.loads((tmp_path / CURVE).read_text())
+    assert curve["heads"] == ["step", "training loss, seed_0", "training loss, seed_1"]
+    assert curve["lines"] == [[step, step, 100 + step] for step in range(1, 16, 2)]
+
+
+def test_the_page_has_the_curve_and_the_interval(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(folder: pathlib.Path) -> list[Figure]:
+        (folder / CURVE).write_text(json.dumps({"heads": ["step", "training loss"], "lines": [[100, 2.25]]}))
+        return [figure("score", [9.0, 10.0, 11.0], Published(12.0, at_least=True))]
+
+    monkeypatch.setattr(run, "rows", lambda: {"one": Row("?", "A paper", "Because.", measure, seeds=(0, 1, 2))})
+    assert run.main(["--output", str(tmp_path), "--only", "one"]) == 0
+    page = (tmp_path / "pages" / "one.md").read_text()
+    assert "| 10 ± 2.5 | ≥ 12" in page and "| 100  | 2.25" in page and "seeds: 0, 1, 2." in page
+
+
+def test_a_stopped_run_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    codes = iter([STOPPED_BY_SIGNAL, 2])
+    done = type("Done", (), {})
+    monkeypatch.setattr(training.subprocess, "run", lambda *a, **k: _with(done(), returncode=next(codes)))
+    with pytest.raises(MissingData, match="continues it"):
+        training.train(tmp_path, "configs/quickstart.py", 0)
+    with pytest.raises(DataError, match="exit code 2"):
+        training.train(tmp_path, "configs/quickstart.py", 0)
+
+
+def _with(made: Any, **values: Any) -> Any:
+    vars(made).update(values)
+    return made
+
+
+def put(folder: pathlib.Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(gzip.compress(text.encode("utf-8")))
+
+
+def read(folder: pathlib.Path, part: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def data(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "public"))
+    return tmp_path / "public"
+
+
+def test_questions_keep_a_tenth_apart(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    put(data, "classify/sentconv/TREC.train.all.gz", "".join(f"{n % 6} question {n} ?\n" for n in range(50)))
+    put(data, "classify/sentconv/TREC.test.all.gz", "5 How far is it from Denver to Aspen ?\n\n")
+    sets.SETS["trec"](tmp_path)
+    train, held = read(tmp_path, "train"), read(tmp_path, "validation")
+    assert (len(train), len(held)) == (45, 5)
+    assert sorted(int(one["text"].split()[1]) for one in train + held) == list(range(50))
+    assert all(int(one["label"]) == int(one["text"].split()[1]) % 6 for one in train + held)
+    assert read(tmp_path, "test") == [{"label": "5", "text": "How far is it from Denver to Aspen ?"}]
+
+
+def test_ten_folds_test_each_review_once(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    put(data, "classify/sentconv/rt-polarity.all.gz", "".join(f"{n % 2} review {n}\n" for n in range(45)))
+    tested: list[str] = []
+    for fold in range(10):
+        sets.SETS[f"mr{fold}"](tmp_path)
+        parts = {part: [one["text"] for one in read(tmp_path, part)] for part in ("train", "validation", "test")}
+        assert len(set().union(*map(set, parts.values()))) == 45 == sum(map(len, parts.values()))
+        tested += parts["test"]
+    assert sorted(tested) == sorted(f"review {n}" for n in range(45))
+
+
+def test_pairs_with_quotes_and_parts_without_a_head_line(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    head = "index\tsentence1\tsentence2\tlabel\n"
+    put(data, "glue/RTE/train.tsv.gz", head + '0\tHe said "no.\tHe spoke.\tentailment\n')
+    put(data, "glue/RTE/val.tsv.gz", "7\tA.\tB.\tnot_entailment\n")
+    put(data, "glue/RTE/dev.tsv.gz", head + "0\tC.\tD.\tentailment\n")
+    sets.SETS["rte"](tmp_path)
+    assert read(tmp_path, "train") == [
+        {"label": "entailment", "text": 'He said "no.', "pair": "He spoke."},
+        {"label": "not_entailment", "text": "A.", "pair": "B."},
+    ]
+    assert read(tmp_path, "test") == [{"label": "entailment", "text": "C.", "pair": "D."}]
+
+
+def test_paraphrases_and_intents(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A byte order mark before the first name; an intent that no training record has is left out of the test part."""
+    head = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    for part in ("train", "test"):
+        put(data, f"glue/MRPC/msr_paraphrase_{part}.txt.gz", head + "1\t3\t4\tA b.\tB a.\n")
+    sets.SETS["mrpc"](tmp_path)
+    assert read(tmp_path, "test") == [{"label": "1", "text": "A b.", "pair": "B a."}]
+    for part, labels in (("train", "flight\nfare\n"), ("test", "fare\nmeal\n")):
+        put(data, f"tagging/atis_snips/atis/{part}/label.gz", labels)
+        put(data, f"tagging/atis_snips/atis/{part}/seq.in.gz", "one\ntwo \n")
+    sets.SETS["atis"](tmp_path)
+    assert read(tmp_path, "test") == [{"label": "fare", "text": "one"}]
+
+
+def test_the_play_is_cut_where_nanogpt_cuts_it(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    data.mkdir()
+    (data.parent / "tinyshakespeare.txt").write_text("0123456789" * 10 + "abc")
+    sets.SETS["tinyshakespeare"](tmp_path / "set")
+    assert (tmp_path / "set" / "test.txt").read_text() == "23456789abc"  # 103 x 0.9 = 92.7: 92 characters to train
+    assert len((tmp_path / "set" / "train.txt").read_text()) == 92
+
+
+def test_an_unknown_set_is_named(capsys: pytest.CaptureFixture, tmp_path: pathlib.Path) -> None:
+    assert sets.main(["trek", str(tmp_path)]) == 2
+    assert "There is no set 'trek'. Did you mean 'trec'?" in capsys.readouterr().err
+
+
+def fake_train(scores: list[dict[str, float]], calls: list[tuple[Any, ...]]) -> Callable[..., dict[str, Any]]:
+    def train(folder: pathlib.Path, config: str, seed: int, **settings: object) -> dict[str, Any]:
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"step": 5, "loss_nats": 1.5}\n')
+        calls.append((folder.name, config, seed, settings))
+        return {"validation": scores[len(calls) - 1]}
+
+    return train
+
+
+def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Means over seeds; records that were left out count as wrong; Trainer's scores are the first figures."""
+    calls: list[tuple[Any, ...]] = []
+    scores = [{"eval_accuracy": value} for value in (0.9, 1.0, 0.8)]
+    monkeypatch.setattr(finetuning, "train", fake_train(scores, calls))
+    monkeypatch.setattr(finetuning, "model", lambda: tmp_path / "model")
+    monkeypatch.setattr(finetuning, "TRAINER", tmp_path / "trainer.json")
+    monkeypatch.setitem(finetuning.SETS, "atis", lambda folder: sets.write(folder, train=[], test=[{}] * 8))
+    (tmp_path / "trainer.json").write_text('{"atis": {"accuracy": [0.70, 0.72, 0.74]}}')
+    one = finetuning.FineTuning("atis", "?", {"accuracy": Published(97.76)}, "A paper", "Because.", left_out=2)
+    beside, scale = one.measure(tmp_path)
+    assert beside.ours == scale.ours == pytest.approx(72.0)  # 0.9 x 8 of 10
+    assert beside.theirs == pytest.approx(72.0) and beside.agrees and not scale.agrees
+    assert [call[0] for call in calls] == ["seed_0", "seed_1", "seed_2"] and [call[2] for call in calls] == [0, 1, 2]
+    settings = calls[0][3]
+    assert settings["task__validation"] == tmp_path / "set" / "test.jsonl"
+    assert settings["train__init_from"] == tmp_path / "model"
+
+
+def test_folds_are_the_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    calls: list[tuple[Any, ...]] = []
+    scores = [{"eval_accuracy": value} for value in (0.75, 0.77)]
+    monkeypatch.setattr(sentences, "train", fake_train(scores, calls))
+    for fold in (0, 1):
+        monkeypatch.setitem(sentences.SETS, f"mr{fold}", lambda folder: sets.write(folder, train=[], test=[]))
+    row = sentences.Classification("mr", "?", 75.9, 76.1, "Because.", {0: "mr0", 1: "mr1"}).row()
+    assert row.measure is not None and row.seeds == (0, 1)
+    assert [one.ours for one in row.measure(tmp_path)] == [76.0, 76.0]
+    assert [call[3]["task__train"].parent.name for call in calls] == ["mr0", "mr1"]
+    assert {call[1] for call in calls} == {"configs/sentence_classifier.py:mr"}
+
+
+@pytest.mark.slow
+def test_a_row_of_sentences_trains_from_random_weights(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The kind of a question is its first word: a few passes learn it, and the curve falls."""
+    words = [f"word{n}" for n in range(3_500)]
+    kinds = ["who", "when", "where"]
+    lines = [f"{n % 3} {kinds[n % 3]} {words[2 * n % 3500]} {words[(2 * n + 1) % 3500]} ?\n" for n in range(2_000)]
+    put(data, "classify/sentconv/TREC.train.all.gz", "".join(lines))
+    put(data, "classify/sentconv/TREC.test.all.gz", "".join(lines[:90]))
+    accuracies = sentences.Classification("trec", "?", 100.0, 100.0, "Because.", {0: "trec"}).measure(tmp_path)
+    assert accuracies[0].ours == 100.0
+    curve = json.loads((tmp_path / CURVE).read_text())["lines"]
+    assert curve[-1][1] < 0.5 * curve[0][1]
