@@ -9,7 +9,7 @@ save the running trials; a second signal exits without waiting for them. WORKDIR
 of launch.tpu_vm or launch.slurm after --; WORKDIR must be on storage that this machine can access too. Example:
 
   python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \
-    --name=lr --project=mine --zone=us-west4-a --accelerator=v5litepod-8 --spot
+    --name=lr --project=my-project --zone=us-west4-a --accelerator=v5litepod-8 --spot
 """
 
 from __future__ import annotations
