@@ -4,8 +4,9 @@ Command
     python -m lm_research.train --config=configs/bart_base.py --workdir=runs/bart_base
 
 Hardware   8 accelerators with 32 GB or more; --config.train.accumulation_steps divides the large batch further.
-Time       not yet measured here.
-Result     not yet measured here.
+Time       planned: 4.3 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
+           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Result     planned: after fine-tuning, the paper's scores (configs/finetune/seq2seq.py).
 
 Sources
     Lewis et al. 2019, arXiv:1910.13461, section 5.1: text infilling of 30% with spans from Poisson(3) and permutation of all

@@ -4,8 +4,9 @@ Command
     python -m lm_research.train --config=configs/modernbert_base.py --workdir=runs/modernbert_base
 
 Hardware   16 accelerators with 16 GB or more; --config.train.accumulation_steps divides the large batch further.
-Time       not yet measured here.
-Result     not yet measured here.
+Time       planned: 14 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
+           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Result     planned: after fine-tuning, the paper's scores (configs/finetune/classification.py).
 
 Sources
     Warner et al. 2024, arXiv:2412.13663, section 2 and appendix A: sizes and the pattern of global and local layers; rows of 1,024

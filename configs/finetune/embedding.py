@@ -14,7 +14,7 @@ Hardware   any; BERT-base at length 128 and 128 pairs should take about 27 GB, e
            micro-batches: on smaller devices lower it, or set model.remat=full.
 Time       see experiments/finetune/README.md for a small model on a CPU.
 Result     Reimers and Gurevych 2019, table 2, test set of STS-B, Spearman x 100, fine-tuned on it: SBERT-base 84.67, SBERT-large 84.45.
-           Not measured here. What was measured, on paraphrased verses, is in experiments/finetune/README.md.
+           Planned, not measured here. What was measured, on paraphrased verses, is in experiments/finetune/README.md.
 
 Sources
     Reimers and Gurevych 2019, section 3: mean pooling, squared error of the cosine, batch 16, learning rate 2e-5, warm-up over a tenth of

@@ -9,9 +9,9 @@ Command
     --config.data.packing=True puts several records into a row. Then: lm_research.pipeline("conversational", model="runs/assistant/model").
 
 Hardware   untried on accelerators. A 7B model needs several: --config.mesh.preset=fsdp.
-Time       not yet measured here.
+Time       planned: python -m lm_research.plan with the same flags and --topology or --hardware predicts it for a model and its records.
 Result     Taori et al. 2023 give no loss; Wang et al. 2022 (Self-Instruct) rate answers by hand. What a run reports is eval_lm_loss_nats
-           and eval_perplexity of held-out answers and, with --config.task.predict_with_generate=end, exact match. Not measured here.
+           and eval_perplexity of held-out answers and, with --config.task.predict_with_generate=end, exact match. Planned, not measured here.
 
 Sources
     Taori et al. 2023, Stanford Alpaca, its training command for Llama 7B: 3 epochs, batch 128, learning rate 2e-5, cosine after 3% of

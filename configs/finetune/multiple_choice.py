@@ -11,9 +11,9 @@ Command
 
 Hardware   any; BERT-base at length 128 and batch 16 of four choices takes about 8 GB: on smaller devices raise
            train.accumulation_steps.
-Time       not yet measured here.
+Time       planned: python -m lm_research.plan with the same flags and --topology or --hardware predicts it for a model and its records.
 Result     Devlin et al. 2018, table 4: SWAG, BERT-base 81.6 and BERT-large 86.6 accuracy on the development set. Wang et al. 2019
-           (SuperGLUE), table 3: COPA, BERT-large 70.6. Liu et al. 2019, table 7: RACE, RoBERTa-large 83.2. Not measured here.
+           (SuperGLUE), table 3: COPA, BERT-large 70.6. Liu et al. 2019, table 7: RACE, RoBERTa-large 83.2. Planned, not measured here.
 
 Sources
     Devlin et al. 2018, section 4.4: 3 epochs, learning rate 2e-5, batch 16. The rest as in classification.py.

@@ -8,10 +8,10 @@ Command
     {"text": [...], "answer_start": [...]}. :squad and :squad2 read SQuAD 1.1 and 2.0 from TensorFlow Datasets.
 
 Hardware   any; BERT-base at length 384 and batch 32 takes about 12 GB: on smaller devices raise train.accumulation_steps.
-Time       not yet measured here.
+Time       planned: python -m lm_research.plan with the same flags and --topology or --hardware predicts it for a model and its records.
 Result     Devlin et al. 2018, tables 2 and 3, development sets, exact match / F1: BERT-base 80.8 / 88.5 and BERT-large 84.1 / 90.9 on
-           SQuAD 1.1; BERT-large 78.7 / 81.9 on 2.0. Liu et al. 2019, table 6: RoBERTa-large 88.9 / 94.6 and 86.5 / 89.4. Not
-           measured here.
+           SQuAD 1.1; BERT-large 78.7 / 81.9 on 2.0. Liu et al. 2019, table 6: RoBERTa-large 88.9 / 94.6 and 86.5 / 89.4. These
+           are planned, not measured here.
 
 Sources
     Devlin et al. 2018, section 4.2: 3 epochs (2 on SQuAD 2.0), learning rate 5e-5, batch 32 (48 on 2.0). The authors' code: length

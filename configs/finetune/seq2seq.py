@@ -11,11 +11,12 @@ Command
 
 Hardware   untried on accelerators. If a batch does not fit, raise train.accumulation_steps. All pairs are held in memory once, while
            the data set is built: an estimated 10 GB for WMT14.
-Time       not yet measured here.
+Time       planned: python -m lm_research.plan with the same flags and --topology or --hardware predicts it for a model and its records;
+           experiments/finetune/README.md has a small model's run on a CPU.
 Result     Raffel et al. 2020, table 14, test sets: T5-base 30.9 BLEU on WMT14 En-De, 28.0 on WMT16 En-Ro, ROUGE-1/2/L 42.05/20.34/39.40
            on CNN/DM; T5-large 32.0, 28.1, 42.50/20.68/39.75. Lewis et al. 2020, table 3: BART-large 44.16/21.28/40.90 on CNN/DM,
            45.14/22.27/37.25 on XSum. Liu et al. 2020: mBART 37.7 BLEU on WMT16 En-Ro. Their ROUGE-L of CNN/DM is eval_rougelsum here,
-           times 100. Not measured here; experiments/finetune/README.md has a small run.
+           times 100. Planned, not measured here; experiments/finetune/README.md has a small run.
 
 Sources
     Raffel et al. 2020, section 3.1.2: Adafactor at a constant 1e-3, 2^18 steps of batches of 128, sequences of 512 tokens; the best

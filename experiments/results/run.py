@@ -104,8 +104,8 @@ def measure(name: str, row: Row, workdir: pathlib.Path | None, debug: bool) -> d
     found: dict[str, Any] = {"date": date.today().isoformat(), "commit": commit(), "machine": machine(), "figures": []}
     begin = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(dir=workdir) as temporary:
-            folder = pathlib.Path(temporary) if workdir is None else workdir / name
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = pathlib.Path(temporary) if workdir is None else workdir.absolute() / name
             folder.mkdir(parents=True, exist_ok=True)
             found["figures"] = [dataclasses.asdict(figure) for figure in row.measure(folder)]
             if (folder / CURVE).is_file():

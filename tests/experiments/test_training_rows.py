@@ -53,13 +53,16 @@ def test_the_curve_has_evenly_spaced_steps_of_all_runs(tmp_path: pathlib.Path) -
     assert curve["lines"] == [[step, step, 100 + step] for step in range(1, 16, 2)]
 
 
-def test_the_page_has_the_curve_and_the_interval(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_the_curve_and_the_interval_and_runs_stay_in_the_workdir(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def measure(folder: pathlib.Path) -> list[Figure]:
         (folder / CURVE).write_text(json.dumps({"heads": ["step", "training loss"], "lines": [[100, 2.25]]}))
         return [figure("score", [9.0, 10.0, 11.0], Published(12.0, at_least=True))]
 
     monkeypatch.setattr(run, "rows", lambda: {"one": Row("?", "A paper", "Because.", measure, seeds=(0, 1, 2))})
-    assert run.main(["--output", str(tmp_path), "--only", "one"]) == 0
+    arguments = ["--output", str(tmp_path), "--only", "one", "--workdir", str(tmp_path / "new" / "runs")]
+    assert run.main(arguments) == 0 and (tmp_path / "new" / "runs" / "one" / CURVE).is_file()
     page = (tmp_path / "pages" / "one.md").read_text()
     assert "| 10 ± 2.5 | ≥ 12" in page and "| 100  | 2.25" in page and "seeds: 0, 1, 2." in page
 
