@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -31,7 +30,7 @@ def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     write = checkpoint_items.FilesHandler.save
 
     def save(self: Any, directory: Any, args: Any) -> None:
-        (refused if json.loads(args.contents["manifest.json"])["step"] == 12 else write)(self, directory, args)
+        (refused if args.manifest["step"] == 12 else write)(self, directory, args)
 
     monkeypatch.setattr(checkpoint_items.FilesHandler, "save", save)
 

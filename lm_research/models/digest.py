@@ -7,11 +7,15 @@ parameters, and whether a file was restored completely; it does not protect agai
 
 from __future__ import annotations
 
+import collections
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from lm_research.models.layers import random_bits
 from lm_research.trees import flatten
@@ -32,14 +36,55 @@ def _words(x: jax.Array) -> jax.Array:
 @jax.jit
 def digest_words(x: jax.Array) -> jax.Array:
     """The digest of an array, [2] uint32."""
+    return _digest_part(x, x.shape, ())
+
+
+def _digest_part(x: jax.Array, whole: tuple[int, ...], start: tuple[jax.Array, ...]) -> jax.Array:
+    """What a part contributes to the digest of an array of shape `whole`; `start` is the place of its first element."""
     words = _words(x)
     sums = []
     for pair in _KEYS:
-        position = random_bits(jax.random.wrap_key_data(jnp.asarray(pair, jnp.uint32)), x.shape)
+        position = random_bits(jax.random.wrap_key_data(jnp.asarray(pair, jnp.uint32)), x.shape, whole, start)
         mixed = (words ^ position) * jnp.uint32(pair[0] | 1)
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(pair[1] | 1)
         sums.append((mixed ^ (mixed >> 13)).sum(dtype=jnp.uint32))
     return jnp.stack(sums)
+
+
+_digest_shard = jax.jit(_digest_part, static_argnums=1)
+Sums = dict[str, list[int]]  # of an array's path: both words of its digest, or what one process contributes to them
+
+
+def start_digests(tree: Any) -> dict[str, list[jax.Array]]:
+    """Start to compute what this process contributes to the digests of a nested dict's arrays, as one [2] uint32 per shard.
+
+    No device waits for another one, so that any thread may call this, at any time.
+    """
+
+    def start(shard: Any) -> tuple[jax.Array, ...]:
+        return tuple(np.uint32(part.start or 0) for part in shard.index)  # type: ignore[misc]  # jit takes NumPy's too
+
+    with jax.set_mesh(Mesh(np.empty((), object), ())):  # these programs are of one device each
+        return {
+            path: [_digest_shard(x.data, whole.shape, start(x)) for x in whole.addressable_shards if not x.replica_id]
+            for path, whole in flatten(tree).items()
+        }
+
+
+def finish_digests(words: Mapping[str, list[jax.Array]]) -> Sums:
+    """Wait for `start_digests`, and add up the shards of each array."""
+    return {
+        path: [sum(int(np.asarray(part)[i]) for part in parts) % 2**32 for i in (0, 1)] for path, parts in words.items()
+    }
+
+
+def join_digests(processes: Iterable[Sums]) -> dict[str, str]:
+    """Add up what processes contribute: path -> digest, as of `digest_arrays`."""
+    totals: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for sums in processes:
+        for path, (a, b) in sums.items():
+            totals[path] = [totals[path][0] + a, totals[path][1] + b]
+    return {path: f"{a % 2**32:08x}{b % 2**32:08x}" for path, (a, b) in totals.items()}
 
 
 def digest_arrays(tree: Any) -> dict[str, str]:

@@ -16,12 +16,13 @@ import glob
 import math
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 
 import jax
@@ -39,6 +40,7 @@ from lm_research.parallel.rendezvous import PodError, join_rendezvous
 START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to start
 HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # of silence, after which a process counts as dead
 STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, including an evaluation or a compilation
+SAVE = ("LM_RESEARCH_SAVE_SECONDS", 300.0)  # for all processes to come to a save
 BUILD = (
     "LM_RESEARCH_BUILD_SECONDS",
     86400.0,
@@ -339,6 +341,72 @@ def wait_for_all(what: str) -> None:
             f"{what}: not all processes arrived within {timeout_seconds(BUILD):g} s (set {BUILD[0]} to change the limit), or one has ended: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+
+class MissingProcess(PodError):
+    """A process that does not come where the others wait for it."""
+
+    exit_code = STOPPED_BY_SIGNAL  # nothing that was saved is lost, so that a launcher may start the run again
+
+
+def meet(what: str, name: str, saved: Callable[[], str]) -> None:
+    """Wait until all processes have called this function, for the time limit of SAVE.
+
+    Args:
+      what: what they are about to do, for the message: "save checkpoint 20".
+      name: of the barrier, unique within the run.
+      saved: makes sentences about what is saved.
+
+    Raises:
+      MissingProcess: some processes did not come in time.
+      jax.errors.JaxRuntimeError: a process is lost.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src.distributed import global_state
+
+    client, limit = global_state.client, timeout_seconds(SAVE)
+    assert client is not None, "several processes are connected"
+    try:
+        client.wait_at_barrier(f"lm_research/{name}", int(1000 * limit))
+    except jax.errors.JaxRuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        names = str(error).partition("timed out task names")[2]  # one a line, in some versions with a prefix
+        missing = sorted(map(int, re.findall(r"(\d+)$", names, re.MULTILINE)))
+        shown = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+        count = (
+            "a process is" if not missing else f"process {shown} is" if len(missing) == 1 else f"processes {shown} are"
+        )
+        raise MissingProcess(
+            f"{count} missing: the others waited {limit:g} s to {what}. It hangs, or runs another command: see its output and "
+            f"{log_name(missing[0]) if missing else 'logs/'}. {saved()} Start the same command in every process; {SAVE[0]} sets the limit."
+        ) from error
+
+
+def collect_texts(name: str, text: str) -> list[str] | None:
+    """Send a text to process 0, from any thread; return those of all processes, in their order, in process 0, and None in the others.
+
+    Args:
+      name: unique within the run.
+      text: of this process, up to a few megabytes.
+
+    Raises:
+      jax.errors.JaxRuntimeError: a process is lost, or did not send its text within half an hour.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    from jax._src.distributed import global_state
+
+    client, key = global_state.client, f"lm_research/{name}"
+    assert client is not None, "several processes are connected"
+    if jax.process_index():
+        client.key_value_set(f"{key}/{jax.process_index()}", text)
+        return None
+    limit = int(1000 * timeout_seconds(STEP))
+    texts = [client.blocking_key_value_get(f"{key}/{number}", limit) for number in range(1, jax.process_count())]
+    client.key_value_delete(f"{key}/")
+    return [text, *texts]
 
 
 def broadcast_flag(value: bool) -> bool:

@@ -12,8 +12,6 @@ read: if none can be read, the cause is not the damage of one file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import pathlib
@@ -33,20 +31,21 @@ from lm_research.config.run_files import checkpoint_steps
 from lm_research.errors import CheckpointError
 from lm_research.models.digest import digest_arrays
 from lm_research.parallel import processes
-from lm_research.run.checkpoint_items import FilesSave, KeepBest, KeepThese, StateRestore, StateSave
+from lm_research.run.checkpoint_items import FilesSave, KeepBest, KeepThese, PendingWrite, StateRestore, save_in_parts
 from lm_research.run.checkpoint_reading import (
     DAMAGED,
-    MANIFEST,
     DamagedCheckpoint,
     check_digests,
     describe_damage,
     raise_if_any_damaged,
     read_file,
     read_manifest,
+    saved_so_far,
     unreadable,
 )
+from lm_research.run.checkpoint_snapshot import Snapshot, own_arrays
 from lm_research.run.run_directory import first_free_path
-from lm_research.training.state import State, copy_arrays
+from lm_research.training.state import State
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
@@ -65,6 +64,9 @@ class Checkpoints:
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}
         self._bytes = 0  # of a checkpoint's arrays and files
+        self._pending: list[PendingWrite] = []  # of the arrays of the last save
+        self._saves = 0  # since the start
+        self._snapshot = Snapshot()
         # The last step saved before any of the text was in doubt; empty while no text is.
         self._trusted: list[int] = []
         keep = [
@@ -119,24 +121,23 @@ class Checkpoints:
         step = int(state["step"])
         if step in self._manager.all_steps():
             return
-        kept = {name: tree for name, tree in state.items() if name not in TRANSIENT}
         manifest = {
             "step": step,
             "metrics": metrics,
             **({} if rank is None else {"rank": rank}),
             **({} if lines is None else {"lines": lines}),
             **({"trusted": self._trusted[0]} if self._trusted else {}),
-            "digests": digest_arrays(kept),
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
         }
-        files = self.files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
         if metrics:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
-        if jax.default_backend() == "cpu":
-            # On CPUs Orbax reads the buffers in place while the next step overwrites them; elsewhere it copies them first.
-            kept = jax.block_until_ready(copy_arrays(kept))
-        args = ocp.args.Composite(state=StateSave(kept), files=FilesSave(files))
-        self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, files.values()))
+        self._saves += 1
+        processes.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
+        self.wait()  # until the memory of the last snapshot is free
+        kept, digests = self._snapshot.take({name: tree for name, tree in state.items() if name not in TRANSIENT})
+        args = ocp.args.Composite(
+            state=save_in_parts(kept, self._pending), files=FilesSave(self.files, manifest, digests)
+        )
+        self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, self.files.values()))
         with self._writing():
             self._manager.save(step, args=args)
 
@@ -147,6 +148,7 @@ class Checkpoints:
           CheckpointError: it does not exist, does not fit the model, or its content is not what was written.
         """
         step = self.latest_step if step is None else step
+        self._snapshot.free()
         expected = read_manifest(self.directory, step)["digests"]
         assert step is not None, "there is one"
         names = [name for name in shapes if name not in TRANSIENT]
@@ -166,8 +168,7 @@ class Checkpoints:
                 step,
                 state if isinstance(state, Exception) else OSError("another process cannot read it"),
             )
-        # The reader may own the memory of what it returns and reuse it; the step must only overwrite memory of its own.
-        state = jax.block_until_ready(copy_arrays(state))
+        state = own_arrays(state)
         check_digests(self.directory, step, digest_arrays(state), expected)
         return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
 
@@ -286,6 +287,9 @@ class Checkpoints:
             return
         with contextlib.suppress(Exception):
             self._manager.close()
+        for write in self._pending:  # another part of the checkpoint may have failed first
+            with contextlib.suppress(Exception):
+                write.result()
         if disk.errno_of(error) is not None and jax.process_count() == 1:
             unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
             for path in unfinished:  # free their disk space

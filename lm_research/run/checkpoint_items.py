@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,18 +19,35 @@ from typing_extensions import override
 from lm_research.common import disk
 from lm_research.interop.orbax_noise import silence_duplicate_errors
 from lm_research.parallel import processes
-from lm_research.run.checkpoint_reading import saved_so_far
+from lm_research.run.checkpoint_reading import MANIFEST, saved_so_far
+from lm_research.training.state import State
 
 silence_duplicate_errors()
+PART = 2**22  # bytes of an array that are stored, and so read, together, at most
 
 
-class FilesHandler(ocp.CheckpointHandler):
-    """Small files, by name, as one item of a checkpoint."""
+class FilesHandler(ocp.handlers.AsyncCheckpointHandler):
+    """Small files, by name, as one item of a checkpoint; the manifest is made by the thread that writes."""
+
+    @override
+    async def async_save(self, directory: epath.Path, args: FilesSave) -> list[Any]:
+        async def write() -> None:
+            self.save(directory, args)
+
+        return [
+            PendingWrite(
+                ocp.future.CommitFutureAwaitingContractedSignals(write(), name="files"),
+                pathlib.Path(directory).parents[1],
+            )
+        ]
 
     @override
     def save(self, directory: epath.Path, args: FilesSave) -> None:
+        digests = args.digests()
         if jax.process_index() == 0:
-            for name, content in args.contents.items():
+            sums = {name: hashlib.sha256(content).hexdigest() for name, content in args.contents.items()}
+            manifest = json.dumps({**args.manifest, "digests": digests, "files": sums}, indent=1)
+            for name, content in {**args.contents, MANIFEST: manifest.encode()}.items():
                 (directory / name).write_bytes(content)
 
     @override
@@ -59,7 +78,9 @@ class StateHandler(ocp.StandardCheckpointHandler):
     async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
         """Start writing and return its futures; a write that the file system refuses ends all processes."""
         futures = await super().async_save(directory, *args, **named)
-        return [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
+        pending = [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
+        named["args"].pending[:] = pending
+        return list(pending)
 
     @override
     def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
@@ -72,7 +93,19 @@ class StateHandler(ocp.StandardCheckpointHandler):
 @ocp.args.register_with_handler(StateHandler, for_save=True)
 @dataclasses.dataclass
 class StateSave(ocp.args.StandardSave):
-    """Arguments for writing the arrays."""
+    """Arguments for writing the arrays.
+
+    Attributes:
+      pending: the handler replaces its items by the writes that it starts, which go on if another item of the checkpoint fails.
+    """
+
+    pending: list[PendingWrite] = dataclasses.field(default_factory=list)
+
+
+def save_in_parts(state: State, pending: list[PendingWrite]) -> StateSave:
+    """Make the arguments for writing a state in parts of PART bytes, so that a process on another mesh reads only the parts that it needs."""
+    parts = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PART), state)
+    return StateSave(state, save_args=parts, pending=pending)
 
 
 @ocp.args.register_with_handler(StateHandler, for_restore=True)
@@ -84,9 +117,17 @@ class StateRestore(ocp.args.StandardRestore):
 @ocp.args.register_with_handler(FilesHandler, for_save=True)
 @dataclasses.dataclass
 class FilesSave(ocp.args.CheckpointArgs):
-    """Arguments for writing the small files: name -> content."""
+    """Arguments for writing the small files.
+
+    Attributes:
+      contents: name -> content.
+      manifest: the manifest, without digests.
+      digests: a function of the writer, of all processes, that returns the digests of the arrays.
+    """
 
     contents: Mapping[str, bytes]
+    manifest: Mapping[str, Any]
+    digests: Callable[[], dict[str, str] | None]
 
 
 @ocp.args.register_with_handler(FilesHandler, for_restore=True)

@@ -10,6 +10,8 @@ import os
 import pathlib
 import re
 import shutil
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +23,10 @@ import pytest
 from lm_research.config import CheckpointConfig, MeshConfig
 from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
+from lm_research.models.digest import digest_arrays
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
+from lm_research.run import checkpoint_snapshot
 from lm_research.run.checkpoint import Checkpoints
 
 # Warnings that Orbax's threads log about damaged arrays after the error itself has been raised.
@@ -112,6 +116,64 @@ def test_saving_takes_a_snapshot(tmp_path: pathlib.Path) -> None:
     jax.block_until_ready(current)
     store.close()
     assert_same(restore(tmp_path), state(3))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_the_writer_waits_for_the_digests(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """On a CPU it also starts them, from a copy; on an accelerator they are queued before the next step, which overwrites the state."""
+    threads: dict[str, str] = {}
+
+    def watch(name: str) -> None:
+        function = getattr(checkpoint_snapshot, name)
+
+        def watched(*args: Any) -> Any:
+            threads[name] = threading.current_thread().name
+            return function(*args)
+
+        monkeypatch.setattr(checkpoint_snapshot, name, watched)
+
+    watch("start_digests")
+    watch("finish_digests")
+    monkeypatch.setattr(checkpoint_snapshot.jax, "default_backend", lambda: platform)
+    save(tmp_path, 7)
+    monkeypatch.undo()
+    main = threading.current_thread().name
+    assert threads["finish_digests"] != main and (threads["start_digests"] == main) == (platform == "tpu")
+    assert_same(restore(tmp_path), state(7))
+
+
+def test_a_snapshot_reuses_the_memory_of_the_last_one() -> None:
+    snapshot = checkpoint_snapshot.Snapshot()
+
+    def places(tree: Any) -> list[int]:
+        return [x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree)]
+
+    first, original = state(1), state(2)
+    kept, _ = snapshot.take(first)
+    before = places(kept)
+    again, digests = snapshot.take(original)
+    assert places(again) == before and not set(before) & set(places(original))
+    assert digests() == digest_arrays(original)
+    assert_same(again, original)
+
+
+def test_each_array_is_freed_once_it_is_copied() -> None:
+    """So that a restore never holds the state twice."""
+    tree = {"a": {"b": jnp.arange(5.0), "c": jnp.arange(7.0)}, "d": jnp.arange(3.0)}
+    expected = jax.tree.map(np.array, tree)
+    read = [weakref.ref(x) for x in jax.tree.leaves(tree)]
+    alive: list[int] = []
+
+    def copy(x: jax.Array) -> jax.Array:
+        alive.append(sum(ref() is not None for ref in read))
+        return jnp.copy(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_snapshot, "copy_arrays", copy)
+        assert_same(checkpoint_snapshot.own_arrays(tree), expected)
+    assert alive == [3, 2, 1]
 
 
 def test_saving_a_step_again_changes_nothing(tmp_path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_research.config import CheckpointConfig, MeshConfig
-from lm_research.models.digest import digest_arrays
+from lm_research.models.digest import digest_arrays, finish_digests, join_digests, start_digests
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run.checkpoint import Checkpoints
 
@@ -44,6 +44,8 @@ def main(source: str, target: str, shapes: Any) -> None:
         for x, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
             assert x.sharding.is_equivalent_to(sharding, x.ndim), (x.sharding, sharding)
         seen[name] = digest_arrays({key: value for key, value in state.items() if key != "halted"})
+    kept = {key: value for key, value in state.items() if key != "halted"}
+    assert join_digests([finish_digests(start_digests(kept))]) == seen[name]  # while all devices' mesh is set
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {8}
     store = Checkpoints(pathlib.Path(target), CheckpointConfig(), {})
     store.save(state)
