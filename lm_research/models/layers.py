@@ -112,6 +112,10 @@ class Dense(nnx.Module):
         if plain and not self.outputs_first and (divided or platform() != "cpu"):
             # Axes of positions are kept. Where devices divide them, a device's positions would not be contiguous after flattening
             # (rules.flatten_rows); for TPUs, XLA fuses a product with what surrounds it only if both have the same axes.
+            if (
+                platform() == "tpu"
+            ):  # otherwise XLA converts a float32 kernel anew for each block of rows of the product
+                kernel = jax.lax.optimization_barrier(kernel)
             matrix_IO = _as_matrix(kernel, math.prod(self.inputs))
             y_RO = jnp.tensordot(x.reshape(*leading, -1), matrix_IO, 1)
             if self.bias is not None:

@@ -31,6 +31,10 @@ ACCELERATOR_SLICES = 8  # factor on SLICE_ROWS
 # GPUs multiply matrices with unaligned rows at a fraction of the speed, so there V is padded to a multiple.
 GPU_VOCAB_MULTIPLE = 128
 
+# Windows of _log_sum_exp: half of the width of one, in nats, and their number. exp(72) times 8 million is below the largest float32.
+HALF_WINDOW = 72.0
+WINDOWS = 4
+
 Arrays = tuple[jax.Array, ...]
 
 
@@ -137,10 +141,7 @@ def _forward(
         exp_low, scaled = exp.astype(hidden.dtype), (scale[:, None] * hidden).astype(hidden.dtype)
         hidden_gradient = scale[:, None] * jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
         hidden_gradient -= weights[:, None] * jnp.take(table, targets, axis=0)
-        # As [D, V], to be transposed once at the end, and from a transposed copy of the small factor: on a CPU the product for
-        # [V, D], and one that contracts the rows of both factors (XLA makes that of a bare .T), run at half the speed.
-        small_DR = jax.lax.optimization_barrier(scaled.T)
-        added: Arrays = (jnp.dot(small_DR, exp_low, preferred_element_type=jnp.float32),)
+        added: Arrays = (_table_product(exp_low, scaled),)
         if bias_V is not None:
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
             added += (jnp.dot(scale, exp, precision=jax.lax.Precision.HIGHEST),)
@@ -151,7 +152,8 @@ def _forward(
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
         shared, outputs = accumulate((), jax.tree.map(lambda x: x[0], slices))
     else:
-        shapes = (table_VD.shape[::-1],) if bias_V is None else (table_VD.shape[::-1], bias_V.shape)
+        shape = table_VD.shape if platform() == "tpu" else table_VD.shape[::-1]
+        shapes = (shape,) if bias_V is None else (shape, bias_V.shape)
         shared, outputs = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
     loss, correct, hidden_gradient, chosen = outputs
     weights_R = chosen.reshape(-1)[: len(hidden_RD)]
@@ -170,20 +172,33 @@ def _forward(
 
 
 def _backward(static: tuple[int, float | None], residuals: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
-    hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = residuals
+    hidden_gradient, product, bias_gradient, hidden_RD, targets_R, weights_R, table = residuals
     # The second output is a count without a gradient. The scale stays in float32: rounding it to bfloat16 would put every
     # element off by the same error of up to 0.4%.
     scale = cotangents[0]
     chosen_RD = (scale * weights_R)[:, None] * hidden_RD.astype(jnp.float32)
     # Scaled and transposed in one pass over the table. Behind the barrier, because XLA would fold the transposition back
     # into the product.
-    table_gradient = scale * jax.lax.optimization_barrier(table_DV).T
+    product_VD = product if platform() == "tpu" else jax.lax.optimization_barrier(product).T
+    table_gradient = scale * product_VD
     table_gradient = table_gradient.at[targets_R].add(-chosen_RD).astype(table.dtype)
     bias_gradient = None if bias_gradient is None else scale * bias_gradient
     return (scale * hidden_gradient).astype(hidden_gradient.dtype), table_gradient, bias_gradient, None, None
 
 
 _token_loss.defvjp(_forward, _backward)
+
+
+def _table_product(exp_RV: jax.Array, scaled_RD: jax.Array) -> jax.Array:
+    """Contract the rows, to [V, D] on TPUs and to [D, V], which is transposed once at the end, elsewhere.
+
+    The latter from a transposed copy of the small factor: on a CPU the product for [V, D], and one that contracts the rows of both factors
+    (XLA makes that of a bare .T), run at half the speed.
+    """
+    if platform() == "tpu":
+        return jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
+    small_DR = jax.lax.optimization_barrier(scaled_RD.T)
+    return jnp.dot(small_DR, exp_RV, preferred_element_type=jnp.float32)
 
 
 def _sums(
@@ -194,7 +209,7 @@ def _sums(
     table_VD: jax.Array,
     bias_V: jax.Array | None,
 ) -> tuple[Arrays, jax.Array, jax.Array, jax.Array | None]:
-    """Compute (loss, correct) of a slice, exp(logits - largest) [R, V], its sum over V, and the cap's slope [R, V] or None."""
+    """Compute (loss, correct) of a slice, exp(logits) [R, V] in units of a number per row, its sum over V, and the cap's slope [R, V] or None."""
     vocab_size, cap = static
     logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
@@ -203,12 +218,39 @@ def _sums(
     if vocab_size < len(table_VD):
         logits_RV = jnp.where(jnp.arange(len(table_VD)) < vocab_size, logits_RV, -jnp.inf)
     largest_R = logits_RV.max(-1)
-    exp_RV = jnp.exp(logits_RV - largest_R[:, None])
-    total_R = exp_RV.sum(-1)
     target_R = jnp.take_along_axis(logits_RV, targets_R[:, None], axis=1)[:, 0]
-    loss = (weights_R * (largest_R + jnp.log(total_R) - target_R)).sum()
+    if platform() == "tpu":
+        near_R = jnp.einsum(
+            "RD,RD->R", hidden_RD, jnp.take(table_VD, targets_R, axis=0), preferred_element_type=jnp.float32
+        )
+        near_R = near_R if bias_V is None else near_R + jnp.take(bias_V, targets_R)
+        total_R = _log_sum_exp(logits_RV, capped(near_R, cap))
+        shift_R, total_R = jnp.where(weights_R == 0, largest_R, total_R), jnp.ones_like(total_R)
+        exp_RV = jnp.exp(logits_RV - shift_R[:, None])
+    else:
+        shift_R = largest_R
+        exp_RV = jnp.exp(logits_RV - shift_R[:, None])
+        total_R = exp_RV.sum(-1)
+    loss = (weights_R * (shift_R + jnp.log(total_R) - target_R)).sum()
     correct = (weights_R * (target_R >= largest_R)).sum()
     return (loss, correct), exp_RV, total_R, slope_RV
+
+
+def _log_sum_exp(logits_RV: jax.Array, near_R: jax.Array) -> jax.Array:
+    """Compute log(sum(exp(logits))) without their maximum, so that a TPU sums while it multiplies, instead of reading the logits again.
+
+    `near_R` is about the target's logit. Exponentials of differences from it do not all underflow, as the target's own is 1, and those
+    which would overflow are summed in windows farther up. A row whose largest logit exceeds the target's by more than about 500 nats gives inf.
+    """
+    gap_RV = logits_RV - near_R[:, None]
+    sums = []
+    for number in range(WINDOWS):
+        center = 2 * number * HALF_WINDOW
+        is_above = gap_RV > center - HALF_WINDOW if number else True
+        is_below = gap_RV <= center + HALF_WINDOW if number < WINDOWS - 1 else True
+        exp_RV = jnp.where(is_above & is_below, jnp.exp(gap_RV - center), 0.0)
+        sums.append(center + jnp.log(exp_RV.sum(-1)))
+    return near_R + jax.nn.logsumexp(jnp.stack(sums), axis=0)
 
 
 def slice_rows(platform_name: str) -> int:

@@ -70,8 +70,14 @@ def sliced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cross_entropy, "SLICE_ROWS", request.param)
 
 
+@pytest.fixture(params=["cpu", "tpu"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss as it is computed on a platform."""
+    monkeypatch.setattr(cross_entropy, "platform", lambda: request.param)
+
+
 @pytest.mark.parametrize("cap", [0.0, 2.0], ids=["", "capped"])
-def test_value_and_gradient_equal_the_textbook(sliced: None, cap: float) -> None:
+def test_value_and_gradient_equal_the_textbook(sliced: None, place: None, cap: float) -> None:
     arrays = problem()
     got, expected = fused(arrays, cap=cap), reference(*arrays, cap)
     for name, value in expected.items():
@@ -163,7 +169,7 @@ def test_value_and_gradient_equal_optax(sliced: None) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, of(theirs))
 
 
-def test_value_without_gradient_is_the_same(sliced: None) -> None:
+def test_value_without_gradient_is_the_same(sliced: None, place: None) -> None:
     hidden, table, bias, targets, weights = arrays = problem(2)
     single = (jnp.asarray(x, jnp.float32) for x in (hidden, table, bias))
     run = tiny.jit(lambda *given: token_loss(*given))  # of its own: JAX would reuse what it compiled for other slices
@@ -214,7 +220,7 @@ def test_an_objectives_smoothing_is_a_term_of_its_loss() -> None:
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_positions_of_weight_zero_have_no_influence() -> None:
+def test_positions_of_weight_zero_have_no_influence(place: None) -> None:
     hidden, table, bias, targets, weights = problem()
     before = fused((hidden, table, bias, targets, weights))
     hidden, targets = hidden.copy(), targets.copy()
@@ -241,6 +247,28 @@ def test_large_logits_stay_finite() -> None:
     np.testing.assert_allclose(got["hidden"], expected["hidden"], atol=1e-3)
 
 
+@pytest.mark.parametrize("gap", [0.0, 71.0, 73.0, 150.0, 216.5, 300.0, 450.0, -300.0])
+def test_tpus_sum_exponentials_far_from_the_target(monkeypatch: pytest.MonkeyPatch, gap: float) -> None:
+    """One other logit lies `gap` above the target's; softmax cross-entropy in float64."""
+    monkeypatch.setattr(cross_entropy, "platform", lambda: "tpu")
+    hidden, table, bias, targets, weights = problem()
+    table, bias = 0.1 * table, np.zeros(V)
+    targets[:] = 3
+    bias[5] = gap
+    got, expected = fused((hidden, table, bias, targets, weights)), reference(hidden, table, bias, targets, weights)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_a_loss_beyond_all_windows_is_infinite_on_tpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 windows of 144 nats, the first of which has the target in its center, end at 504; float32 overflows 88 nats above the last center."""
+    monkeypatch.setattr(cross_entropy, "platform", lambda: "tpu")
+    hidden, table, bias, targets, weights = problem()
+    targets[:], bias[:] = 3, 0.0
+    bias[5] = 3 * 144 + 100
+    assert np.isinf(float(fused((0 * hidden, table, bias, targets, weights))["loss"]))
+
+
 def test_gradient_scales_with_the_loss() -> None:
     arrays = problem()
     once, scaled = fused(arrays), fused(arrays, scale=0.37)
@@ -248,7 +276,7 @@ def test_gradient_scales_with_the_loss() -> None:
         np.testing.assert_allclose(scaled[name], 0.37 * once[name], rtol=1e-5, atol=1e-7)
 
 
-def test_bfloat16_gradients_of_confident_predictions_are_not_lost_in_rounding(sliced: None) -> None:
+def test_bfloat16_gradients_of_confident_predictions_are_not_lost_in_rounding(sliced: None, place: None) -> None:
     """Logits of 5 for the targets and 0 for others: gradients are a hundredth of the table's rows, whose difference they are."""
     rng = np.random.default_rng(4)
     table, targets = rng.normal(size=(V, 12)), rng.integers(0, V, (B, M))
@@ -265,7 +293,7 @@ def test_bfloat16_gradients_of_confident_predictions_are_not_lost_in_rounding(sl
     assert residuals[1].dtype == jnp.float32  # the table's gradient, to which slices add
 
 
-def test_bfloat16_states_have_rounded_but_unbiased_gradients(sliced: None) -> None:
+def test_bfloat16_states_have_rounded_but_unbiased_gradients(sliced: None, place: None) -> None:
     hidden, table, *rest = problem(m=200)
     arrays = (*(np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) for x in (hidden, table)), *rest)
     got, expected = fused(arrays, jnp.bfloat16, scale=0.37), reference(*arrays)
