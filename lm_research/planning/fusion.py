@@ -6,70 +6,35 @@ memory only if another kernel needs it (Snider and Liang 2023, "Operator Fusion 
 - a matrix product, a gather, a sort or a Pallas call begins a kernel;
 - an elementwise operation joins the kernel that produces its large operands (the last one, if there are several);
 - a reduction joins the kernel of its operand, but its result is known only after the whole kernel: what depends on it begins another;
-- values computed from small arrays (masks, random bits, broadcasts of vectors) are computed again wherever they are needed;
+- values computed from small arrays (masks, random bits, broadcasts of vectors) are computed again wherever they are needed, and others
+  wherever that moves fewer bytes than to write and read them;
+- a conversion to a type of more bytes moves those of the narrow one;
 - a kernel reads each operand from outside once, and writes what other kernels or the result of the program need;
-- a loop's body is a program whose operands and results are in memory, times the number of iterations; what an iteration keeps for the
-  backward pass is copied into stacks, except for what jax.checkpoint keeps, which its kernels write there, and unless the loop is unrolled.
+- an unrolled loop is a program of all its iterations; what it stacks is copied if something else than a loop reads it;
+- another loop's body is a program whose operands and results are in memory, times the number of iterations; what an iteration keeps for
+  the backward pass is copied into stacks, except for what jax.checkpoint keeps, which its kernels write there.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A batch of matrix products [rows, inner] x [inner, columns] of elements of `item` bytes."""
-
-    batch: int
-    rows: int
-    inner: int
-    columns: int
-    item: int
-
-    @property
-    def flops(self) -> float:
-        """A multiplication and an addition for each element of the cube."""
-        return 2.0 * self.batch * self.rows * self.inner * self.columns
-
-    @property
-    def elements(self) -> float:
-        """Elements of the operands and of the result."""
-        return self.batch * (self.rows * self.inner + self.inner * self.columns + self.rows * self.columns)
-
-
-@dataclasses.dataclass
-class Kernel:
-    """A kernel that runs `times` in a step.
-
-    Attributes:
-      times: number of runs; a fraction of one for a kernel that several devices share.
-      name: the operation that began it.
-      products: its matrix products.
-      elements: elements of the arrays that a run reads or writes.
-      arrays: bytes of the arrays that a run reads from memory or writes to it, negative for those that exist only between two kernels
-        of a computation, which small ones pass on the chip.
-      is_custom: whether it is a Pallas kernel, whose products are those of its whole grid.
-    """
-
-    times: float
-    name: str
-    products: list[Product] = dataclasses.field(default_factory=list)
-    elements: float = 0.0
-    arrays: list[float] = dataclasses.field(default_factory=list)
-    is_custom: bool = False
-
-    @property
-    def flops(self) -> float:
-        """Operations of the products of a run."""
-        return sum(product.flops for product in self.products)
-
+from lm_research.planning.kernels import (
+    Kernel,
+    Product,
+    array,
+    called,
+    item_bytes,
+    padded_bytes,
+    product_of,
+    products_in,
+)
 
 # Operations that only rename, reshape or mark a value.
 _ALIASES = frozenset(
@@ -89,8 +54,10 @@ _STANDALONE = frozenset(
 )
 # A value with at most this fraction of an operation's elements is read where it is needed, and attracts nothing.
 _SMALL = 0.2
-# Number of values from which one is computed again at most.
-_MAX_ROOTS = 6
+# Number of values in memory from which one is computed again at most.
+_MAX_LEAVES = 6
+# Number of elementwise operations in a row that are computed again at most.
+_MAX_STEPS = 12
 
 
 @dataclasses.dataclass(eq=False)
@@ -102,7 +69,7 @@ class _Value:
       kernel: number of the kernel that produces it; -1 if it is in memory from the start.
       needs: kernels that must end before it is known: its own, of a reduction, and those of the values that a free one is computed from.
       free: whether it is computed anew in each kernel that needs it.
-      roots: values from which elementwise operations compute this one; empty if it is one itself.
+      inputs: values from which an elementwise operation computes this one, without free ones; empty if another kind of operation does.
       needed: whether the result of the computation has it, or a loop reads it.
       users: other kernels that read it.
       kept: whether jax.checkpoint keeps it, which marks it with reduce_precision.
@@ -113,15 +80,19 @@ class _Value:
     kernel: int = -1
     needs: frozenset[int] = frozenset()
     free: bool = False
-    roots: tuple[_Value, ...] = ()
+    inputs: tuple[_Value, ...] = ()
     needed: bool = False
     users: set[int] = dataclasses.field(default_factory=set)
     kept: bool = False
+    parts: tuple[_Value, ...] = ()
 
     @property
     def kernels(self) -> frozenset[int]:
         """The kernels that it depends on directly."""
         return self.needs if self.kernel < 0 else self.needs | {self.kernel}
+
+
+_Leaves = dict[_Value, tuple[tuple[_Value, ...], float]]
 
 
 def kernels(program: ClosedJaxpr, parts: int = 1) -> list[Kernel]:
@@ -133,51 +104,10 @@ def kernels(program: ClosedJaxpr, parts: int = 1) -> list[Kernel]:
     """
     jaxpr = program.jaxpr
     body = _Body(1.0, parts)
-    inputs = [body.stored(_array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
+    inputs = [body.stored(array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
     for value in body.run(jaxpr, inputs):
-        value.needed = True
+        body.whole(value).needed = True
     return body.finish()
-
-
-def extrapolate(
-    few: Sequence[Kernel], many: Sequence[Kernel], traced: tuple[int, int], rows: int
-) -> list[Kernel] | None:
-    """Return the kernels for any number of sequences from those for two numbers, since all sizes are linear in it.
-
-    None if the two programs differ in more than sizes.
-
-    Args:
-      few: kernels for the smaller number.
-      many: kernels for the larger number.
-      traced: the two numbers.
-      rows: the number that the result is for.
-    """
-    if [(one.name, len(one.arrays)) for one in few] != [(one.name, len(one.arrays)) for one in many]:
-        return None
-    way = (rows - traced[0]) / (traced[1] - traced[0])
-
-    def at(small: float, large: float) -> float:
-        return small + (large - small) * way
-
-    found = []
-    for small, large in zip(few, many, strict=True):
-        arrays = [at(*pair) for pair in zip(small.arrays, large.arrays, strict=True)]
-        products = [
-            Product(
-                *(round(at(a, b)) for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True))
-            )
-            for one, other in zip(small.products, large.products, strict=True)
-        ]
-        found.append(
-            dataclasses.replace(
-                small,
-                times=at(small.times, large.times),
-                elements=at(small.elements, large.elements),
-                products=products,
-                arrays=arrays,
-            )
-        )
-    return found
 
 
 class _Body:
@@ -190,13 +120,14 @@ class _Body:
         self.before: list[set[int]] = []  # kernels that a kernel needs directly
         self.values: list[_Value] = []
         self.inner: list[Kernel] = []
+        self.removed: set[int] = set()
 
     def stored(self, aval: Any) -> _Value:
         """A value in memory."""
         return self._value(aval)
 
     def _value(self, aval: Any, **fields: Any) -> _Value:
-        value = _Value(math.prod(aval.shape), _size(aval), **fields)
+        value = _Value(math.prod(aval.shape), padded_bytes(aval), **fields)
         self.values.append(value)
         return value
 
@@ -206,7 +137,7 @@ class _Body:
         live = _live(jaxpr)
 
         def read(atom: Any) -> _Value:
-            return self._value(_array(atom), free=True) if isinstance(atom, Literal) else found[atom]
+            return self._value(array(atom), free=True) if isinstance(atom, Literal) else found[atom]
 
         for equation, used in zip(jaxpr.eqns, live, strict=True):
             if used:
@@ -216,25 +147,31 @@ class _Body:
 
     def _place(self, equation: JaxprEqn, operands: list[_Value]) -> list[_Value]:
         name, params = equation.primitive.name, equation.params
-        avals = [_array(var) for var in equation.outvars]
+        avals = [array(var) for var in equation.outvars]
         if name in _ALIASES and len(operands) == len(avals):
             for one in operands:
                 one.kept = one.kept or name == "reduce_precision"
             return operands
-        if name in _ALIASES:
-            return operands[:1]
-        if name == "pallas_call":
-            return self._custom(equation, operands)
+        if name in _ALIASES or (
+            name == "convert_element_type" and item_bytes(avals[0]) >= item_bytes(array(equation.invars[0]))
+        ):
+            return operands[:1]  # a kernel that needs more bytes for an element widens them itself
+        if name == "scan" and params["unroll"] >= params["length"]:
+            return self._unrolled(equation, operands)
+        if name not in _CALLS:
+            operands = [self.whole(one) for one in operands]
         if name == "scan":
             return self._scan(equation, operands)
+        if name == "pallas_call":
+            return self._custom(equation, operands)
         if name == "cond":
             branch = max(params["branches"], key=lambda one: len(one.jaxpr.eqns))
-            return self.run(branch.jaxpr, [self.stored(_array(v)) for v in branch.jaxpr.constvars] + operands[1:])
-        inner = _called(params) if name in _CALLS else None
+            return self.run(branch.jaxpr, [self.stored(array(v)) for v in branch.jaxpr.constvars] + operands[1:])
+        inner = called(params) if name in _CALLS else None
         if inner is not None:
             jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             outside, self.parts = self.parts, 1 if name == "shard_map" else self.parts
-            results = self.run(jaxpr, [self.stored(_array(var)) for var in jaxpr.constvars] + operands)
+            results = self.run(jaxpr, [self.stored(array(var)) for var in jaxpr.constvars] + operands)
             self.parts = outside
             return results
         if name in ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"):
@@ -270,18 +207,34 @@ class _Body:
         return not any(self._depends(kernel, home) for kernel in others)
 
     def _read(self, kernel: int, value: _Value) -> None:
-        """Make a value available inside a kernel: compute it again from its roots if that moves fewer bytes than reading it."""
-        self.before[kernel] |= value.kernels - {kernel}
-        if not value.free and value.kernel != kernel:
-            outside = [one for one in value.roots if one.kernel != kernel and kernel not in one.users]
+        """Make a value available inside a kernel: compute it again from others if that moves fewer bytes than reading it."""
+        if value.free:
+            self.before[kernel] |= value.kernels
+        for one in () if value.free else self._leaves(kernel, value, {})[0]:
+            self.before[kernel] |= one.kernels - {kernel}
+            if one.kernel != kernel:
+                one.users.add(kernel)
+
+    def _leaves(
+        self, kernel: int, value: _Value, known: _Leaves, steps: int = _MAX_STEPS
+    ) -> tuple[tuple[_Value, ...], float]:
+        """The values from which a kernel has a value with the fewest bytes, and those: the value itself, or what its inputs are computed from."""
+        if value not in known:
             stored = value.needed or value.users or value.kernel < 0
-            whole = value.num_bytes * (1 if stored else 2) * (kernel not in value.users)
-            again = sum(one.num_bytes * (1 if one.needed or one.users or one.kernel < 0 else 2) for one in outside)
-            if value.roots and again <= whole:
-                for one in outside:
-                    one.users.add(kernel)
-            else:
-                value.users.add(kernel)
+            size = 0.0 if value.kernel == kernel or kernel in value.users else value.num_bytes * (1 if stored else 2)
+            known[value] = (value,), size
+            if value.inputs and size and steps:
+                leaves, again = self._sources(kernel, value, known, steps)
+                if len(leaves) <= _MAX_LEAVES and again < size:
+                    known[value] = leaves, again
+        return known[value]
+
+    def _sources(
+        self, kernel: int, value: _Value, known: _Leaves, steps: int = _MAX_STEPS
+    ) -> tuple[tuple[_Value, ...], float]:
+        """The values from which a kernel computes a value, and the bytes that it moves for them."""
+        leaves = dict.fromkeys(leaf for one in value.inputs for leaf in self._leaves(kernel, one, known, steps - 1)[0])
+        return tuple(leaves), sum(self._leaves(kernel, leaf, known, 0)[1] for leaf in leaves)
 
     def _elementwise(self, aval: Any, operands: list[_Value], name: str) -> _Value:
         elements = math.prod(aval.shape)
@@ -294,8 +247,7 @@ class _Body:
             home = self._begin(name, elements)
         for one in operands:
             self._read(home, one)
-        roots = dict.fromkeys(root for one in operands if not one.free for root in one.roots or (one,))
-        return self._value(aval, kernel=home, roots=tuple(roots) if len(roots) <= _MAX_ROOTS else ())
+        return self._value(aval, kernel=home, inputs=tuple(one for one in operands if not one.free))
 
     def _home(self, large: Sequence[_Value], operands: Sequence[_Value], elements: int) -> int:
         """The kernel that takes an operation: the last that produces a large operand, or one that reads one too; or -1."""
@@ -316,7 +268,7 @@ class _Body:
         return self._value(aval, kernel=home, needs=frozenset({home}))
 
     def _product(self, equation: JaxprEqn, operands: list[_Value]) -> _Value:
-        aval = _array(equation.outvars[0])
+        aval = array(equation.outvars[0])
         home = self._begin(equation.primitive.name, math.prod(aval.shape))
         for one in operands:
             self._read(home, one)
@@ -326,7 +278,7 @@ class _Body:
     def _alone(self, equation: JaxprEqn, operands: list[_Value]) -> list[_Value]:
         """A kernel of its own, which reads as much of its first operand as it returns or updates."""
         name = equation.primitive.name
-        results = [_array(var) for var in equation.outvars]
+        results = [array(var) for var in equation.outvars]
         home = self._begin(name, max((math.prod(aval.shape) for aval in results), default=0))
         kernel = self.kernels[home]
         first = (
@@ -342,10 +294,10 @@ class _Body:
         if not first.free and first.kernel >= 0:
             first.needed = True
         if name in ("gather", "dynamic_slice"):
-            kernel.arrays.append(_size(results[0]))
+            kernel.arrays.append(padded_bytes(results[0]))
             kernel.elements += math.prod(results[0].shape)
             return [self._value(results[0], kernel=home, needs=frozenset({home}))]
-        updates = _size(_array(equation.invars[2 if name.startswith("scatter") else 1]))
+        updates = padded_bytes(array(equation.invars[2 if name.startswith("scatter") else 1]))
         kernel.arrays += [updates] * (2 if name.startswith("scatter") else 1)
         value = self._value(results[0], kernel=home, needs=frozenset({home}))
         value.num_bytes = 0.0 if not first.free else value.num_bytes  # in place; an array of zeros is written first
@@ -360,40 +312,91 @@ class _Body:
             if not one.free:
                 one.needed = one.needed or one.kernel >= 0
         body = _Body(self.times * length, self.parts)
-        inputs = [body.stored(_array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
+        inputs = [body.stored(array(var)) for var in (*jaxpr.constvars, *jaxpr.invars)]
         results = body.run(jaxpr, inputs)
         carried = params["num_carry"]
         for number, value in enumerate(results):
             value.needed = True
             is_copy = value.kernel < 0 or value in results[:carried] or not (value.kept or params["reverse"])
-            is_stacked = number >= carried and params["unroll"] < length
+            is_stacked = number >= carried
             if is_stacked and is_copy and not value.free:
                 body.kernels.append(
                     Kernel(body.times / body.parts, "copy", elements=2 * value.elements, arrays=[value.num_bytes] * 2)
                 )
                 body.spaces.append(value.elements)
-        self.inner += body.finish()
-        return [self._value(_array(var), needs=frozenset({home})) for var in equation.outvars]  # written by the body
+        self.inner += [dataclasses.replace(kernel, is_looped=True) for kernel in body.finish()]
+        return [self._value(array(var), needs=frozenset({home})) for var in equation.outvars]  # written by the body
+
+    def _unrolled(self, equation: JaxprEqn, operands: list[_Value]) -> list[_Value]:
+        """An unrolled loop: a program in which each iteration uses the values of the others. Its stacks are written only for other operations."""
+        params = equation.params
+        jaxpr, length, fixed = params["jaxpr"].jaxpr, params["length"], params["num_consts"]
+        first = fixed + params["num_carry"]
+        constants = [self.stored(array(var)) for var in jaxpr.constvars]
+        shared, carried, stacks = (
+            operands[:fixed],
+            operands[fixed:first],
+            [self._slices(one, length) for one in operands[first:]],
+        )
+        made: list[list[_Value]] = [[]] * length
+        for number in reversed(range(length)) if params["reverse"] else range(length):
+            inputs = [*constants, *shared, *carried, *(parts[number] for parts in stacks)]
+            results = self.run(jaxpr, inputs)
+            carried, made[number] = results[: params["num_carry"]], results[params["num_carry"] :]
+        avals = [array(var) for var in equation.outvars[params["num_carry"] :]]
+        whole = [self._value(aval, parts=parts) for aval, parts in zip(avals, zip(*made, strict=True), strict=True)]
+        return [*carried, *whole]
+
+    def _slices(self, one: _Value, length: int) -> tuple[_Value, ...]:
+        """The parts of a stacked value."""
+        if one.parts:
+            return one.parts
+        if one.kernel >= 0:
+            one.needed = True
+        parts = tuple(
+            _Value(one.elements // length, one.num_bytes / length, needs=one.kernels, free=one.free)
+            for _ in range(length)
+        )
+        self.values += parts
+        return parts
+
+    def whole(self, one: _Value) -> _Value:
+        """A value that other operations than loops use: parts are copied into their stack."""
+        if one.parts:
+            for part in one.parts:
+                self._copy(part)
+            one.needs = frozenset().union(*(part.kernels for part in one.parts))
+            one.parts = ()
+        return one
+
+    def _copy(self, part: _Value) -> None:
+        home = self._begin("copy", part.elements)
+        self._read(home, part)
+        kernel = self.kernels[home]
+        kernel.arrays.append(part.num_bytes)
+        kernel.elements += part.elements
 
     def _custom(self, equation: JaxprEqn, operands: list[_Value]) -> list[_Value]:
-        home = self._begin("pallas_call", max(math.prod(_array(var).shape) for var in equation.outvars))
+        home = self._begin("pallas_call", max(math.prod(array(var).shape) for var in equation.outvars))
         kernel = self.kernels[home]
         kernel.is_custom = True
         for one in operands:
             self._read(home, one)
         declared = equation.params["cost_estimate"]
         if declared is not None:
-            item = max(_item(_array(var)) for var in equation.outvars)
+            item = max(item_bytes(array(var)) for var in equation.outvars)
             kernel.products.append(Product(1, 8, declared.flops // 16, 1, item))  # of whole registers
-            return [self._value(_array(var), kernel=home, needs=frozenset({home})) for var in equation.outvars]
+            return [self._value(array(var), kernel=home, needs=frozenset({home})) for var in equation.outvars]
         grid = math.prod(side for side in equation.params["grid_mapping"].grid if isinstance(side, int))
         kernel.products += [
-            dataclasses.replace(one, batch=one.batch * grid) for one in _products(equation.params["jaxpr"])
+            dataclasses.replace(one, batch=one.batch * grid) for one in products_in(equation.params["jaxpr"])
         ]
-        return [self._value(_array(var), kernel=home, needs=frozenset({home})) for var in equation.outvars]
+        return [self._value(array(var), kernel=home, needs=frozenset({home})) for var in equation.outvars]
 
     def finish(self) -> list[Kernel]:
         """Add the traffic between kernels."""
+        self._recompute()
+        self._remove_unused()
         for value in self.values:
             if value.free and value.needed and value.num_bytes:
                 fill = Kernel(self.times / self.parts, "fill", elements=value.elements, arrays=[value.num_bytes])
@@ -403,50 +406,47 @@ class _Body:
             for number in (*sorted(value.users), *writers):
                 self.kernels[number].arrays.append(size)
                 self.kernels[number].elements += value.elements
-        moving = [one for one in self.kernels if one.products or any(one.arrays)]
-        return moving + self.inner
+        kept = [
+            one for n, one in enumerate(self.kernels) if n not in self.removed and (one.products or any(one.arrays))
+        ]
+        return kept + self.inner
 
+    def _recompute(self) -> None:
+        """Compute values again in the kernels that read them, where that moves no more bytes than to compute, write and read them."""
+        written, reads = collections.Counter[int](), collections.defaultdict[int, float](float)
+        for value in self.values:
+            written[value.kernel] += bool(value.users or value.needed)
+            for user in value.users:
+                reads[user] += value.num_bytes
+        for value in self.values:
+            if not value.inputs or value.needed or not value.users:
+                continue
+            users, value.users = value.users, set()
+            found = [(user, *self._sources(user, value, {})) for user in users]
+            stored = value.num_bytes * (1 + len(users))
+            if written[value.kernel] == 1 and not self.kernels[value.kernel].products:
+                stored += reads[value.kernel]  # nothing else needs the kernel
+            if any(len(leaves) > _MAX_LEAVES for _, leaves, _ in found) or sum(size for _, _, size in found) > stored:
+                value.users = users
+                continue
+            written[value.kernel] -= 1
+            for user, leaves, size in found:
+                reads[user] += size - value.num_bytes
+                for leaf in leaves:
+                    if leaf.kernel != user:
+                        leaf.users.add(user)
 
-def product_of(equation: JaxprEqn) -> Product:
-    """The sizes of a matrix product or a convolution."""
-    left, right, out = (_array(var) for var in (*equation.invars[:2], equation.outvars[0]))
-    item = max(_item(left), _item(right))
-    if equation.primitive.name == "dot_general":
-        (contract, _), (batch, right_batch) = equation.params["dimension_numbers"]
-        inner = math.prod(left.shape[axis] for axis in contract)
-        groups = math.prod(left.shape[axis] for axis in batch)
-        rows = math.prod(left.shape) // max(1, inner * groups)
-        columns = math.prod(right.shape) // max(1, inner * groups)
-        return Product(groups, rows, inner, columns, item)
-    if equation.primitive.name.startswith("ragged"):
-        rows, columns = out.shape[-2:]
-        return Product(1, rows, math.prod(left.shape) // max(1, rows), columns, item)
-    inner = math.prod(right.shape) // max(1, out.shape[equation.params["dimension_numbers"].out_spec[1]])
-    columns = out.shape[equation.params["dimension_numbers"].out_spec[1]]
-    return Product(1, math.prod(out.shape) // max(1, columns), inner, columns, item)
-
-
-def _products(jaxpr: Any) -> Iterator[Product]:
-    """The products in a Pallas kernel, of one point of its grid."""
-    inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    for equation in inner.eqns:
-        if equation.primitive.name == "dot_general":
-            yield product_of(equation)
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for part in _parts(equation.params):
-            for one in _products(part):
-                yield dataclasses.replace(one, batch=one.batch * times)
-
-
-def _parts(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, (Jaxpr, ClosedJaxpr)):
-                yield one
-
-
-def _called(params: dict[str, Any]) -> Jaxpr | ClosedJaxpr | None:
-    return next(_parts(params), None)
+    def _remove_unused(self) -> None:
+        """Remove the kernels of which nothing is read: those whose values are computed again elsewhere, or that nothing needs."""
+        while True:
+            written = {one.kernel for one in self.values if one.users or one.needed}
+            moving = (n for n, kernel in enumerate(self.kernels) if kernel.arrays)  # gathers, scatters and copies
+            unused = set(range(len(self.kernels))) - written - set(moving) - self.removed
+            if not unused:
+                return
+            self.removed |= unused
+            for value in self.values:
+                value.users -= unused
 
 
 def _live(jaxpr: Jaxpr) -> list[bool]:
@@ -459,27 +459,3 @@ def _live(jaxpr: Jaxpr) -> list[bool]:
         if used:
             needed.update(var for var in equation.invars if isinstance(var, Var))
     return live[::-1]
-
-
-def _array(atom: Any) -> Any:
-    """The shape and type of a value, which is an array."""
-    return atom.aval
-
-
-def _item(aval: Any) -> int:
-    try:
-        return np.dtype(aval.dtype).itemsize
-    except TypeError:  # keys
-        return 8
-
-
-def _size(aval: Any) -> float:
-    return _padded(aval.shape) * _item(aval)
-
-
-def _padded(shape: Sequence[int]) -> int:
-    """Elements of an array in memory, in tiles of 8 x 128 over the two dimensions that waste least."""
-    if math.prod(shape) < 1024 or not shape:
-        return math.prod(shape)
-    lanes = min(-(-side // 128) * 128 / side for side in shape)
-    return math.ceil(math.prod(shape) * lanes)

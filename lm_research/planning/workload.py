@@ -32,7 +32,8 @@ from lm_research.models.transformer import quantize_products
 from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
-from lm_research.planning.fusion import Kernel, extrapolate, kernels
+from lm_research.planning.fusion import kernels
+from lm_research.planning.kernels import Kernel, extrapolate
 from lm_research.tasks.base import TASKS, PackedExamples
 from lm_research.tasks.dataset import LabeledCorpus
 from lm_research.tokenizers.base import Tokenizer

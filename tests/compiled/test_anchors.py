@@ -54,6 +54,7 @@ SIZES = {
     "model.intermediate_size": 28672,
     "model.num_layers": 32,
     "model.remat": "full",
+    "model.scan_layers": "True",
     "data.max_length": 2048,
     "train.batch_size": 6 * 256,
     "train.accumulation_steps": 1,
@@ -75,7 +76,7 @@ def test_a_decoder_like_the_published_one(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("libtpu")
     flags = [f"--config.{key}={value}" for key, value in SIZES.items()]
     libtpu = " ".join(f"--{flag}=true" for flag in LIBTPU_FLAGS)
-    step = compile_config("llama", "v5e:16x16", tmp_path, "--effort=low", *flags, libtpu=libtpu)
+    step = compile_config("llama", "v5e:16x16", tmp_path, *flags, libtpu=libtpu)
     anchor = next(one for one in ANCHORS if "16b.sh" in one.program)
-    assert step["roof_mfu"] == pytest.approx(anchor.roof_mfu, rel=0.1)
-    assert step["cycles_mfu"] == pytest.approx(anchor.cycles_mfu, rel=0.1)
+    assert step["roof_mfu"] == pytest.approx(anchor.roof_mfu, rel=0.02)
+    assert step["cycles_mfu"] == pytest.approx(anchor.cycles_mfu, rel=0.02)

@@ -62,7 +62,15 @@ def test_slices_are_summed_over_the_network() -> None:
 
 def maxtext_16b() -> Config:
     """configs/v5e/16b.sh of AI-Hypercomputer/maxtext: 4,096 wide, 64 heads of 128, 28,672 in a gated layer, 32 layers, 6 rows of 2,048."""
-    model = dict(num_layers=32, hidden_size=4096, num_heads=64, head_size=128, intermediate_size=28672, remat="full")
+    model = dict(
+        num_layers=32,
+        hidden_size=4096,
+        num_heads=64,
+        head_size=128,
+        intermediate_size=28672,
+        remat="full",
+        scan_layers=True,
+    )
     return shipped("llama", model=model, train=dict(per_device_batch_size=6, accumulation_steps=1))
 
 
