@@ -145,17 +145,11 @@ class Dense(nnx.Module):
 def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
     """A kernel as a matrix of `rows` rows.
 
-    On TPUs its gradient is a matrix until it is summed over devices: otherwise XLA pads heads [D, H, 64] to 128 there, which doubles what
-    it writes and sums.
+    On TPUs behind a barrier, as its gradient is. Otherwise XLA converts a float32 kernel anew for each block of rows of the product, and
+    computes with heads [D, H, 64] instead of the matrix, which are padded to 128 and double what it writes, copies and sums.
     """
     matrix = kernel.reshape(rows, -1)
-    return _with_whole_gradient(matrix) if kernel.ndim > 2 and platform() == "tpu" else matrix
-
-
-_with_whole_gradient = jax.custom_vjp(lambda matrix: matrix)
-_with_whole_gradient.defvjp(
-    lambda matrix: (matrix, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
-)
+    return jax.lax.optimization_barrier(matrix) if platform() == "tpu" else matrix
 
 
 FEW_ROWS = 16  # products with at most that many rows are limited by reading the matrix

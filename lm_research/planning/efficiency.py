@@ -21,11 +21,11 @@ class Efficiency:
       wide: fraction of the peak of products all of whose sides are at least WIDE, whose operands the chip's own memory does not hold.
       memory: fraction of the bandwidth of memory.
       elements: elements of arrays that kernels without products read or write per second of a chip.
+      costly: elements of arrays that one of a transcendental function, or of random bits, counts as.
       cache: bytes of an array that stays on the chip between two kernels.
       attention: fraction of the peak in Pallas kernels.
       start: seconds until a kernel computes; a kernel with products, which fill the matrix unit first, takes two of them.
       hop: seconds of latency of a collective per link that it crosses.
-      calibration: time of a real step over the time that results from the other figures.
       asynchronous: kinds of collectives that run while the chip computes.
     """
 
@@ -36,27 +36,26 @@ class Efficiency:
     cache: float
     attention: float = 0.35
     start: float = 0.0
+    costly: float = 0.0
     wide: float = 1.0
     hop: float = 1e-6
-    calibration: float = 1.0
     asynchronous: tuple[str, ...] = ()
 
 
 # From the cycles that the compiler of libtpu 0.0.52 estimates: for single operations (python -m experiments.plans.efficiencies), and on v5e for
 # products and elementwise kernels in the compiled steps of experiments/plans/compared.tsv. The cache is a sixth of the vector memory of 128 MiB,
-# the rest of which holds the operands of the running kernel and of the next. Calibrated on MaxText's 16B model on a v5e pod, 61.1% MFU (README
-# of AI-Hypercomputer/maxtext, configs/v5e/16b.sh), where the uncalibrated prediction is 60.1%. Collectives are asynchronous in fusions with
+# the rest of which holds the operands of the running kernel and of the next. MaxText's 16B model on a v5e pod has 61.1% MFU (README of
+# AI-Hypercomputer/maxtext, configs/v5e/16b.sh); the prediction is 60.1%. Collectives are asynchronous in fusions with
 # products, which the compiler has for v5e only (parallel/compiler_options.py): programs for other TPUs wait for all of them.
-CALIBRATION = 0.985
 START = 1.2e-6
 WIDE = 4096
 _BY_SHARD = ("all-gather", "reduce-scatter")
 _V5E = ((0, 0.70), (768, 0.89), (1024, 0.94), (3072, 0.955))
-_V5P = ((0, 0.80), (768, 0.89), (1024, 0.93), (3072, 0.95))
-_V6E = ((0, 0.30), (768, 0.37), (1024, 0.49), (3072, 0.80), (4096, 0.85))
+_V5P = ((0, 0.70), (768, 0.78), (1024, 0.83), (3072, 0.86))
+_V6E = ((0, 0.70), (768, 0.85), (1024, 0.88), (3072, 0.90))
 _TPU7X = ((0, 0.60), (768, 0.66), (1024, 0.81), (3072, 0.85))
 TPUS = {
-    "v4": Efficiency(128, _V5P, 0.8, 281 * 1.05e9, 10e6, start=START, calibration=CALIBRATION),
+    "v4": Efficiency(128, _V5P, 0.8, 281 * 1.05e9, 10e6, start=START),
     "v5e": Efficiency(
         128,
         _V5E,
@@ -65,12 +64,11 @@ TPUS = {
         20e6,
         start=START,
         wide=0.88,
-        calibration=CALIBRATION,
         asynchronous=("all-gather", "reduce-scatter", "all-reduce"),
     ),
-    "v5p": Efficiency(128, _V5P, 0.8, 281 * 1.75e9, 10e6, start=START, calibration=CALIBRATION),
-    "v6e": Efficiency(256, _V6E, 0.8, 187 * 1.75e9, 20e6, start=START, calibration=CALIBRATION),
-    "tpu7x": Efficiency(256, _TPU7X, 0.8, 2 * 287 * 2.2e9, 10e6, start=START, calibration=CALIBRATION),
+    "v5p": Efficiency(128, _V5P, 0.8, 281 * 1.75e9, 10e6, start=START),
+    "v6e": Efficiency(256, _V6E, 0.8, 600 * 1.75e9, 20e6, start=START, costly=2.5),
+    "tpu7x": Efficiency(256, _TPU7X, 0.8, 2 * 287 * 2.2e9, 10e6, start=START),
 }
 # GPUs: the H100 and the kernels of experiments/benchmarks/attention; the vector rate is that of a sixteenth of the dense bfloat16 peak.
 GPU = Efficiency(64, ((0, 0.7),), 0.85, 3e13, 0.0, hop=3e-6, asynchronous=_BY_SHARD)
@@ -100,7 +98,7 @@ def kernel_seconds(kernel: Kernel, chip: Chip, reached: Efficiency, devices: int
     )
     moved = sum(abs(size) for size in kernel.arrays if size > 0 or -size > reached.cache)
     elements = 0.0 if kernel.is_custom else max(0.0, kernel.elements - sum(one.operands for one in kernel.products))
-    vector = elements * devices / reached.elements
+    vector = (elements + reached.costly * kernel.costly) * devices / reached.elements
     memory = moved / (chip.hbm_bandwidth * reached.memory)
     start = reached.start * (2 if kernel.products else 1)
     return start + max(matrix + vector if kernel.is_looped else max(matrix, vector), memory)

@@ -52,6 +52,10 @@ _STANDALONE = frozenset(
     "gather scatter scatter-add scatter_add sort cumsum cumlogsumexp cummax cumprod while top_k dynamic_update_slice "
     "random_bits threefry2x32 all_to_all ppermute psum all_gather reduce_scatter psum_invariant".split()
 )
+_TRANSCENDENTAL = frozenset("erf exp exp2 expm1 log log1p logistic sin cos tan tanh pow erf_inv cbrt".split())
+_INTEGER = frozenset("xor shift_left shift_right_logical mul and or".split())
+# Integer operations on all elements after which a value that no array determines is taken for random bits.
+_MIXED = 4
 # A value with at most this fraction of an operation's elements is read where it is needed, and attracts nothing.
 _SMALL = 0.2
 # Number of values in memory from which one is computed again at most.
@@ -69,6 +73,7 @@ class _Value:
       kernel: number of the kernel that produces it; -1 if it is in memory from the start.
       needs: kernels that must end before it is known: its own, of a reduction, and those of the values that a free one is computed from.
       free: whether it is computed anew in each kernel that needs it.
+      mixed: number of operations on integers that compute a free one.
       inputs: values from which an elementwise operation computes this one, without free ones; empty if another kind of operation does.
       needed: whether the result of the computation has it, or a loop reads it.
       users: other kernels that read it.
@@ -80,6 +85,7 @@ class _Value:
     kernel: int = -1
     needs: frozenset[int] = frozenset()
     free: bool = False
+    mixed: int = 0
     inputs: tuple[_Value, ...] = ()
     needed: bool = False
     users: set[int] = dataclasses.field(default_factory=set)
@@ -210,6 +216,8 @@ class _Body:
         """Make a value available inside a kernel: compute it again from others if that moves fewer bytes than reading it."""
         if value.free:
             self.before[kernel] |= value.kernels
+            if value.mixed >= _MIXED and value.elements > _SMALL * self.spaces[kernel]:
+                self.kernels[kernel].costly += value.elements
         for one in () if value.free else self._leaves(kernel, value, {})[0]:
             self.before[kernel] |= one.kernels - {kernel}
             if one.kernel != kernel:
@@ -241,12 +249,14 @@ class _Body:
         large = [one for one in operands if not one.free and one.elements > _SMALL * elements]
         if not large:  # from constants and small arrays
             needs = frozenset().union(*(one.kernels for one in operands))
-            return self._value(aval, free=True, needs=needs)
+            mixed = max((one.mixed for one in operands), default=0) + (name in _INTEGER)
+            return self._value(aval, free=True, needs=needs, mixed=mixed)
         home = self._home(large, operands, elements)
         if home < 0:
             home = self._begin(name, elements)
         for one in operands:
             self._read(home, one)
+        self.kernels[home].costly += elements * (name in _TRANSCENDENTAL)
         return self._value(aval, kernel=home, inputs=tuple(one for one in operands if not one.free))
 
     def _home(self, large: Sequence[_Value], operands: Sequence[_Value], elements: int) -> int:

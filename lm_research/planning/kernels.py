@@ -41,6 +41,7 @@ class Kernel:
       name: the operation that began it.
       products: its matrix products.
       elements: elements of the arrays that a run reads or writes.
+      costly: elements of transcendental functions and of random bits that it computes.
       arrays: bytes of the arrays that a run reads from memory or writes to it, negative for those that exist only between two kernels
         of a computation, which small ones pass on the chip.
       is_custom: whether it is a Pallas kernel, whose products are those of its whole grid.
@@ -51,6 +52,7 @@ class Kernel:
     name: str
     products: list[Product] = dataclasses.field(default_factory=list)
     elements: float = 0.0
+    costly: float = 0.0
     arrays: list[float] = dataclasses.field(default_factory=list)
     is_custom: bool = False
     is_looped: bool = False
@@ -95,6 +97,7 @@ def extrapolate(
                 small,
                 times=at(small.times, large.times),
                 elements=at(small.elements, large.elements),
+                costly=at(small.costly, large.costly),
                 products=products,
                 arrays=arrays,
             )

@@ -57,7 +57,6 @@ def step_parts(
     parts["weights"] = _weight_bytes(config, work, mesh, memory, gradient) / bandwidth
     state = memory["parameters"] + memory["optimizer"]
     parts["optimizer"] = (2 * state * gradient / max(1.0, memory["parameters"]) + 2 * gradient) / bandwidth
-    parts = {name: reached.calibration * seconds for name, seconds in parts.items()}
     parts |= exposed(topology, mesh, moved, sum(parts.values()), layers_of(work))
     if topology.slices > 1 and topology.chip.torus:
         parts["stragglers"] = STRAGGLING * sum(1 / n for n in range(2, topology.slices + 1)) * sum(parts.values())

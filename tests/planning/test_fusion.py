@@ -46,8 +46,10 @@ def test_a_reduction_ends_a_kernel() -> None:
 
 
 def test_random_bits_move_nothing() -> None:
-    program = traced(lambda x: dropout(x, 0.1, jax.random.key(0)), X)
+    """They cost what computing them takes: one number for each element, as functions such as tanh do."""
+    program = traced(lambda x: jnp.tanh(dropout(x, 0.1, jax.random.key(0))), X)
     assert sum(moved(program)) == pytest.approx(2 * ROWS, rel=0.01)
+    assert sum(kernel.costly for kernel in program) == 2 * R * D
 
 
 def test_what_several_kernels_need_is_written_once_and_read_by_each() -> None:
@@ -160,10 +162,10 @@ def test_products_fill_whole_tiles(product: Product, tile: int, padded: tuple[in
 
 def test_a_kernel_takes_the_time_of_its_slowest_unit() -> None:
     chip = CHIPS["v5e"]
-    reached = Efficiency(128, ((0, 0.5), (1024, 0.8)), 0.9, elements=4e12, cache=1e6)
+    reached = Efficiency(128, ((0, 0.5), (1024, 0.8)), 0.9, elements=4e12, cache=1e6, costly=2.0)
     product, shallow = Product(1, 8192, 8192, 8192, 2), Product(1, 8192, 768, 768, 2)
     cases = [
-        (Kernel(1, "matrix", [product], 3 * 8192**2, [1e6]), 2 * 8192**3 / (0.8 * 197e12)),
+        (Kernel(1, "matrix", [product], 3 * 8192**2, arrays=[1e6]), 2 * 8192**3 / (0.8 * 197e12)),
         (Kernel(1, "small contraction", [shallow]), 2 * 8192 * 768**2 / (0.5 * 197e12)),
         (
             Kernel(1, "residual", [product], 4 * 8192**2),
@@ -177,8 +179,9 @@ def test_a_kernel_takes_the_time_of_its_slowest_unit() -> None:
             Kernel(1, "many results", [shallow], 8192 * (768 + 768 + 768e3) + 768**2),
             8192 * 768e3 / 4e12 + 8192 * 768 / 4e12,
         ),
-        (Kernel(1, "memory", [], 1e6, [819e6, -2e6]), 821e6 / (0.9 * 819e9)),  # 2 MB do not stay on the chip
-        (Kernel(1, "vector", [], 8e9, [1e6, -1e6]), 8e9 / 4e12),
+        (Kernel(1, "memory", [], 1e6, arrays=[819e6, -2e6]), 821e6 / (0.9 * 819e9)),  # 2 MB do not stay on the chip
+        (Kernel(1, "vector", [], 8e9, arrays=[1e6, -1e6]), 8e9 / 4e12),
+        (Kernel(1, "costly", [], 1e9, 2e9), (1e9 + 2 * 2e9) / 4e12),
         (Kernel(1, "attention", [product], is_custom=True), 2 * 8192**3 / (0.35 * 197e12)),
     ]
     small = Kernel(1, "8 bits", [Product(1, 8192, 8192, 8192, 1)])  # 393 TOP/s, in float32 models too
