@@ -25,6 +25,9 @@ IMAGES = {
     "v6e": "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e",
     "tpu7x": "ubuntu-accel-2404-amd64-tpu-tpu7x",
 }
+DISKS = {
+    "v5p": "pd-balanced"
+}  # later chips take hyperdisks only (docs.cloud.google.com/tpu/docs/attach-durable-block-storage)
 PORT = 8476
 FIELDS = (
     *(name for name in TPU if name != "slices"),
@@ -118,7 +121,7 @@ def _machines(run: Description, reservation: str) -> tuple[str, str]:
         "network": run.network,
         "subnet": run.subnetwork and f"projects/{run.project}/regions/{region}/subnetworks/{run.subnetwork}",
         "service-account": run.service_account,
-        "boot-disk-type": "hyperdisk-balanced" if slice.chip == "tpu7x" else "",  # it boots from no other
+        "boot-disk-type": DISKS.get(slice.chip, "hyperdisk-balanced"),
         "boot-disk-size": "250GB",
     }
     if run.spot or reservation:

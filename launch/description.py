@@ -15,7 +15,8 @@ from launch.errors import LaunchError
 from lm_research.common.documents import check_fields, read_json, short
 from lm_research.common.paths import path_of
 
-_MAX_COUNT, _MAX_LENGTH = 10_000, 4096  # of machines or chips; of a value in characters
+_MAX_COUNT = 10_000  # of machines or chips
+_MAX_NAME, _MAX_LENGTH = 300, 4096  # characters of a name, and of an argument of training or a repeated value
 _DURATION = r"[1-9][0-9]{0,5}[smhd]"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _LABEL = r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}"
@@ -43,7 +44,7 @@ class Description:
     version: str = _field("", "runtime version of the TPU VMs (chosen by the chip)")
     spot: bool = _field(False, "use cheaper machines that can be pre-empted")
     reserved: bool = _field(False, "use the project's reservation")
-    flex_start: str = _field("", "queue for machines for at most so long, such as 24h, by flex-start (gcloud alpha)")
+    flex_start: str = _field("", "flex-start: machines that end after at most so long, such as 24h (gcloud alpha)")
     valid_until: str = _field("", "give up the request if it is not served within, such as 6h")
     network: str = _field("", "network of the machines")
     subnetwork: str = _field("", "subnetwork of the machines")
@@ -69,11 +70,12 @@ class Description:
             raise LaunchError(f"--slices={short(self.slices)} must be at least 1, and at most {_MAX_COUNT}.")
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
+            limit = _MAX_LENGTH if isinstance(given, tuple) else _MAX_NAME
             for text in given if isinstance(given, tuple) else (given,):
-                if isinstance(text, str) and (not text.isprintable() or len(text) > _MAX_LENGTH):
+                if isinstance(text, str) and (not text.isprintable() or len(text) > limit):
                     raise LaunchError(
                         f"--{field.metadata.get('flag') or field.name}={short(text)} has unprintable characters or more than "
-                        f"{_MAX_LENGTH} characters. Remove them or shorten it."
+                        f"{limit} characters. Remove them or shorten it."
                     )
         self._check_place()
         self._check_pairs()

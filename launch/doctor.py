@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import json
 import os
 import pathlib
@@ -41,9 +42,15 @@ class Doctor:
             raise LaunchError("--project and --zone are needed, for example --project=my-project --zone=us-west4-a.")
         self.run, self.gcloud, self.region = run, gcloud, run.zone.rpartition("-")[0]
 
-    def _ask(self, *arguments: str, format: str = "") -> list[str]:
+    def _ask(self, *arguments: str, format: str = "", decides: bool = True) -> list[str]:
+        """Return the words of gcloud's answer; if it refuses what `decides` nothing, raise Unsure."""
         shown = (f"--format={format}",) if format else ()
-        return self.gcloud(*arguments, *shown, f"--project={self.run.project}", quiet=True).split()
+        try:
+            return self.gcloud(*arguments, *shown, f"--project={self.run.project}", quiet=True).split()
+        except LaunchError as error:
+            if decides:
+                raise
+            raise Unsure(str(error)) from error
 
     def checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
         """Yield the name and the function of each check that the description needs."""
@@ -53,37 +60,23 @@ class Doctor:
             yield "training", self.training
         for name in ("account", "project", "api", "role", "type", "runtime", "quota"):
             yield name, getattr(self, name)
-        if run.network:
-            yield (
-                "network",
-                lambda: self._exists("network", run.network, "compute", "networks", "describe", run.network),
-            )
-        if run.subnetwork:
-            where = ("describe", run.subnetwork, f"--region={self.region}")
-            yield (
-                "subnetwork",
-                lambda: self._exists("subnetwork", run.subnetwork, "compute", "networks", "subnets", *where),
-            )
-        if run.service_account:
-            account = run.service_account
-            yield (
-                "service account",
-                lambda: self._exists("service_account", account, "iam", "service-accounts", "describe", account),
-            )
-        for disk in (text.partition(":")[0] for text in run.data_disks):
-            where = ("describe", disk, f"--zone={run.zone}")
-            yield (
-                f"disk {disk}",
-                lambda disk=disk, where=where: self._exists("data_disk", disk, "compute", "disks", *where),
-            )
+        disks = [text.partition(":")[0] for text in run.data_disks]
+        for flag, names, command in (
+            ("network", [run.network], ("compute", "networks", "describe")),
+            ("subnetwork", [run.subnetwork], ("compute", "networks", "subnets", "describe", f"--region={self.region}")),
+            ("service_account", [run.service_account], ("iam", "service-accounts", "describe")),
+            ("data_disk", disks, ("compute", "disks", "describe", f"--zone={run.zone}")),
+        ):
+            for name in filter(None, names):
+                yield f"{flag} {name}", functools.partial(self._exists, flag, name, *command)
         for bucket in sorted({word.partition("gs://")[2].partition("/")[0] for word in run.train if "gs://" in word}):
-            yield f"bucket {bucket}", lambda bucket=bucket: self.bucket(bucket)
+            yield f"bucket {bucket}", functools.partial(self.bucket, bucket)
         if run.slice.hosts > 1:
             yield "ssh key", self.key
 
     def _exists(self, flag: str, name: str, *command: str) -> str:
         try:
-            self._ask(*command)
+            self._ask(*command, name)
         except LaunchError as error:
             raise LaunchError(f"--{flag}={name} cannot be used: {error}") from error
         return name
@@ -106,16 +99,16 @@ class Doctor:
 
     def api(self) -> str:
         name = "tpu.googleapis.com"
-        if name not in self._ask(
-            "services", "list", "--enabled", f"--filter=config.name={name}", format="value(config.name)"
-        ):
+        choice = ("--enabled", f"--filter=config.name={name}")
+        if name not in self._ask("services", "list", *choice, format="value(config.name)", decides=False):
             raise LaunchError(f"{name} is off. Run `gcloud services enable {name} --project={self.run.project}`.")
         return f"{name} is on"
 
     def role(self) -> str:
         account = self.account()
         choice = ("--flatten=bindings[].members", f"--filter=bindings.members:{account}")
-        found = self._ask("projects", "get-iam-policy", self.run.project, *choice, format="value(bindings.role)")
+        policy = ("projects", "get-iam-policy", self.run.project)
+        found = self._ask(*policy, *choice, format="value(bindings.role)", decides=False)
         if ROLES & set(found):
             return ", ".join(sorted(ROLES & set(found)))
         raise Unsure(f"{account} has none of {', '.join(sorted(ROLES))} of its own; it may have one through a group.")
@@ -141,7 +134,7 @@ class Doctor:
         names, slice = self.run.slice.names, self.run.slice
         needed = slice.chips * names.cores * self.run.slices
         command = ("beta", "quotas", "info", "list", "--service=tpu.googleapis.com", f"--filter=quotaId~^{names.quota}")
-        text = self.gcloud(*command, "--format=json", f"--project={self.run.project}", quiet=True)
+        text = " ".join(self._ask(*command, format="json", decides=False))
         limits = {}
         for quota in json.loads(text or "[]"):
             name = quota.get("quotaId", "")

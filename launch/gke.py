@@ -78,8 +78,10 @@ def _pod(run: Description) -> dict[str, Any]:
             volumes.append({"name": name, "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": bucket}})
         else:
             volumes.append({"name": name, "persistentVolumeClaim": {"claimName": source}})
-    secrets = [{"name": name, "valueFrom": {"secretKeyRef": {"name": run.name, "key": name}}} for name in run.secrets]
-    env = [{"name": name, "value": value} for name, value in run.variables("tpu").items()]
+    secrets: list[dict[str, Any]] = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": run.name, "key": name}}} for name in run.secrets
+    ]
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in run.variables("tpu").items()]
     container = {
         "name": "train",
         "image": run.image,

@@ -16,7 +16,7 @@ from launch.gcloud import Gcloud, log
 from launch.training import STOPPED, check_training, extras, install
 
 HOME = "lm_research_run"  # folder on each worker: wheel, environment, log, pid, exit code
-GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING", "ABSENT")
+GONE = ("FAILED", "SUSPENDED", "ABSENT")
 COMING = ("CREATING", "STARTING", "RESTARTING", "REPAIRING")  # states of a TPU VM that becomes usable by itself
 # gcloud generates a key without a question because of --quiet; ssh itself must not ask for the passphrase of an existing one.
 NO_QUESTIONS = ("-oBatchMode=yes", "-oConnectTimeout=30")
@@ -96,21 +96,29 @@ class Slices:
                 raise
 
     def delete(self) -> None:
-        """Delete the queued resource with its machines."""
-        try:
-            self._queued("delete", self.run.name, "--force")
-        except LaunchError as error:
-            if "NOT_FOUND" not in str(error):  # likewise
-                raise
+        """Delete the queued resource with its machines; it cannot be deleted while it changes its state, which takes minutes."""
+        for number in range(1, self.gcloud.tries + 1):
+            try:
+                self._queued("delete", self.run.name, "--force")
+            except LaunchError as error:
+                if "NOT_FOUND" in str(error):  # likewise
+                    return
+                if "FAILED_PRECONDITION" not in str(error) or number == self.gcloud.tries:
+                    raise
+                log(f"{self.run.name} cannot be deleted yet; the next attempt is in {self.poll:g} s")
+                time.sleep(self.poll)
+            else:
+                return
 
     def run_on_all_workers(self, command: str, quiet: bool = False) -> str:
         """Run a shell command on every worker of every slice, and return their output."""
         return "".join(self._ssh(node, "all", command, quiet) for node in self.run.nodes)
 
-    def ssh_flags(self, kind: str) -> list[str]:
-        """Return the flags of `ssh` or `scp` that keep them from asking, and that choose the address."""
+    def ssh_flags(self, kind: str = "") -> list[str]:
+        """Return the flags that accept the new machines' keys and choose the address, and keep `ssh` or `scp` from asking."""
         address = ["--internal-ip"] if self.run.internal_ips else []
-        return ["--strict-host-key-checking=no", *(f"--{kind}-flag={flag}" for flag in NO_QUESTIONS), *address]
+        unasked = [f"--{kind}-flag={flag}" for flag in NO_QUESTIONS] if kind else []
+        return ["--strict-host-key-checking=no", *unasked, *address]
 
     def _ssh(self, node: str, worker: str, command: str, quiet: bool = False) -> str:
         flags = (f"--worker={worker}", f"--command={command}", *self.ssh_flags("ssh"), *self.location)

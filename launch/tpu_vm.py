@@ -123,8 +123,7 @@ def act(flags: argparse.Namespace, slices: Slices) -> int:
         slices.delete()
     elif flags.command in ("ssh", "logs"):
         follow = [f"--command=tail -n 100 -F {HOME}/log.txt"] if flags.command == "logs" else []
-        address = ["--internal-ip"] if run.internal_ips else []
-        place = [run.nodes[0], f"--worker={flags.worker}", *follow, *address, *slices.location]
+        place = [run.nodes[0], f"--worker={flags.worker}", *follow, *slices.ssh_flags(), *slices.location]
         return gcloud.run_through(["compute", "tpus", "tpu-vm", "ssh", *place])
     else:
         if not run.train:
@@ -138,8 +137,16 @@ def act(flags: argparse.Namespace, slices: Slices) -> int:
             return run_to_completion(slices, flags.restarts)
         finally:
             if flags.delete_after:
-                slices.delete()
+                _delete_after(slices)
     return 0
+
+
+def _delete_after(slices: Slices) -> None:
+    """Delete the machines; a failure is logged, so that the error of the run itself is not lost."""
+    try:
+        slices.delete()
+    except LaunchError as error:
+        log(f"WARNING: the machines of {slices.run.name} could not be deleted ({error}).")
 
 
 def main(argv: Sequence[str]) -> int:

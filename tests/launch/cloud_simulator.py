@@ -91,6 +91,8 @@ class Cloud:
         for request in self.requests.values():
             if request.state in ("WAITING_FOR_RESOURCES", "PROVISIONING") and self.now >= request.ready_at:
                 self._activate(request)
+            if request.state == "SUSPENDING" and self.now >= request.ready_at:
+                request.state = "SUSPENDED"
             self.paid += seconds * len(request.nodes)
             for node in request.nodes.values():
                 if node.state == "REPAIRING" and self.now >= node.back_at:
@@ -114,7 +116,7 @@ class Cloud:
     def _disturb(self, request: Request, minutes: float) -> None:
         node = self.draw.choice(list(request.nodes.values()))
         if "spot" in request.flags and self.happens("preempted", minutes):
-            request.state = "SUSPENDED"
+            request.state, request.ready_at = "SUSPENDING", self.now + 180
             for each in request.nodes.values():
                 each.state, each.started = "PREEMPTED", None
             self.saved = max(0.0, self.saved - self.draw.random() * 300)  # since the last save
@@ -188,8 +190,8 @@ class Cloud:
         request = self.requests.get(operands[0])
         if request is None:
             raise SystemExit(f"ERROR: NOT_FOUND: {operands[0]}")
-        if request.nodes and "force" not in flags:
-            raise SystemExit("ERROR: FAILED_PRECONDITION: it has nodes")
+        if request.state == "SUSPENDING" or (request.nodes and "force" not in flags):
+            raise SystemExit(f"ERROR: FAILED_PRECONDITION: it is {request.state} and has nodes")
         del self.requests[operands[0]]
         return ""
 

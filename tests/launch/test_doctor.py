@@ -92,8 +92,8 @@ def test_what_would_fail(
             "bucket my-bucket",
             "buckets create gs://my-bucket --location=us-west4",
         ),
-        (["--network=n"], "networks", "ERROR: NOT_FOUND: n", "network", "--network=n cannot be used"),
-        (["--data_disk=d:read-only"], "disks", "ERROR: NOT_FOUND: d", "disk d", "--data_disk=d cannot be used"),
+        (["--network=n"], "networks", "ERROR: NOT_FOUND: n", "network n", "--network=n cannot be used"),
+        (["--data_disk=d:read-only"], "disks", "ERROR: NOT_FOUND: d", "data_disk d", "--data_disk=d cannot be used"),
         (
             [],
             "accelerator-types",
@@ -110,6 +110,13 @@ def test_what_gcloud_refuses(
     assert doctor.main([*FLAGS, *flags, *TRAIN]) == 2
     found = lines(capsys)
     assert found[check].startswith("FAIL") and said in found[check]
+
+
+def test_what_may_not_be_asked_is_no_failure(healthy: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    healthy.faults = [[word, "ERROR: PERMISSION_DENIED", 9] for word in ("services", "get-iam-policy", "quotas")]
+    assert doctor.main([*FLAGS, *TRAIN]) == 0
+    found = lines(capsys)
+    assert all(found[name].startswith("?") for name in ("api", "role", "quota"))
 
 
 def test_what_cannot_be_decided(healthy: Cloud, capsys: pytest.CaptureFixture[str]) -> None:

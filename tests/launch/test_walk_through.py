@@ -61,6 +61,8 @@ def test_tpu_vms(cloud, shell, capsys: pytest.CaptureFixture[str]) -> None:
     made.answers = dict(HEALTHY)
     lines = section("TPU VMs")
     assert [line.split()[0] for line in lines] == ["gcloud"] * 3 + ["export"] * 2 + ["python"] * 7
+    for line in lines[:3]:
+        assert made.call(shlex.split(line)) == 0  # gcloud has these commands and flags
     doctor, dry, trained = lines[5:8]
     for line in (*lines[3:5], doctor, dry):
         assert shell(line) == 0, capsys.readouterr()
