@@ -6,7 +6,7 @@ Command
 
     Records have prompt and completion (or those given by --config.task.text_key and --config.task.label_key), Alpaca's instruction, input and
     output, or messages: a list of {"role", "content"}. MODEL_DIR is a GPT-2, Llama, Mistral or Qwen2 model, or a causal run of this library.
-    --config.data.packing=True puts several records into a row. Then: lm_research.pipeline("conversational", model="runs/assistant/model").
+    Then: lm_research.pipeline("conversational", model="runs/assistant/model").
 
 Hardware   untried on accelerators. A 7B model needs several: --config.mesh.preset=fsdp.
 Time       planned: python -m lm_research.plan with the same flags and --topology or --hardware predicts it for a model and its records.
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     """Alpaca's recipe."""
     config = default_config()
     config.task.update(name="instruction", text_key="prompt", label_key="completion", predict_with_generate="never")
-    config.data.update(max_length=512)
+    config.data.update(max_length=512, packing=True)
     config.model.update(family="gpt2", max_length=1024, dropout_rate=0.0, attention_dropout_rate=0.0)
     config.train.update(num_epochs=3.0, batch_size=128)
     config.optimizer.update(learning_rate=2e-5, weight_decay=0.0, clip_norm=1.0)

@@ -31,7 +31,7 @@ def get_config(squad: str = "") -> ConfigDict:
     config = default_config()
     config.task.update(name="question_answering", text_key="context", pair_key="question", label_key="answers")
     config.task.update(doc_stride=128, max_answer_length=30, n_best=20)
-    config.data.update(max_length=384)
+    config.data.update(max_length=384, packing=True)
     config.train.update(num_epochs=3.0, batch_size=32)
     config.optimizer.update(learning_rate=5e-5, weight_decay=0.01, epsilon=1e-6, clip_norm=1.0)
     config.schedule.update(name="linear", warmup_ratio=0.1)

@@ -51,7 +51,7 @@ def get_config(name: str = "") -> ConfigDict:
     config.task.update(
         name="seq2seq", text_key="source", label_key="target", predict_with_generate="each", metric="bleu"
     )
-    config.data.update(max_length=512)
+    config.data.update(max_length=512, packing=True)
     config.objective.target_length = 128
     config.model.update(family="t5", max_length=512, dropout_rate=0.1)
     config.train.update(num_steps=2**18, batch_size=128)

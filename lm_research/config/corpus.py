@@ -141,8 +141,8 @@ class DataConfig(Section):
     packing: bool = key(
         False,
         "Pack several documents into each sequence instead of padding; documents do not attend to each other. "
-        "causal_lm and prefix_lm always pack. classification and tagging pack the examples of each training "
-        "batch, which holds the same examples as without packing.",
+        "causal_lm and prefix_lm always pack. Tasks (all but multiple_choice and embedding) pack the examples of "
+        "each training batch, which holds the same examples as without packing.",
     )
     cache_dir: str | None = key(
         None,

@@ -60,6 +60,16 @@ def start_role(config: Config) -> str:
     return objective.decoder_start if objective.decoder_start != "auto" else objective.default_start
 
 
+def pair_sizes(sizes: np.ndarray, max_lengths: tuple[int, int]) -> np.ndarray:
+    """Compute the part of a row that each pair takes, [n], of a row of max(max_lengths).
+
+    It is that of the side that fills the larger fraction of its row, so that neither side overflows.
+    """
+    capacity = max(max_lengths)
+    fraction = np.maximum(sizes[:, 0] / max_lengths[0], sizes[:, 1] / max_lengths[1])
+    return np.minimum(np.ceil(fraction * capacity).astype(np.int64), capacity)
+
+
 class SourceTargetExamples(Examples):
     """Rows of a source and a target (several pairs if packed), addressed by number.
 
@@ -88,10 +98,7 @@ class SourceTargetExamples(Examples):
         self.start = tokenizer.role_id(start_role(config)) if start is None else start
         self.packed = config.data.packing
         if self.packed:
-            # Pack by the side that fills the larger fraction of its row, so that neither side overflows.
-            capacity = max(max_lengths)
-            fraction = np.maximum(sizes[:, 0] / max_lengths[0], sizes[:, 1] / max_lengths[1])
-            self.packs = pack(np.minimum(np.ceil(fraction * capacity).astype(np.int64), capacity), capacity)
+            self.packs = pack(pair_sizes(sizes, max_lengths), max(max_lengths))
         else:
             self.packs = one_per_row(len(sizes))
         self.num_examples = len(self.packs)
@@ -130,11 +137,16 @@ class SourceTargetExamples(Examples):
           also source_positions [B, S] and positions [B, L].
         """
         row_P, item_P = unpack(self.packs, index_B)
-        epoch_P = epoch_B[row_P]
+        return self.make_rows(len(index_B), row_P, epoch_B[row_P], item_P, width or self.max_lengths)
+
+    def make_rows(
+        self, rows: int, row_P: np.ndarray, epoch_P: np.ndarray, item_P: np.ndarray, width: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Make the rows of some examples, row after row, as `batch` does; `width` is S and L."""
         keys_P = example_keys(self.config.seed, f"{self.purpose}/{self.config.objective.name}", epoch_P, item_P)
         sources, targets = self.make(epoch_P, item_P, keys_P)
         number_P = 1 + exclusive_cumsum(np.ones_like(row_P), row_P)
-        shapes, batch = [(len(index_B), length) for length in width or self.max_lengths], {}
+        shapes, batch = [(rows, length) for length in width], {}
         for prefix, texts, shape in (("source_", sources, shapes[0]), ("", targets, shapes[1])):
             column_P = exclusive_cumsum(texts.lengths, row_P)
             segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

@@ -34,8 +34,9 @@ from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
 from lm_research.planning.fusion import kernels
 from lm_research.planning.kernels import Kernel, extrapolate
-from lm_research.tasks.base import TASKS, PackedExamples
+from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabeledCorpus
+from lm_research.tasks.rows import SharedRows
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.param_groups import ParamGroups, make_groups
@@ -167,8 +168,8 @@ def _of_task(config: Config, whole: Config) -> Workload:
     definition = adapt(tasks.define(config, table_rows(config.model, corpus.tokenizer.size), corpus), config.lora)
     task = tasks.build(config, corpus, definition.arch)
     examples = task.examples(corpus.train, "train")
-    if isinstance(examples, PackedExamples):  # planned with one example per row, the maximum number of rows
-        row_1K = np.full((1, examples.slots), -1)
+    if isinstance(examples, SharedRows):  # planned with one example per row, the maximum number of rows
+        row_1K = np.full((1, max(1, examples.slots)), -1)
         row_1K[0, 0] = 0
         batch = examples.shared(row_1K)
     else:

@@ -35,6 +35,7 @@ from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoin
 from lm_research.run.logger import RunLogger
 from lm_research.run.meter import step_size
 from lm_research.run.trackers.threads import check_installed
+from lm_research.tasks.rows import why_alone
 from lm_research.training.param_groups import make_groups
 
 
@@ -157,6 +158,7 @@ def describe(run: RunSetup) -> str:
     """Describe the model and its training in two or three lines."""
     config, arch, train = run.config, run.definition.arch, run.config.train
     passes = train.num_steps * train.batch_size / run.examples.num_examples
+    alone = why_alone(arch) if config.task and config.data.packing else ""
     timed = config_lib.has_time_budget(config)
     steps = f"{train.budget} of steps" if timed else f"{train.num_steps:,} steps"
     read = "" if timed else f", read {passes:.1f} times"
@@ -168,4 +170,5 @@ def describe(run: RunSetup) -> str:
         f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
         f"{run.examples.num_examples:,} examples{read}"
         + (f"\nrows: {run.examples.notes}" if run.examples.notes else "")
+        + (f"\nrows: each record has its own in spite of data.packing, because {alone}" if alone else "")
     )

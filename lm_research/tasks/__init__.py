@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_research.config import Config, TaskConfig
+from lm_research.config import Config, TaskConfig, replace
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
@@ -14,6 +14,7 @@ from lm_research.objectives import check_objective, objective_class
 from lm_research.objectives.base import Trainable
 from lm_research.tasks.base import TASKS, Task
 from lm_research.tasks.dataset import LabeledCorpus
+from lm_research.tasks.rows import why_alone
 
 
 def task_class(task: TaskConfig) -> type[Task]:
@@ -52,9 +53,11 @@ def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
 
 
 def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable[Any]:
-    """Make the task or objective of a run; raise like `validate`."""
+    """Make the task or objective of a run; raise like `validate`. Records of models that `why_alone` names have rows of their own."""
     validate(config, arch)
     if config.task:
         assert isinstance(corpus, LabeledCorpus)
-        return task_class(config.task)(config, corpus)
+        task = task_class(config.task)
+        alone = config.data.packing and why_alone(arch)
+        return task(replace(config, data={"packing": False}) if alone else config, corpus)
     return objective_class(config)(config, corpus.tokenizer)

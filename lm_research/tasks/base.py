@@ -18,12 +18,11 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research import metrics
-from lm_research.common.rounding import bucket_size, ceil_div
 from lm_research.config import Config, TaskConfig, key, registries
 from lm_research.config.keys import LONGEST_TEXT
 from lm_research.config.variants import Variants
 from lm_research.data.corpus import LOCAL_RUNNER, Bars, Log, no_bar
-from lm_research.data.sampler import Examples, SharedRowExamples
+from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, suggest
@@ -32,12 +31,8 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
 from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainable
-from lm_research.objectives.packing import pack
-from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
-from lm_research.tasks.dataset import IGNORED, LabeledCorpus, Reader, open_labeled
-from lm_research.tasks.padding import padded_length
-
-_MIN_SLOT_TOKENS = 8  # the smallest size that a packed record is counted with
+from lm_research.tasks.dataset import LabeledCorpus, Reader, open_labeled
+from lm_research.tasks.rows import PackedExamples, PaddedExamples, WindowExamples
 
 
 def _read_labels(text: str) -> tuple[str, ...]:
@@ -77,133 +72,6 @@ class WindowsConfig(TaskConfig):
         low=0,
         high=2**24,
     )
-
-
-class PaddedExamples(Examples):
-    """Records of a data set as padded rows, one record a row.
-
-    Attributes:
-      starts: where each record begins in the store's tokens [N + 1].
-      lengths: tokens of each record [N].
-      second: where the second text begins within each record [N]; 0 without one.
-      groups: numbers that are equal for records of one group [N].
-      credits: the relevance (0 to 1) of choosing each record of its group [N].
-    """
-
-    def __init__(
-        self, store: TokenStore, arrays: dict[str, np.ndarray], pad_id: int, max_length: int, by_token: bool
-    ) -> None:
-        starts = np.asarray(store.document_starts)
-        self.starts = np.asarray(store.sentence_starts)[starts]
-        self.lengths, self.store, self.pad_id, self.max_length = np.diff(self.starts), store, pad_id, max_length
-        self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
-        self.num_examples = store.num_documents
-        self.groups: np.ndarray | None = None
-        self.credits: np.ndarray | None = None
-
-    @override
-    def example_lengths(self) -> np.ndarray | None:
-        return self.lengths
-
-    def width(self, index_B: np.ndarray) -> int:
-        """Compute the row length of a global batch: its longest record's, rounded up."""
-        return min(self.max_length, padded_length(int(self.lengths[np.maximum(index_B, 0)].max(initial=1))))
-
-    @override
-    def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
-        return self.batch(epoch_B, index_B, self.width(index_G))
-
-    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """Make a batch: tokens, types, segments [B, L] int32; labels [B], [B, C] or, of tokens, [B, L]; row_weights [B] float32."""
-        real_B, item_B = index_B >= 0, np.maximum(index_B, 0)
-        lengths_B = np.where(real_B, self.lengths[item_B], 0)
-        tokens_BL = np.full((len(index_B), width or self.max_length), self.pad_id, np.int32)
-        rows_B, first = np.arange(len(index_B)), np.zeros(len(index_B), np.int64)
-        copy_pieces(tokens_BL, rows_B, first, self.store.tokens, self.starts[item_B], lengths_B)
-        column_L = np.arange(tokens_BL.shape[1])
-        segments_BL = (column_L < lengths_B[:, None]).astype(np.int32)
-        second_B = self.second[item_B][:, None]
-        types_BL = ((second_B > 0) & (column_L >= second_B)).astype(np.int32) * segments_BL
-        batch = {"tokens_BL": tokens_BL, "types_BL": types_BL, "segments_BL": segments_BL}
-        if self.by_token:
-            labels_BL = np.full_like(tokens_BL, IGNORED)
-            copy_pieces(labels_BL, rows_B, first, self.labels, self.starts[item_B], lengths_B)
-            batch["labels_BL"] = labels_BL
-        else:
-            batch["labels_B"] = self.labels[item_B]
-        if self.groups is not None:
-            batch["groups_B"] = self.groups[item_B]
-        if self.credits is not None:
-            batch["credits_B"] = self.credits[item_B]
-        return batch | {"row_weights_B": real_B.astype(np.float32)}
-
-
-class WindowExamples(PaddedExamples):
-    """Windows as rows: a record may have several. Batches hold each window's number, counted from `first`."""
-
-    first = 0
-
-    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """Make a batch like PaddedExamples, with window_B [B] int32 in addition."""
-        numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
-        return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
-
-
-class PackedExamples(PaddedExamples, SharedRowExamples):
-    """The same records, packed into as few rows as a batch needs. Records in one row do not attend to each other.
-
-    A row is as long as the longest record, rounded up, and has K slots for records. A batch has the same records as without packing;
-    where they are placed affects only dropout's random draws.
-    """
-
-    def __init__(
-        self, store: TokenStore, arrays: dict[str, np.ndarray], pad_id: int, max_length: int, by_token: bool
-    ) -> None:
-        super().__init__(store, arrays, pad_id, max_length, by_token)
-        self.max_length = min(max_length, padded_length(int(self.lengths.max(initial=1))))
-        self.slots = max(1, self.max_length // _MIN_SLOT_TOKENS)
-        # The minimum size keeps a row from having more records than slots.
-        self.sizes = np.maximum(self.lengths, min(_MIN_SLOT_TOKENS, self.max_length))
-        self.notes = f"records share rows of {self.max_length} tokens"
-
-    @override
-    def example_lengths(self) -> None:
-        return None  # all rows are equally long
-
-    def arrange(self, index_AB: np.ndarray, row_multiple: int) -> np.ndarray:
-        """Assign records to rows (see SharedRowExamples); R is rounded to one of few values, so that few shapes are compiled."""
-        packs = [pack(self.sizes[index_B], self.max_length) for index_B in index_AB]
-        rows = min(bucket_size(ceil_div(max(map(len, packs)), row_multiple)) * row_multiple, index_AB.shape[1])
-        index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
-        for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
-            row_P = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
-            index_RK[row_P, exclusive_cumsum(np.ones_like(row_P), row_P)] = index_B[packed.items]
-        return index_ARK
-
-    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
-        """Make a batch: tokens, types, segments, positions [B, L] int32; labels [B, K], [B, K, C] or, of tokens, [B, L]; row_weights [B, K]."""
-        is_real_BK = index_BK >= 0
-        row_P, slot_P = np.nonzero(is_real_BK)
-        item_P = index_BK[is_real_BK]
-        start_P, length_P = self.starts[item_P], self.lengths[item_P]
-        column_P = exclusive_cumsum(length_P, row_P)
-        shape = (len(index_BK), self.max_length)
-        names = ("types_BL", "segments_BL", "positions_BL")
-        batch = {"tokens_BL": np.full(shape, self.pad_id, np.int32)} | {
-            name: np.zeros(shape, np.int32) for name in names
-        }
-        copy_pieces(batch["tokens_BL"], row_P, column_P, self.store.tokens, start_P, length_P)
-        mark_pieces(batch["segments_BL"], row_P, column_P, length_P, slot_P + 1)
-        mark_pieces(batch["positions_BL"], row_P, column_P, length_P, None)
-        pair_P, second_P = self.second[item_P] > 0, self.second[item_P]
-        row_Q, column_Q, length_Q = (x[pair_P] for x in (row_P, column_P + second_P, length_P - second_P))
-        mark_pieces(batch["types_BL"], row_Q, column_Q, length_Q, 1)
-        if self.by_token:
-            batch["labels_BL"] = np.full(shape, IGNORED, np.int32)
-            copy_pieces(batch["labels_BL"], row_P, column_P, self.labels, start_P, length_P)
-        else:
-            batch["labels_BK"] = self.labels[np.maximum(index_BK, 0)]
-        return batch | {"row_weights_BK": is_real_BK.astype(np.float32)}
 
 
 def flatten_slots(batch: Batch) -> Batch:

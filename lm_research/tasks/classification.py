@@ -31,7 +31,6 @@ from lm_research.tasks.base import (
     LabelObjective,
     LabelsConfig,
     LabelTask,
-    PaddedExamples,
     PairConfig,
     concat_outputs,
     drop_padding,
@@ -40,6 +39,7 @@ from lm_research.tasks.base import (
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
+from lm_research.tasks.rows import PaddedExamples
 from lm_research.tokenizers.base import Tokenizer
 
 # Problem type -> the type of its predictions (a key of metrics.KINDS), and their metrics.

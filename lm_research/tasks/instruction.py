@@ -34,7 +34,7 @@ from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
-from lm_research.objectives.packing import describe_rows, one_per_row, pack, unpack
+from lm_research.objectives.packing import describe_rows, one_per_row
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
@@ -42,6 +42,7 @@ from lm_research.tasks.dataset import Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask
 from lm_research.tasks.padding import padded_length
 from lm_research.tasks.records import Record
+from lm_research.tasks.rows import SharedRows, slots_of
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
@@ -165,9 +166,7 @@ def _with_end_tokens(parts: list[list[int]], tokenizer: Tokenizer) -> list[list[
 class AnswerExamples(Examples):
     """Records of a store whose documents alternate prompts and answers; the weights select answers."""
 
-    def __init__(
-        self, store: TokenStore, pad_id: int, config: Config, purpose: str, first: int, max_new_tokens: int
-    ) -> None:
+    def __init__(self, store: TokenStore, pad_id: int, config: Config, first: int, max_new_tokens: int) -> None:
         """Set up rows; `first` is the number of the first record, and prompts leave space for `max_new_tokens` (0: no decoding)."""
         documents, sentences = np.asarray(store.document_starts), np.asarray(store.sentence_starts)
         self.store, self.pad_id, self.first, self.max_new_tokens = store, pad_id, first, max_new_tokens
@@ -176,14 +175,13 @@ class AnswerExamples(Examples):
         number = np.arange(len(sentences) - 1) - np.repeat(documents[:-1], np.diff(documents))
         self.is_answer = np.repeat(number % 2 == 1, np.diff(sentences))
         self.prompts = sentences[documents[1:] - 1] - self.starts  # tokens before the last answer
-        self.packed = config.data.packing and purpose == "train"
-        self.packs = pack(self.sizes, self.max_length) if self.packed else one_per_row(len(self.sizes))
-        self.num_examples = len(self.packs)
-        self.notes = f"{describe_rows(self.sizes, self.max_length, self.packs)}; {self.is_answer.mean():.1%} of tokens are answers"
+        self.num_examples = len(self.sizes)
+        used = describe_rows(self.sizes, self.max_length, one_per_row(len(self.sizes)))
+        self.notes = f"{used}; {self.is_answer.mean():.1%} of tokens are answers"
 
+    @override
     def example_lengths(self) -> np.ndarray | None:
-        """[N]; None where rows hold several records."""
-        return None if self.packed else self.sizes
+        return self.sizes
 
     @override
     def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
@@ -191,8 +189,6 @@ class AnswerExamples(Examples):
 
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """Compute L and P of a global batch."""
-        if self.packed:
-            return self.max_length, 0
         item_B = np.maximum(index_B, 0)
         length, prompt = (int(lengths[item_B].max(initial=1)) for lengths in (self.sizes, self.prompts))
         return min(self.max_length, padded_length(length)), min(
@@ -208,20 +204,10 @@ class AnswerExamples(Examples):
         decoded, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B].
         """
         length, slots = width or (self.max_length, self.max_length - self.max_new_tokens)
-        row_I, item_I = unpack(self.packs, index_B)
-        sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
-        column_I = exclusive_cumsum(sizes_I, row_I)
-        batch: dict[str, np.ndarray] = {
-            name: np.zeros((len(index_B), length), np.int32) for name in ("targets_BL", "segments_BL", "positions_BL")
-        }
-        batch["tokens_BL"] = np.full((len(index_B), length), self.pad_id, np.int32)
-        batch["weights_BL"] = np.zeros((len(index_B), length), np.float32)
-        place = (row_I, column_I)
-        copy_pieces(batch["tokens_BL"], *place, self.store.tokens, starts_I, sizes_I)
-        copy_pieces(batch["targets_BL"], *place, self.store.tokens, starts_I + 1, sizes_I)
-        copy_pieces(batch["weights_BL"], *place, self.is_answer, starts_I + 1, sizes_I)
-        mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + exclusive_cumsum(np.ones_like(row_I), row_I))
-        mark_pieces(batch["positions_BL"], *place, sizes_I, None)
+        row_I = np.flatnonzero(index_B >= 0)
+        item_I = index_B[row_I]
+        starts_I = self.starts[item_I]
+        batch = self.make_rows(len(index_B), row_I, item_I, length)
         batch["row_weights_B"] = (index_B >= 0).astype(np.float32)
         batch["record_B"] = (self.first + np.maximum(index_B, 0)).astype(np.int32)
         if self.max_new_tokens:
@@ -241,6 +227,41 @@ class AnswerExamples(Examples):
                 kept_I,
             )
         return batch
+
+    def make_rows(self, rows: int, row_I: np.ndarray, item_I: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Make the rows of some records, row after row: tokens, targets, positions, segments [B, L] int32, and weights [B, L] float32."""
+        sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
+        place = (row_I, exclusive_cumsum(sizes_I, row_I))
+        names = ("targets_BL", "segments_BL", "positions_BL")
+        batch: dict[str, np.ndarray] = {name: np.zeros((rows, length), np.int32) for name in names}
+        batch["tokens_BL"] = np.full((rows, length), self.pad_id, np.int32)
+        batch["weights_BL"] = np.zeros((rows, length), np.float32)
+        copy_pieces(batch["tokens_BL"], *place, self.store.tokens, starts_I, sizes_I)
+        copy_pieces(batch["targets_BL"], *place, self.store.tokens, starts_I + 1, sizes_I)
+        copy_pieces(batch["weights_BL"], *place, self.is_answer, starts_I + 1, sizes_I)
+        mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + exclusive_cumsum(np.ones_like(row_I), row_I))
+        mark_pieces(batch["positions_BL"], *place, sizes_I, None)
+        return batch
+
+
+class SharedAnswers(SharedRows, AnswerExamples):
+    """Conversations that share rows as long as the longest, rounded up."""
+
+    def __init__(self, store: TokenStore, pad_id: int, config: Config) -> None:
+        super().__init__(store, pad_id, config, first=0, max_new_tokens=0)
+        self.capacity = self.max_length = self.width(np.arange(self.num_examples))[0]
+        answers = f"{self.is_answer.mean():.1%} of tokens are answers"
+        self.notes = f"records share rows of {self.max_length} tokens; {answers}"
+
+    @override
+    def example_lengths(self) -> None:
+        return None  # all rows are equally long
+
+    @override
+    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
+        """Make a batch like `make_rows`."""
+        row_I, _, item_I = slots_of(index_BK)
+        return self.make_rows(len(index_BK), row_I, item_I, self.max_length)
 
 
 @TASKS.register("instruction", GenerationConfig)
@@ -282,9 +303,11 @@ class Instruction(GenerationTask):
 
     @override
     def examples(self, store: TokenStore, purpose: str) -> AnswerExamples:
+        if self.config.data.packing and purpose == "train":
+            return SharedAnswers(store, self.pad_id, self.config)
         first = self.corpus.first_row_number(self.corpus.part_of(store))
         max_new_tokens = self.max_new_tokens if self.should_generate(purpose) else 0
-        return AnswerExamples(store, self.pad_id, self.config, purpose, first, max_new_tokens)
+        return AnswerExamples(store, self.pad_id, self.config, first, max_new_tokens)
 
     @override
     def prompts(self, batch: Batch) -> Prompts[jax.Array]:

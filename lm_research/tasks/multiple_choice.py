@@ -23,10 +23,11 @@ from lm_research.config import Config, key
 from lm_research.data.store import TokenStore
 from lm_research.errors import DataError
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PaddedExamples, PairConfig, concat_outputs
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, concat_outputs
 from lm_research.tasks.dataset import Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
+from lm_research.tasks.rows import PaddedExamples
 from lm_research.tokenizers.base import Tokenizer
 
 # Ways of reading answers; the first that fits a file is used.

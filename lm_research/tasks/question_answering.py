@@ -7,7 +7,7 @@ target of a window without the answer is the row's first token, its summary; so 
 Windows are merged into questions once all outputs of a part are collected, so the result does not depend on batch size or number of
 processes.
 
-Legend: B batch, L length, P tokens of a window's context, K tokens of the longest answer.
+Legend: B batch, L length, P tokens of a window's context, K slots for windows of a row.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from lm_research.config import Config, TaskConfig, key
 from lm_research.errors import ConfigError, DataError
 from lm_research.metrics import answers
 from lm_research.models.architecture import Architecture
+from lm_research.models.attention.mask import MASKED
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, WindowExamples, WindowsConfig
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, WindowsConfig
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.records import Record
+from lm_research.tasks.rows import WindowExamples
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
 from lm_research.tokenizers.windows import Window, best_spans, max_context_tokens, windows, without_space
@@ -194,18 +196,27 @@ class SpanPredictions(NamedTuple):
 
 
 class SpanObjective(LabelObjective):
-    """Mean loss over windows."""
+    """Mean loss over windows, each with a softmax over its own positions; labels count from the window's first."""
 
     metrics = {"span_loss_nats": "rows"}
     loss_terms = ("span_loss_nats",)
 
     @override
+    def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        return self.logit_sums(self.logits(model, batch, key), batch)
+
+    @override
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
-        # Padding is excluded from the softmax, because its amount depends on the batch.
-        real_BL1 = (batch["segments_BL"] > 0)[..., None]
-        log_probs_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
-        chosen_B2 = jnp.take_along_axis(log_probs_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
-        return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
+        """Sum the loss over a batch of one window a row, or with slots for windows."""
+        if "row_weights_BK" in batch:
+            labels_BK2, weights_BK = batch["labels_BK"], batch["row_weights_BK"]
+        else:
+            labels_BK2, weights_BK = batch["labels_B"][:, None], batch["row_weights_B"][:, None]
+        inside_BKL = batch["segments_BL"][:, None] == 1 + jnp.arange(weights_BK.shape[1])[:, None]
+        normalizers_BK2 = jax.nn.logsumexp(jnp.where(inside_BKL[..., None], logits[:, None], MASKED), axis=2)
+        place_BK2 = jnp.argmax(inside_BKL, -1)[..., None] + labels_BK2
+        log_probs_BK2 = jnp.take_along_axis(logits, place_BK2, axis=1) - normalizers_BK2
+        return {"span_loss_nats": -(weights_BK * log_probs_BK2.mean(-1)).sum()}
 
 
 @TASKS.register("question_answering", QuestionAnsweringConfig)
@@ -214,6 +225,7 @@ class QuestionAnswering(LabelTask):
 
     kinds = ("encoder",)
     examples_class = WindowExamples
+    supports_packing = True
     metric_kind = "answers"
     metric_names: tuple[str, ...] = ("exact_match", "f1")
     null_names = (

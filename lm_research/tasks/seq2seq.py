@@ -31,7 +31,7 @@ from lm_research.metrics import texts
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import family_of
 from lm_research.objectives.base import Batch
-from lm_research.objectives.encoder_decoder import NextTokenOfTarget, SourceTargetConfig
+from lm_research.objectives.encoder_decoder import NextTokenOfTarget, SourceTargetConfig, pair_sizes
 from lm_research.objectives.seq2seq import Seq2SeqConfig as PairsConfig
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, max_lengths
 from lm_research.tasks.base import TASKS
@@ -39,6 +39,7 @@ from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask, read_init_settings
 from lm_research.tasks.padding import padded_length
 from lm_research.tasks.records import Record
+from lm_research.tasks.rows import SharedRows, slots_of
 from lm_research.tokenizers.base import Tokenizer
 
 _MIN_TOKENS = 8  # the smallest length of a row, special tokens included
@@ -193,15 +194,15 @@ class TaskPairs(TextPairs):
         decoded: bool,
     ) -> None:
         """Set up rows; `first` is the number of the first record, `decoded` whether batches request decoding."""
-        if purpose != "train":  # decoding reads one text a row
-            config = config_lib.replace(config, data={"packing": False})
+        config = config_lib.replace(config, data={"packing": False})
         super().__init__(store, tokenizer, config, purpose, frames(tokenizer), start)
         self.first, self.decoded = first, decoded
-        self.sizes = self.lengths + [frame.size for frame in self.frames]
+        self.side_sizes = self.lengths + [frame.size for frame in self.frames]
 
+    @override
     def example_lengths(self) -> np.ndarray | None:
-        """Return the lengths of source and target together [N]; None if rows hold several pairs."""
-        return None if self.packed else self.sizes.sum(1)
+        """Return the lengths of source and target together [N]."""
+        return self.side_sizes.sum(1)
 
     @override
     def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
@@ -209,9 +210,7 @@ class TaskPairs(TextPairs):
 
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """Compute S and L of a global batch."""
-        if self.packed:
-            return self.max_lengths
-        longest = self.sizes[np.maximum(index_B, 0)].max(0, initial=1)
+        longest = self.side_sizes[np.maximum(index_B, 0)].max(0, initial=1)
         source, target = (
             min(limit, padded_length(int(size))) for limit, size in zip(self.max_lengths, longest, strict=True)
         )
@@ -227,6 +226,26 @@ class TaskPairs(TextPairs):
             "record_B": (self.first + np.maximum(index_B, 0)).astype(np.int32),
         }
         return batch | ({"decoded_B": batch["row_weights_B"]} if self.decoded else {})
+
+
+class SharedPairs(SharedRows, TaskPairs):
+    """Pairs that share rows, whose sides are as long as the longest, rounded up."""
+
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, start: int) -> None:
+        super().__init__(store, tokenizer, config, "train", start, first=0, decoded=False)
+        self.max_lengths, self.packed = self.width(np.arange(self.num_examples)), True
+        self.sizes, self.capacity = pair_sizes(self.side_sizes, self.max_lengths), max(self.max_lengths)
+        self.notes = f"pairs share rows of {self.max_lengths[0]} + {self.max_lengths[1]} tokens"
+
+    @override
+    def example_lengths(self) -> None:
+        return None  # all rows are equally long
+
+    @override
+    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
+        """Make a batch like TextPairs."""
+        row_P, _, item_P = slots_of(index_BK)
+        return self.make_rows(len(index_BK), row_P, np.zeros_like(item_P), item_P, self.max_lengths)
 
 
 @TASKS.register("seq2seq", Seq2SeqConfig)
@@ -311,6 +330,8 @@ class Seq2Seq(GenerationTask):
 
     @override
     def examples(self, store: TokenStore, purpose: str) -> TaskPairs:
+        if self.config.data.packing and purpose == "train":  # decoding reads one text a row
+            return SharedPairs(store, self.tokenizer, self.config, self.start)
         first = self.corpus.first_row_number(self.corpus.part_of(store))
         return TaskPairs(store, self.tokenizer, self.config, purpose, self.start, first, self.should_generate(purpose))
 

@@ -27,10 +27,11 @@ from lm_research.config import Config, key
 from lm_research.errors import DataError, suggest
 from lm_research.metrics.tags import mark_entities
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelsConfig, LabelTask, WindowExamples, WindowsConfig
+from lm_research.tasks.base import TASKS, LabelObjective, LabelsConfig, LabelTask, WindowsConfig
 from lm_research.tasks.dataset import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
+from lm_research.tasks.rows import WindowExamples
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.windows import WordWindow, word_windows
 
