@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
 
-from lm_research.common.rounding import ceil_div
+from lm_research.common.rounding import ceil_div, few_sizes, padded_length
 from lm_research.data.stateless_rng import permute
 from lm_research.data.store import damaged
 from lm_research.errors import ConfigError
 
 POOL_STEPS = 50  # batches that are sorted by length together
+_COMPILE_BATCHES = 8  # evaluation batches that take as long as compiling a program for others, roughly
 _IDS = ("tokens_", "source_tokens_")  # prefixes of arrays with ids
 
 
@@ -154,17 +156,34 @@ class BatchBuilder:
     def _make(self, number: int) -> dict[str, np.ndarray]:
         if self.seed is None:
             epoch_B, index_B = eval_examples(number, self.batch_size, self.examples.num_examples)
+            alike = self._alike[number] if number < len(self._alike) else index_B
         else:
             epoch_B, index_B = self._train_examples(number, self.seed)
+            alike = index_B
         micro = (max(1, self.accumulation_steps), -1)
         if isinstance(self.examples, SharedRowExamples):
             index_ARK = self.examples.arrange(index_B.reshape(micro), self.row_multiple)
             return self._shared(self.examples, index_ARK, index_B.size // micro[0])
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
-        batch = self.examples.part_of_batch(epoch_AB.reshape(-1), index_AB.reshape(-1), index_B)
+        batch = self.examples.part_of_batch(epoch_AB.reshape(-1), index_AB.reshape(-1), alike)
         if not self.accumulation_steps:
             return batch
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}
+
+    @functools.cached_property
+    def _alike(self) -> list[np.ndarray]:
+        """The examples by which the rows of each evaluation batch are as long as those of others, so that one or two programs serve all.
+
+        Empty if rows are equally long anyway.
+        """
+        lengths_N = self.examples.example_lengths()
+        if lengths_N is None:
+            return []
+        longest_S = np.maximum.reduceat(lengths_N, np.arange(0, len(lengths_N), self.batch_size))
+        size_S = np.array([padded_length(int(longest)) for longest in longest_S])
+        group_S = np.searchsorted(few_sizes(size_S, _COMPILE_BATCHES), size_S)
+        group_N = np.repeat(group_S, self.batch_size)[: len(lengths_N)]
+        return [np.flatnonzero(group_N == group) for group in group_S]
 
     def _shared(self, examples: SharedRowExamples, index_ARK: np.ndarray, micro_size: int) -> dict[str, np.ndarray]:
         """Make this process's rows of a global batch whose examples share rows, in proportion to its number of examples."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -31,6 +30,7 @@ from lm_research.parallel.hardware import current_chip
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import run_directory
 from lm_research.run.budget import resolve_budget, resolve_steps
+from lm_research.run.compile_cache import use_compile_cache
 from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint, load_init_checkpoint
 from lm_research.run.logger import RunLogger
 from lm_research.run.meter import step_size
@@ -97,6 +97,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
         check_installed(config_lib.tracker_names(config))
     log = RunLogger(workdir, is_main, processes.log_name(jax.process_index()))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    use_compile_cache(log, is_main)
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
 
     with processes.process_0_first("corpus"):
@@ -129,12 +130,8 @@ def _check(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, init:
 
 
 def _set_up_jax(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Set the mesh, the precision, and a cache of compiled programs (JAX_COMPILATION_CACHE_DIR moves it; empty turns it off)."""
+    """Set the mesh and the precision."""
     jax.set_mesh(mesh)
-    home = os.path.expanduser("~")  # "~" for users without a home
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and home != "~":
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, ".cache/lm_research/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if config.model.dtype == "float32":  # not the lower precision that TPUs and GPUs use for its products by default
         jax.config.update("jax_default_matmul_precision", "float32")
 

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from typing_extensions import override
 
+from lm_research.common.rounding import padded_length
 from lm_research.config import Config
 from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
@@ -40,7 +41,6 @@ from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask
-from lm_research.tasks.padding import padded_length
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import SharedRows, slots_of
 from lm_research.tokenizers.base import Tokenizer

@@ -10,18 +10,16 @@ import functools
 import numpy as np
 from typing_extensions import override
 
-from lm_research.common.rounding import bucket_size, ceil_div
+from lm_research.common.rounding import bucket_size, ceil_div, few_sizes, padded_length
 from lm_research.data.sampler import Examples, SharedRowExamples
 from lm_research.data.store import TokenStore
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.packing import Packs, pack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.tasks.dataset import IGNORED
-from lm_research.tasks.padding import padded_length
 
 _MIN_SLOT_TOKENS = 8  # the smallest size that a record with a slot is counted with
 _SAMPLED_BATCHES = 256  # packed to find how many rows a batch usually needs
-_MOST_PADDING = 1.1  # rows of all batches, relative to those of two programs, for which one program is compiled
 
 
 def why_alone(arch: Architecture) -> str:
@@ -150,19 +148,8 @@ class SharedRows(SharedRowExamples):
         if key not in self._row_counts:
             drawn = np.random.default_rng(0).integers(0, len(self.sizes), (_SAMPLED_BATCHES, count))
             needed = [ceil_div(len(self._pack(index_B)), row_multiple) * row_multiple for index_B in drawn]
-            self._row_counts[key] = usual_counts(np.minimum(needed, count))
+            self._row_counts[key] = few_sizes(np.minimum(needed, count))
         return self._row_counts[key]
-
-
-def usual_counts(needed: np.ndarray) -> list[int]:
-    """Choose one or two numbers of rows by the rows that batches need: the largest, and one below it if that saves enough.
-
-    Example: of [6, 6, 6, 8] they are 6 and 8, with 6.5 rows on average instead of 8; of [19, 20, 20, 20] it is 20.
-    """
-    largest = int(needed.max())
-    means = {int(low): float(np.where(needed <= low, low, largest).mean()) for low in np.unique(needed)}
-    low = min(means, key=means.__getitem__)
-    return [low, largest] if largest > _MOST_PADDING * means[low] else [largest]
 
 
 def slots_of(index_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

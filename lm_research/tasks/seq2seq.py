@@ -22,6 +22,7 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research import config as config_lib
+from lm_research.common.rounding import padded_length
 from lm_research.config import Config, key
 from lm_research.data.store import TokenStore
 from lm_research.decoding.jit_generate import plain_prompts
@@ -37,7 +38,6 @@ from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, max_le
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask, read_init_settings
-from lm_research.tasks.padding import padded_length
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import SharedRows, slots_of
 from lm_research.tokenizers.base import Tokenizer

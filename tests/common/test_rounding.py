@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lm_research.common.rounding import bucket_size, ceil_div, next_power_of_two, round_up
+from lm_research.common.rounding import bucket_size, ceil_div, few_sizes, next_power_of_two, round_up
 
 
 def test_multiples() -> None:
@@ -48,3 +48,19 @@ def test_buckets_are_few_and_never_too_small() -> None:
     assert (
         all(size >= number for number, size in enumerate(sizes, 1)) and len(set(sizes)) == 25
     )  # 1, 2, 3, 4, 6, ... 6144
+
+
+@pytest.mark.parametrize(
+    ("needed", "cost", "sizes"),
+    [
+        ([6, 6, 6, 8], 0, [6, 8]),  # 6.5 on average instead of 8
+        ([6, 6, 6, 8], 0.7, [6, 8]),  # which saves 6 / 8 of a batch
+        ([6, 6, 6, 8], 0.8, [8]),
+        ([19, 20, 20, 20], 0, [20]),
+        ([4, 6, 6, 6, 6, 8], 0, [6, 8]),  # 6 for five: 38 / 6 on average
+        ([10, 10, 11], 0, [11]),  # 10.3 would save a sixteenth
+        ([3], 0, [3]),
+    ],
+)
+def test_one_size_or_two(needed: list[int], cost: float, sizes: list[int]) -> None:
+    assert few_sizes(needed, cost) == sizes

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
+from lm_research.common.rounding import padded_length
 from lm_research.data.sampler import BatchBuilder, Examples, LengthGroupedSampler, SharedRowExamples, eval_examples
 from lm_research.data.stateless_rng import permute
 from lm_research.data.store import DamagedStore
@@ -232,3 +233,25 @@ def test_ids_that_the_model_has_no_row_for(
             feed(0)
     else:
         assert feed(0)[name].max() == 9
+
+
+@pytest.mark.parametrize(
+    ("lengths", "widths"),
+    [
+        ([200, 10, 200, 10, 200, 10, 30], [256, 256, 256, 256]),  # the last batch alone is short
+        ([500, 10, *[100, 10] * 12, 30], [512, *[128] * 13]),  # saves 13 x 3 / 4 batches of 512
+    ],
+)
+def test_evaluation_batches_have_one_length_or_two(lengths: list[int], widths: list[int]) -> None:
+    class Wide(Numbers):
+        def example_lengths(self) -> np.ndarray:
+            return np.array(lengths)
+
+        def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+            return {"row_B": index_B, "width_1": np.array([padded_length(max(lengths[i] for i in index_G))])}
+
+    feed = BatchBuilder(Wide(len(lengths)), 2, 0, slice(None), None)
+    batches = [feed(number) for number in range(len(widths))]
+    assert [int(batch["width_1"][0]) for batch in batches] == widths
+    rows = np.concatenate([batch["row_B"] for batch in batches])
+    assert rows[rows >= 0].tolist() == list(range(len(lengths)))

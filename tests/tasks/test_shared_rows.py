@@ -18,7 +18,7 @@ from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
 from lm_research.tasks import TASKS, validate
 from lm_research.tasks.dataset import open_labeled
-from lm_research.tasks.rows import PackedExamples, usual_counts
+from lm_research.tasks.rows import PackedExamples
 
 WORDS = "a b c d e f g h".split()
 # A record's summary is first or last, positions are learned (and begin after the padding's), or rotary.
@@ -186,19 +186,6 @@ def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path)
     index = rows.arrange(np.full((1, 16), shortest), 1)
     assert (index >= 0).sum() == 16 and ((index >= 0).sum(-1) == [4] * 4 + [0] * (index.shape[1] - 4)).all()
     assert index.shape == (1, rows.row_counts(16, 1)[0], 4)
-
-
-@pytest.mark.parametrize(
-    ("needed", "counts"),
-    [
-        ([6, 6, 6, 8], [6, 8]),  # 6.5 rows on average instead of 8
-        ([19, 20, 20, 20], [20]),
-        ([4, 6, 6, 6, 6, 8], [6, 8]),  # 6 of five: 38 / 6 in all
-        ([10, 10, 11], [11]),  # 10.3 would save a sixteenth
-    ],
-)
-def test_batches_have_one_number_of_rows_or_two(needed: list[int], counts: list[int]) -> None:
-    assert usual_counts(np.array(needed)) == counts
 
 
 def test_held_out_records_have_separate_rows(tmp_path: pathlib.Path) -> None:
