@@ -72,10 +72,12 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError("--search ranks plans by arithmetic. Choose one of them and use --compile with its keys.")
     config, _ = cli.parse([*rest, f"--workdir={tempfile.gettempdir()}"])
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported, so that it leaves local accelerators alone
+    from lm_research.parallel.precision import with_dtype
     from lm_research.planning import estimate, report, scaling, search
     from lm_research.planning.topology import parse_topology
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
 
+    config = with_dtype(config, "tpu" if args.topology else "gpu")
     config = apply_init_checkpoint(load_init_checkpoint(config), config)
     topology = parse_topology(args.topology or args.hardware, args.slices)
     if args.search:

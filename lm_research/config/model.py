@@ -78,7 +78,12 @@ class ModelConfig(Section):
         low=1,
         high=2**16,
     )
-    dtype: str = key("float32", "Compute dtype; parameters are always float32.", choices=("float32", "bfloat16"))
+    dtype: str = key(
+        "float32",
+        "Compute dtype; parameters are always float32. auto is bfloat16 on TPUs, GPUs, and CPUs with AMX from jax 0.12 on, "
+        "and float32 on other CPUs; the run's own config has the type that was chosen.",
+        choices=("float32", "bfloat16", "auto"),
+    )
     scan_layers: bool = key(
         True, "Compile one block and loop over it (compiles fast) instead of unrolling all blocks (may run faster)."
     )

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
+from lm_research.parallel.precision import FAST_CPU_JAX
 from lm_research.parallel.rules import first_row, length_parts
 
 Axes = tuple[str | None, ...]
@@ -129,7 +131,8 @@ class Dense(nnx.Module):
         if not plain:
             y_RO = quantized_product(self.quantization, x_RI, _as_matrix(kernel, x_RI.shape[1]))
         elif not self.outputs_first:
-            y_RO = x_RI @ _as_matrix(kernel, x_RI.shape[1])
+            matrix_IO = _as_matrix(kernel, x_RI.shape[1])
+            y_RO = bfloat16_product(x_RI, matrix_IO) if multiplies_bfloat16(self.dtype) else x_RI @ matrix_IO
         else:
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
@@ -150,6 +153,34 @@ def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
     """
     matrix = kernel.reshape(rows, -1)
     return jax.lax.optimization_barrier(matrix) if platform() == "tpu" else matrix
+
+
+def multiplies_bfloat16(dtype: Any) -> bool:
+    """Whether XLA multiplies numbers of this type on CPUs as bfloat16, from operands in memory order, instead of as float32.
+
+    It does since jax 0.12.
+    """
+    return dtype == jnp.bfloat16 and platform() == "cpu" and jax.__version_info__ >= FAST_CPU_JAX
+
+
+def transposed(x_IO: jax.Array) -> jax.Array:
+    """x^T as a matrix of its own in memory, [O, I].
+
+    XLA would read x^T from x instead, behind an optimization barrier too, and then multiply in float32 on CPUs.
+    """
+    return with_layout_constraint(x_IO.T, Layout((0, 1)))
+
+
+@jax.custom_vjp
+def bfloat16_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
+    """A product of bfloat16 matrices whose gradients are such products too, for `multiplies_bfloat16`."""
+    return x_RI @ matrix_IO
+
+
+bfloat16_product.defvjp(
+    lambda x_RI, matrix_IO: (x_RI @ matrix_IO, (x_RI, matrix_IO)),
+    lambda kept, y_RO: (y_RO @ transposed(kept[1]), transposed(kept[0]) @ y_RO),
+)
 
 
 FEW_ROWS = 16  # products with at most that many rows are limited by reading the matrix

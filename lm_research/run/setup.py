@@ -28,6 +28,7 @@ from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.compiler_options import compiler_options
 from lm_research.parallel.hardware import current_chip
 from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.precision import with_dtype
 from lm_research.run import run_directory
 from lm_research.run.budget import resolve_budget, resolve_steps
 from lm_research.run.compile_cache import use_compile_cache
@@ -86,6 +87,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     Raises:
       UserError: the config is impossible, or differs from that of the run in `workdir`.
     """
+    config = with_dtype(config)
     init = load_init_checkpoint(config)
     config = apply_init_checkpoint(init, config)
     mesh = make_mesh(config.mesh)

@@ -179,6 +179,10 @@ def test_models_that_cannot_share_rows_keep_them_apart(family: str, reason: str,
     assert batch_of(task, corpus)["tokens_BL"].shape[0] == 16
 
 
-def test_batches_of_a_run_have_one_shape(tmp_path: pathlib.Path) -> None:
+def test_batches_of_a_run_have_few_shapes(tmp_path: pathlib.Path) -> None:
+    """Of 16 pairs: two numbers of rows, and only if sampling missed one, the next of 1, 2, 3, 4, 6, 8, ..."""
     task, corpus, _ = setting(tmp_path, "seq2seq", "t5", True)
-    assert len({batch_of(task, corpus, step)["tokens_BL"].shape for step in range(100)}) == 1
+    rows = [batch_of(task, corpus, step)["tokens_BL"].shape[0] for step in range(40)]
+    usual = task.examples(corpus.train, "train").row_counts(16, 1)
+    assert len(usual) <= 2 and set(rows) <= {*usual, 12, 16}
+    assert np.isin(rows, usual).mean() > 0.9

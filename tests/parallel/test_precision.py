@@ -1,0 +1,89 @@
+"""The compute type that model.dtype=auto means, and products of bfloat16 on CPUs."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import tiny
+from lm_research.models.families import define_model
+from lm_research.models.layers import bfloat16_product, multiplies_bfloat16
+from lm_research.parallel import precision
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "flags", "dtype"),
+    [
+        ("tpu", (0, 10, 2), (), "bfloat16"),
+        ("gpu", (0, 10, 2), (), "bfloat16"),
+        ("cpu", (0, 12, 0), ("avx512_bf16", "amx_bf16"), "bfloat16"),
+        ("cpu", (0, 10, 2), ("avx512_bf16", "amx_bf16"), "float32"),
+        ("cpu", (0, 12, 0), ("avx2", "avx512_bf16"), "float32"),
+        ("cpu", (0, 12, 0), (), "float32"),
+    ],
+)
+def test_auto_follows_the_platform(
+    platform: str, version: tuple[int, ...], flags: tuple[str, ...], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(precision, "processor_flags", lambda: frozenset(flags))
+    assert precision.auto_dtype(platform) == dtype
+    config = tiny.config("bert", model={"dtype": "auto"})
+    assert precision.with_dtype(config, platform).model.dtype == dtype
+    for given in ("float32", "bfloat16"):
+        config = tiny.config("bert", model={"dtype": given})
+        assert precision.with_dtype(config, platform) is config
+
+
+def test_a_model_of_auto_has_the_type_of_this_platform() -> None:
+    config = tiny.config("bert", model={"dtype": "auto"})
+    assert define_model(config.model, 64).arch.dtype == precision.auto_dtype()
+
+
+def test_flags_are_those_of_the_first_processor(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nflags\t\t: fpu amx_tile amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert precision.processor_flags(str(file)) == {"fpu", "amx_tile", "amx_bf16"}
+    assert precision.processor_flags(str(tmp_path / "missing")) == frozenset()
+
+
+def arguments() -> tuple[jax.Array, jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return tuple(
+        jax.random.normal(key, shape).astype(jnp.bfloat16)
+        for key, shape in zip(keys, ((64, 32), (32, 48), (64, 48)), strict=True)
+    )
+
+
+def with_gradients(product, x_RI: jax.Array, matrix_IO: jax.Array, y_RO: jax.Array) -> tuple[jax.Array, ...]:
+    value, back = jax.vjp(product, x_RI, matrix_IO)
+    return value, *back(y_RO)
+
+
+def test_products_of_bfloat16_and_their_gradients() -> None:
+    """Against float32 products of the same numbers, within two roundings to bfloat16 (2^-9 each)."""
+    given = arguments()
+    found = jax.jit(lambda *args: with_gradients(bfloat16_product, *args))(*given)
+    with jax.default_matmul_precision("float32"):
+        expected = with_gradients(jnp.matmul, *(x.astype(jnp.float32) for x in given))
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), exact, rtol=2**-8, atol=2**-8 * float(jnp.abs(exact).max())
+        )
+
+
+@pytest.mark.skipif(jax.__version_info__ < precision.FAST_CPU_JAX, reason="earlier versions multiply float32 on CPUs")
+def test_no_product_of_a_layer_becomes_one_of_float32() -> None:
+    text = jax.jit(lambda *args: with_gradients(bfloat16_product, *args)).lower(*arguments()).compile().as_text()
+    products = [line for line in text.splitlines() if " dot(" in line]
+    assert len(products) == 3 and all("bf16[" in line.partition(" dot(")[0] for line in products)
+
+
+def test_other_types_and_platforms_keep_their_products() -> None:
+    assert not multiplies_bfloat16(jnp.dtype("float32"))
+    assert multiplies_bfloat16(jnp.dtype("bfloat16")) == (jax.__version_info__ >= precision.FAST_CPU_JAX)
