@@ -20,7 +20,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.precision import FAST_CPU_JAX
-from lm_research.parallel.rules import first_row, length_parts
+from lm_research.parallel.rules import first_row, gathers_parameters, length_parts
 
 Axes = tuple[str | None, ...]
 STATISTICS = "statistics"  # name of the statistics of norms and of attention for jax.checkpoint
@@ -114,10 +114,6 @@ class Dense(nnx.Module):
         if plain and not self.outputs_first and (divided or platform() != "cpu"):
             # Axes of positions are kept. Where devices divide them, a device's positions would not be contiguous after flattening
             # (rules.flatten_rows); for TPUs, XLA fuses a product with what surrounds it only if both have the same axes.
-            if (
-                platform() == "tpu"
-            ):  # otherwise XLA converts a float32 kernel anew for each block of rows of the product
-                kernel = jax.lax.optimization_barrier(kernel)
             matrix_IO = _as_matrix(kernel, math.prod(self.inputs))
             y_RO = jnp.tensordot(x.reshape(*leading, -1), matrix_IO, 1)
             if self.bias is not None:
@@ -148,11 +144,22 @@ class Dense(nnx.Module):
 def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
     """A kernel as a matrix of `rows` rows.
 
-    On TPUs behind a barrier, as its gradient is. Otherwise XLA converts a float32 kernel anew for each block of rows of the product, and
-    computes with heads [D, H, 64] instead of the matrix, which are padded to 128 and double what it writes, copies and sums.
+    On TPUs its gradient is a matrix until it is summed over devices: otherwise XLA pads heads [D, H, 64] to 128 there, which doubles what
+    it writes and sums. So is the kernel itself, converted from float32 once and not anew for each block of rows of the product, unless it is
+    gathered: a barrier would keep the gathering from running beside other products.
     """
     matrix = kernel.reshape(rows, -1)
-    return jax.lax.optimization_barrier(matrix) if platform() == "tpu" else matrix
+    if platform() != "tpu":
+        return matrix
+    if not gathers_parameters():
+        return jax.lax.optimization_barrier(matrix)
+    return _with_whole_gradient(matrix) if kernel.ndim > 2 else matrix
+
+
+_with_whole_gradient = jax.custom_vjp(lambda matrix: matrix)
+_with_whole_gradient.defvjp(
+    lambda matrix: (matrix, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
+)
 
 
 def multiplies_bfloat16(dtype: Any) -> bool:

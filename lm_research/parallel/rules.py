@@ -213,6 +213,11 @@ def context_size() -> int:
     return 1 if mesh.empty or mesh.manual_axes else mesh.shape["context"]
 
 
+def gathers_parameters() -> bool:
+    """Whether devices hold parts of parameters (fsdp), which are gathered where they are used."""
+    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+
+
 def first_row(rows: int) -> jax.Array:
     """Return the index in the whole batch of this device's first row, inside `jax.shard_map` with `rows` rows per device."""
     place = _places[-1] if _places else jax.lax.axis_index(RULES["batch"])

@@ -280,7 +280,9 @@ class _Body:
     def _product(self, equation: JaxprEqn, operands: list[_Value]) -> _Value:
         aval = array(equation.outvars[0])
         home = self._begin(equation.primitive.name, math.prod(aval.shape))
-        for one in operands:
+        for one, operand in zip(operands, equation.invars, strict=True):
+            if item_bytes(array(operand)) == 1:
+                one.inputs = ()  # XLA quantizes in a kernel before the product
             self._read(home, one)
         self.kernels[home].products.append(product_of(equation))
         return self._value(aval, kernel=home)
