@@ -65,7 +65,9 @@ def test_killed_while_it_writes_a_checkpoint(lab: Lab, bert_run: pathlib.Path, t
 def test_killed_in_the_middle_of_an_evaluation(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """That after step 10, whose batches are being read; the checkpoint before it is of step 6."""
     sign = tmp_path / "evaluating"
-    process = lab.start(tmp_path / "run", before=SLOW_EVALUATION, EVALUATING=str(sign))
+    process = lab.start(
+        tmp_path / "run", before=SLOW_EVALUATION, EVALUATING=str(sign), SAVED=str(tmp_path / "run/checkpoints/6")
+    )
     kill_when(process, sign.exists, signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
     assert checkpoints(tmp_path / "run") == [6]

@@ -38,7 +38,7 @@ SLOW_CHECKPOINTS = """
 import time
 from lm_research.run.checkpoint_items import FilesHandler
 write = FilesHandler.save
-FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
+FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(2))[0]
 """
 SLOW_EVALUATION = """
 import os, pathlib, time
@@ -47,6 +47,8 @@ evaluate = evaluator.evaluate
 def watched(batches):
     for batch in batches:
         yield batch
+        while not pathlib.Path(os.environ["SAVED"]).exists():
+            time.sleep(0.05)
         pathlib.Path(os.environ["EVALUATING"]).touch()
         time.sleep(1)
 evaluator.evaluate = lambda step, params, batches, *rest: evaluate(step, params, watched(batches), *rest)
