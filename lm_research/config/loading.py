@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,8 +87,14 @@ def _stored_in(directory: Path) -> Path:
     if (directory / STORED_NAME).is_file():
         return directory / STORED_NAME
     files = sorted(file.name for file in directory.glob("*.py") if file.name != "__init__.py")
-    inside = f"Config files in it: {', '.join(files)}." if files else "Give a config file or a run directory."
+    inside = f"Config files in it: {_listed(files)}." if files else "Give a config file or a run directory."
     raise ConfigError(f"--config={directory} is a directory without a {STORED_NAME}. {inside}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join names, the first twelve of many."""
+    more = f" and {len(names) - 12} others" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more
 
 
 def _nearest_file(path: Path) -> str:
@@ -102,7 +108,7 @@ def _nearest_file(path: Path) -> str:
     if near:
         return f"Did you mean {folder / near[0]}?"
     if names:
-        return f"Config files in {folder}/: {', '.join(names)}."
+        return f"Config files in {folder}/: {_listed(names)}."
     return f"The current directory is {Path.cwd()}; paths are relative to it."
 
 
