@@ -8,7 +8,7 @@ folder=runs/gpu
 if [ $# -gt 0 ] && [ "$1" != --tiny ]; then folder=$1; shift; fi
 mkdir -p "$folder"
 end=$(($(date +%s) + ${GPU_TABLE_SECONDS:-480}))
-export XLA_PYTHON_CLIENT_PREALLOCATE=false
+export XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_ENABLE_COMPILATION_CACHE=false # so that compile times are those of the compiler
 for _ in 1 2 3 4 5 6; do # starts: the first makes all rows unless one ends the process
     left=$((end - $(date +%s)))
     [ "$left" -gt 5 ] || break

@@ -70,7 +70,7 @@ def make_config(row: Row, tiny: bool) -> Config:
     changes = {"mesh.preset": "dp", "train.accumulation_steps": 1, "train.batch_size": row.batch, **row.changes}
     if tiny:
         changes |= _TINY | ({"model.head_size": 32} if row.file.startswith("t5") else {})
-    return resolve(overlay(loading.load(f"configs/{row.file}.py"), changes))
+    return resolve(overlay(loading.load(f"configs/{row.file}.py").to_dict(), changes))
 
 
 def make_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], vocab: int, documents: int) -> dict[str, np.ndarray]:
