@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import random
+import shutil
 import signal
 import time
 
@@ -27,6 +28,17 @@ from helpers.train_helpers import (
     summary,
     unfinished,
 )
+
+KILLED_AT_STEP_10 = """
+import os, signal
+from lm_research.run import local_shards
+write = local_shards.write
+def watched(path, pieces):
+    if path.parent.name == "10" and os.environ.get("JAX_PROCESS_ID") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, pieces)
+local_shards.write = watched
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -166,3 +178,33 @@ def test_worker_processes_change_no_number_and_end_with_the_run(
     assert code == 0, output
     assert same(bert_run, tmp_path)
     assert len(metrics(tmp_path)) == len(metrics(bert_run))
+
+
+@pytest.mark.slow
+def test_a_host_that_is_lost_with_its_memory(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """Two processes, each with half of the state; one is killed between two local writes, and what it wrote is gone."""
+
+    def pod(workdir: pathlib.Path, port: int, *more: str, before: str = "") -> list[tuple[int, str]]:
+        flags = [
+            *lab.flags(),
+            f"--workdir={workdir}",
+            "--config.mesh.preset=fsdp",
+            f"--coordinator=localhost:{port}",
+            *more,
+        ]
+        both = [start([*flags, "--num_processes=2", f"--process_id={n}"], before, JAX_PLATFORMS="cpu") for n in "01"]
+        return [finish(process) for process in both]
+
+    whole, killed, local = tmp_path / "whole", tmp_path / "killed", tmp_path / "local"
+    assert [code for code, _ in pod(whole, 18480)] == [0, 0]
+    keys = ("--config.checkpoint.local_every_steps=2", f"--config.checkpoint.local_directory={local}")
+    codes = [code for code, _ in pod(killed, 18481, *keys, before=KILLED_AT_STEP_10)]
+    assert codes[1] == -signal.SIGKILL and codes[0] == 75
+    assert checkpoints(killed) == [6]
+    for folder in local.glob("*/1"):  # that of process 1
+        shutil.rmtree(folder)
+    done = pod(killed, 18482, *keys)
+    assert [code for code, _ in done] == [0, 0], done
+    assert "resuming after step 8" in done[0][1]
+    assert same(whole, killed) and list(local.iterdir()) == []
+    assert checkpoints(killed) == checkpoints(whole)

@@ -57,6 +57,17 @@ class CheckpointConfig(Section):
     )
     keep: int = key(2, "Number of most recent checkpoints to keep.", low=1)
     keep_best: int = key(1, "Number of checkpoints with the lowest evaluation loss to keep in addition.", low=0)
+    local_every_steps: int | None = key(
+        None,
+        "Steps between emergency checkpoints on the hosts themselves, which a restart uses if they are newer; None writes none.",
+        low=0,
+    )
+    local_directory: str = key(
+        "/dev/shm/lm_research",
+        "Directory of the emergency checkpoints on each host, in memory (/dev/shm/NAME) or on a local disk; needs up to four times "
+        "a process's part of the state.",
+        path=True,
+    )
     on_damage: str = key(
         "fallback",
         "What to do if the newest checkpoint is damaged: resume from the newest intact one, with a warning in the "

@@ -61,6 +61,10 @@ class Peers:
         if connections:
             threading.Thread(target=self._listen, daemon=True, name="peers").start()
 
+    def own_host(self) -> str:
+        """Return this host's address in its connection to process 0."""
+        return str(self._connections[0].getsockname()[0])
+
     def wait(self, seconds: float) -> News | None:
         """Wait up to a number of seconds for an event, and return it, or None."""
         deadline = time.monotonic() + seconds

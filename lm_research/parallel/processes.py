@@ -409,6 +409,29 @@ def collect_texts(name: str, text: str) -> list[str] | None:
     return [text, *texts]
 
 
+def share_texts(name: str, text: str) -> list[str]:
+    """Return the texts of all processes, in their order; `name` is unique within the run. All processes must call this."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax._src.distributed import global_state
+
+    client = global_state.client
+    assert client is not None, "several processes are connected"
+    client.key_value_set(f"lm_research/{name}/{jax.process_index()}", text)
+    limit = int(1000 * timeout_seconds(STEP))
+    return [
+        client.blocking_key_value_get(f"lm_research/{name}/{number}", limit) for number in range(jax.process_count())
+    ]
+
+
+def own_host() -> str:
+    """Return the name or address by which the other processes reach this one's host."""
+    if not _joined:
+        return "localhost"
+    place, _ = _joined[0]
+    return _peers[-1].own_host() if place.process_id else place.coordinator.rpartition(":")[0].strip("[]")
+
+
 def broadcast_flag(value: bool) -> bool:
     """Return process 0's `value` in all processes. This is a collective: all processes must call it at the same place."""
     if jax.process_count() == 1:

@@ -20,14 +20,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_research.common import disk
 from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
 from lm_research.config import CheckpointConfig
-from lm_research.config.run_files import checkpoint_steps
+from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
 from lm_research.models.digest import digest_arrays
 from lm_research.parallel import processes
@@ -44,21 +43,33 @@ from lm_research.run.checkpoint_reading import (
     unreadable,
 )
 from lm_research.run.checkpoint_snapshot import Snapshot, own_arrays
+from lm_research.run.local_tier import LocalTier, describe, halted
 from lm_research.run.run_directory import first_free_path
 from lm_research.training.state import State
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
+CORPUS = "corpus.json"  # the file that describes the text of a run
 _TIMES = "_CHECKPOINT_METADATA"  # Orbax's: it reads this file as soon as it lists a folder, but does not need it
 _UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of unfinished checkpoints
 DOUBTFUL = "of_damaged_text"  # the folder of checkpoints that may have been trained on damaged text
 
 
+def _kept(state: State) -> State:
+    return {name: tree for name, tree in state.items() if name not in TRANSIENT}
+
+
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, workdir: pathlib.Path, config: CheckpointConfig, files: Mapping[str, bytes]) -> None:
-        """Open the checkpoints; every new one stores `files` (name -> content) next to the state."""
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: CheckpointConfig,
+        files: Mapping[str, bytes],
+        log: Callable[[str], None] = print,
+    ) -> None:
+        """Open the checkpoints; every new one stores `files` (name -> content) next to the state. `log` is for warnings."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self.files = dict(files)
         self._falls_back = config.on_damage == "fallback"
@@ -84,6 +95,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self._manager.all_steps():
             self._learn_rank(step)
+        self._local = LocalTier(config.local_directory, workdir, log) if config.local_every_steps else None
+        self._log = log
+        self._resumed: dict[str, Any] = {}  # the manifest of the emergency checkpoint that the run resumed from
 
     def _learn_rank(self, step: int) -> None:
         try:
@@ -121,25 +135,56 @@ class Checkpoints:
         step = int(state["step"])
         if step in self._manager.all_steps():
             return
-        manifest = {
-            "step": step,
-            "metrics": metrics,
-            **({} if rank is None else {"rank": rank}),
-            **({} if lines is None else {"lines": lines}),
-            **({"trusted": self._trusted[0]} if self._trusted else {}),
-        }
+        manifest = self._describe(step, lines) | {"metrics": metrics} | ({} if rank is None else {"rank": rank})
         if metrics:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         self._saves += 1
         processes.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
         self.wait()  # until the memory of the last snapshot is free
-        kept, digests = self._snapshot.take({name: tree for name, tree in state.items() if name not in TRANSIENT})
+        kept, digests = self._snapshot.take(_kept(state))
         args = ocp.args.Composite(
             state=save_in_parts(kept, self._pending), files=FilesSave(self.files, manifest, digests)
         )
         self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, self.files.values()))
         with self._writing():
             self._manager.save(step, args=args)
+
+    def _describe(self, step: int, lines: int | None) -> dict[str, Any]:
+        return {
+            "step": step,
+            **({} if lines is None else {"lines": lines}),
+            **({"trusted": self._trusted[0]} if self._trusted else {}),
+        }
+
+    def save_local(self, state: State, lines: int | None = None) -> None:
+        """Copy a running state into this host's emergency checkpoints; return when it may be donated again. All processes must call this."""
+        assert self._local is not None, "checkpoint.local_every_steps is set"
+        manifest = describe(self.files.get(CORPUS), self._describe(int(state["step"]), lines))
+        self._local.save(_kept(state), manifest)
+
+    def resume_local(self, shapes: State, shardings: State, check: Callable[[State, int], None]) -> State | None:
+        """Return the state of the newest emergency checkpoint if it is newer than the others, and `check` raises no CheckpointError."""
+        if self._local is None:
+            return None
+        newest = newest_step(self.directory) or 0
+        found = self._local.restore(_kept(shapes), _kept(shardings), newest, self.files.get(CORPUS))
+        if found is None:
+            return None
+        state, manifest = found
+        try:
+            check(state, manifest["step"])
+        except CheckpointError as error:
+            self._log(
+                f"WARNING: the local checkpoint of step {manifest['step']} is not used: {describe_damage(str(error))}"
+            )
+            return None
+        self._resumed = manifest
+        return state | {"halted": halted(shardings["halted"])}
+
+    def drop_local(self, above: int) -> None:
+        """Remove emergency checkpoints after a step. All processes must call this."""
+        if self._local is not None:
+            self._local.drop(above)
 
     def restore(self, shapes: State, shardings: State, step: int | None = None) -> State:
         """Read a checkpoint (the newest by default) onto the mesh of `shardings`, and check its digests.
@@ -170,7 +215,7 @@ class Checkpoints:
             )
         state = own_arrays(state)
         check_digests(self.directory, step, digest_arrays(state), expected)
-        return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
+        return state | {"halted": halted(shardings["halted"])}
 
     def resume(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
         """Return the state of the newest checkpoint that `read` can read; None if there is no checkpoint.
@@ -217,7 +262,7 @@ class Checkpoints:
 
         `start` is the step that the run resumes from, 0 for a new run; if that checkpoint records an earlier one, it is kept.
         """
-        recorded = read_manifest(self.directory, start).get("trusted") if start else None
+        recorded = self._manifest(start).get("trusted") if start else None
         self._trusted[:] = [recorded if type(recorded) is int and 0 <= recorded < start else start]
 
     def trust_all(self) -> None:
@@ -228,6 +273,7 @@ class Checkpoints:
         """Move checkpoints saved since `trust` aside, because the text is damaged; describe what is left. All processes must call this."""
         self.wait()
         (trusted,) = self._trusted or [0]
+        self.drop_local(trusted)
         kept = self._set_aside([step for step in checkpoint_steps(self.directory) if step > trusted], DOUBTFUL)
         moved = (
             f"Checkpoints {', '.join(map(str, kept))} may have been trained on it and are kept in {self.directory / DOUBTFUL}. "
@@ -261,8 +307,11 @@ class Checkpoints:
 
     def lines(self, step: int) -> int | None:
         """Return the number of lines that metrics.jsonl had up to a checkpoint; None if it was not recorded."""
-        lines = read_manifest(self.directory, step).get("lines")
+        lines = self._manifest(step).get("lines")
         return lines if type(lines) is int else None
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        return self._resumed if self._resumed.get("step") == step else read_manifest(self.directory, step)
 
     def read_file(self, name: str, step: int | None = None) -> bytes:
         """Read a small file of a checkpoint (the newest by default); raise a CheckpointError if it is not what was written."""
@@ -277,6 +326,8 @@ class Checkpoints:
         """Wait for unfinished writes and stop Orbax's threads."""
         with self._writing():
             self._manager.close()
+        if self._local is not None:
+            self._local.close(saved=(newest_step(self.directory) or 0) >= self._local.step)
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -63,18 +63,23 @@ class Learner:
         self._train_step = jit_train_step(train_step, self._shardings, run.compiler_options)
         self._peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(run.mesh))
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}  # by batch shape, of which tasks have several
-        self.checkpoints = ends.enter_context(Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run)))
+        self.checkpoints = ends.enter_context(
+            Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run), run.log)
+        )
         self.state: State = {}
 
     def begin(self) -> int:
         """Restore the state of the newest intact checkpoint or, without one, make the initial state; return its step."""
         self.state = {}  # free the old arrays first
-        found = self.checkpoints.resume(self._read, self._run.log)
+        check = functools.partial(check_weights, self.checkpoints.directory)
+        found = self.checkpoints.resume_local(self._shapes, self._shardings, lambda state, step: check(step, state))
+        found = found or self.checkpoints.resume(self._read, self._run.log)
         if found is None:
             self.state = self._initial_state()
         else:
             self.state = found
             self._run.log(f"resuming after step {self.step}")
+        self.checkpoints.drop_local(self.step)
         return self.step
 
     @property

@@ -86,6 +86,8 @@ class Loop:
                 if is_new and (due or self._overdue(step, saved_at)):
                     self._save(step, scores)
                     saved_at = time.monotonic()
+                elif is_new and every(self.run.config.checkpoint.local_every_steps, step):
+                    self._save_locally()
                 if finished or stopping:
                     break
                 self._take_step(step + 1, batches)
@@ -123,6 +125,11 @@ class Loop:
             self.learner.checkpoints.save(self.learner.state, scores, rank, self.writer.lines)
         for callback in self.callbacks:
             callback.on_save(step)
+
+    def _save_locally(self) -> None:
+        self._check_finite()
+        with self.account.paused("checkpoint"):
+            self.learner.checkpoints.save_local(self.learner.state, self.writer.lines)
 
     def _take_step(self, number: int, batches: Batches) -> None:
         learner = self.learner

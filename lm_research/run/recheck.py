@@ -165,6 +165,7 @@ class Recheck(Callback):
             "" if one else "; an error of one may have reached the others through a sum, so any of them may be at fault"
         )
         self._checkpoints.wait()
+        self._checkpoints.drop_local(self.passed)
         raise DeviceFault(
             f"Step {step}: {what}, and the bits differ on device{'' if one else 's'} {', '.join(names)}{hint}. This step is discarded. "
             f"{recovery_hint(self._checkpoints, self.passed)}"

@@ -8,6 +8,7 @@ summary.json      at the end: status, steps, final metrics, digests of the state
 time.json         the time of each start, by cause
 budget.json       the steps planned with a budget of time
 checked.json      the last step that train.check_every found nothing in
+local_checkpoints.json  the run's id in checkpoint.local_directory
 trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/; damaged files are kept in checkpoints/damaged/ and *.damaged
 """
