@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_research.common import disk
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
+from lm_research.common.paths import FILE, FOLDER, NOTHING, is_remote, kind
 from lm_research.config import CheckpointConfig
 from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
@@ -70,7 +70,7 @@ class Checkpoints:
         log: Callable[[str], None] = print,
     ) -> None:
         """Open the checkpoints; every new one stores `files` (name -> content) next to the state. `log` is for warnings."""
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.directory = (workdir if is_remote(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
         self.files = dict(files)
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}

@@ -37,7 +37,7 @@ class FilesHandler(ocp.handlers.AsyncCheckpointHandler):
         return [
             PendingWrite(
                 ocp.future.CommitFutureAwaitingContractedSignals(write(), name="files"),
-                pathlib.Path(directory).parents[1],
+                directory.parents[1],
             )
         ]
 
@@ -78,7 +78,7 @@ class StateHandler(ocp.StandardCheckpointHandler):
     async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
         """Start writing and return its futures; a write that the file system refuses ends all processes."""
         futures = await super().async_save(directory, *args, **named)
-        pending = [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
+        pending = [PendingWrite(future, directory.parents[1]) for future in futures or ()]
         named["args"].pending[:] = pending
         return list(pending)
 

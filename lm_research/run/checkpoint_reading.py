@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_research.common.documents import json_value
-from lm_research.common.paths import odd_file
+from lm_research.common.paths import NOTHING, kind, odd_file
 from lm_research.config.run_files import newest_step
 from lm_research.errors import CheckpointError
 from lm_research.interop.weight_reader import listed, nonfinite_in
@@ -55,7 +54,7 @@ def read_manifest(directory: pathlib.Path, step: int | None) -> dict[str, Any]:
       CheckpointError: the checkpoint does not exist (step None: there are none), or it cannot be read.
     """
     path = directory / str(step)
-    if step is None or not os.path.lexists(path):
+    if step is None or kind(path) == NOTHING:
         raise CheckpointError(f"No checkpoint found in {directory}. Train first, or check the path.")
     if odd := odd_file(path):  # reading a pipe would block Orbax
         raise unreadable(directory, step, ValueError(odd))
