@@ -80,6 +80,7 @@ def main(action: str, workdir: pathlib.Path, local: pathlib.Path, kind: str, *ki
                 jax.tree.map(lambda x: x.delete(), state)  # as the next step does
             store._local.finish()
             print("saved", flush=True)
+            processes.wait_for_all("saved")
             os._exit(0)  # as if both had lost their machines: close() would wait, and remove the files if all is saved
 
 
