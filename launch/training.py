@@ -33,19 +33,24 @@ def check_training(train: Sequence[str], *, shared: bool = True) -> tuple[str, l
 
     if not train:
         raise LaunchError(
-            "Nothing to run: write the arguments of training after --, for example -- --config=configs/bert_base.py --workdir=gs://BUCKET/bert."
+            "Nothing to run: write the arguments of training after --, for example -- --config=configs/bert_base.py --workdir=/mnt/runs/bert."
         )
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--workdir")
     place, rest = parser.parse_known_args(list(train))
     if not place.workdir:
         raise LaunchError(
-            "--workdir is missing after --. Give a directory that all machines can access, for example --workdir=gs://BUCKET/NAME."
+            "--workdir is missing after --. Give a directory that all machines can access, for example --workdir=/mnt/runs/NAME."
         )
-    if shared and not (place.workdir.startswith("/") or "://" in place.workdir):
+    if "://" in place.workdir:
         raise LaunchError(
-            f"--workdir={place.workdir} would be another directory on each machine, and is lost with it. Give a bucket (gs://BUCKET/NAME) "
-            "or the absolute path of storage that all machines mount."
+            f"--workdir={place.workdir} is a remote address, but runs write to a file system. Mount it on every machine (gcsfuse, s3fs, NFS) and "
+            "give the absolute path of the mounted directory."
+        )
+    if shared and not place.workdir.startswith("/"):
+        raise LaunchError(
+            f"--workdir={place.workdir} would be another directory on each machine, and is lost with it. Give the absolute path of storage "
+            "that all machines mount."
         )
     try:
         resolved, _ = cli.parse([*rest, "--workdir=."])

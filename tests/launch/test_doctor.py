@@ -13,7 +13,12 @@ from launch import doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = ["--name=bert", "--project=my-project", "--zone=us-west4-a", "--spot"]
-TRAIN = ["--", f"--config={ROOT}/configs/quickstart.py", "--workdir=gs://my-bucket/bert"]
+TRAIN = [
+    "--",
+    f"--config={ROOT}/configs/quickstart.py",
+    "--config.data.cache_dir=gs://my-bucket/corpora",
+    "--workdir=/mnt/runs/bert",
+]
 LIST = "compute tpus tpu-vm {} list"
 
 

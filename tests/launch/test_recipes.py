@@ -17,8 +17,8 @@ from test_manifests import printed, refused
 
 from launch import compute_engine, skypilot, xpk
 
-TRAIN = ["--", "--config=configs/quickstart.py", "--workdir=gs://bucket/bert"]
-COMMAND = "-m lm_research.train --config=configs/quickstart.py --workdir=gs://bucket/bert"
+TRAIN = ["--", "--config=configs/quickstart.py", "--workdir=/mnt/runs/bert"]
+COMMAND = "-m lm_research.train --config=configs/quickstart.py --workdir=/mnt/runs/bert"
 PLACE = ["--name=bert", "--project=my-project", "--zone=us-central1-c"]
 XPK = [*PLACE, "--cluster=pod", "--image=registry/image:1"]
 
@@ -26,7 +26,7 @@ XPK = [*PLACE, "--cluster=pod", "--image=registry/image:1"]
 def test_skypilot(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--accelerator=v6e-16", "--zone=us-east5-b", "--spot", "--secret=TOKEN", "--env=A=1", "--label=team=nlp"]
     task = yaml.safe_load(printed(skypilot.main, ["--name=bert", *flags, *TRAIN], capsys))
-    assert task.pop("setup").endswith('~/lm_research_env/bin/python ".[tpu,gcs]"\n')
+    assert task.pop("setup").endswith('~/lm_research_env/bin/python ".[tpu]"\n')
     assert task == {
         "name": "bert",
         "workdir": ".",

@@ -242,6 +242,7 @@ def test_a_dry_run_calls_nothing(cloud, capsys: pytest.CaptureFixture[str]) -> N
         (["run", *PLACE], "Nothing to run"),
         (["run", *PLACE, "--", f"--config={ROOT}/configs/quickstart.py"], "--workdir is missing"),
         (["run", *PLACE, *TRAIN[:-1], "--workdir=runs/x"], "another directory on each machine"),
+        (["run", *PLACE, *TRAIN[:-1], "--workdir=gs://b1/x"], "Mount it on every machine"),
         (["run", *PLACE, "--", "--config=configs/none.py", "--workdir=/mnt/x"], "configs/none.py"),
         (["run", *PLACE, *TRAIN, "--config.train.steps=1"], "train.steps"),
     ],

@@ -60,18 +60,18 @@ def test_tpu_vms(cloud, shell, capsys: pytest.CaptureFixture[str]) -> None:
     made = cloud(weather=Weather(preempted=0.05, events=2), work=2 * 3600)
     made.answers = dict(HEALTHY)
     lines = section("TPU VMs")
-    assert [line.split()[0] for line in lines] == ["gcloud"] * 3 + ["export"] * 2 + ["python"] * 7
-    for line in lines[:3]:
+    assert [line.split()[0] for line in lines] == ["gcloud"] * 2 + ["export"] * 2 + ["python"] * 7
+    for line in lines[:2]:
         assert made.call(shlex.split(line)) == 0  # gcloud has these commands and flags
-    doctor, dry, trained = lines[5:8]
-    for line in (*lines[3:5], doctor, dry):
+    doctor, dry, trained = lines[4:7]
+    for line in (*lines[2:4], doctor, dry):
         assert shell(line) == 0, capsys.readouterr()
     assert made.requests == {} and "nothing speaks against this launch" in capsys.readouterr().out
     assert shell(trained) == 0
     assert made.saved >= made.work and made.events == ["preempted"] * 2 and made.requests == {}
     assert "no machines of bert exist anymore" in capsys.readouterr().err
     assert shell(trained.replace("tpu_vm run", "tpu_vm create").replace("--delete_after", "")) == 0
-    for line in lines[8:]:
+    for line in lines[7:]:
         assert shell(line) == 0, capsys.readouterr()
     assert made.requests == {}
 
