@@ -16,6 +16,9 @@ CURVE = "curve.json"  # {"heads": names of columns, "lines": their values}, of a
 READ, COMPUTED, MEMORY = "read", "computed", "from memory"
 
 
+WIDEST = 1 / 3  # half of an interval, as a fraction of the published value
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """One figure of a row.
@@ -42,7 +45,10 @@ class Figure:
 
     @property
     def agrees(self) -> bool:
-        """Whether ours equals theirs within the tolerance, or reaches it."""
+        """Whether ours equals theirs within the tolerance, or reaches it. An interval of more than a third of theirs equals nothing."""
+        is_goal = self.at_least or self.at_most
+        if not is_goal and self.interval > WIDEST * abs(self.theirs):
+            return False
         above = self.ours - self.theirs
         return (self.at_least or above <= self.tolerance) and (self.at_most or above >= -self.tolerance)
 

@@ -109,3 +109,9 @@ def test_an_unknown_row_is_named(rows: None, tmp_path: pathlib.Path, capsys: pyt
 def test_the_data_are_next_to_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert data_folder() == run.ROOT.parent / "shared" / "data" / "public"
+
+
+def test_an_interval_of_more_than_a_third_agrees_with_nothing() -> None:
+    """36 +- 22 is within 22.5 of 56.34, and says nothing about it."""
+    assert not Figure("accuracy", 36.2, 56.34, 22.5, interval=22.5).agrees
+    assert Figure("accuracy", 80.4, 83.5, 3.4, interval=3.0).agrees
