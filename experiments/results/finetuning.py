@@ -1,7 +1,7 @@
 """Rows that fine-tune all-MiniLM-L6-v2 (a BERT of 6 layers x 384, 22.7M parameters) on one set each; --only glue selects all of them.
 
 Nothing is selected on the scored part: settings were fixed before the first run, and the model after the last step is scored. Where
-references/trainer.json has scores of transformers' Trainer with equal settings, ours must be equal to them; it has not been made yet.
+references/trainer.json has scores of transformers' Trainer with equal settings (make_trainer_reference.py), ours must be equal to them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class FineTuning:
             "train__init_from": weights,
             "train__num_epochs": self.epochs,
             "optimizer__learning_rate": RATE,
+            "eval__num_batches": 1,  # of the evaluation after the last step; the scores are those of the whole part, computed once
             "data__cache_dir": folder / "cache",
             "logging__trackers": "none",
         }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.results.row import Figure, Row
+from experiments.results.row import MEMORY, Figure, Row
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import Object, read_json
 from lm_research.evaluation.results import markdown
@@ -26,6 +26,17 @@ of `rows/`; `row.py` describes its parts.
 """
 
 
+# Published results that have no row, so that their absence is seen.
+WITHOUT_ROW = """
+- Fine-tuning: SST-2, emotion, GoEmotions, CLINC150, UD English tags, TyDiQA-GoldP, pieces of PAWS and XNLI, SuperGLUE's small sets.
+- Translation: Multi30k de-en and en-fr, and small en-ja.
+- tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.
+- BLiMP and Zorro with models trained here on ten million words (GPT-2, BERT, RoBERTa, ELECTRA, T5), and BabyLM's tracks.
+- What pre-training brings on downstream sets, against random weights and a bag of words.
+- The ranking of optimizers, scaling laws and muP on ten million words. The [studies](../README.md) have them on one book only.
+"""
+
+
 def status(found: Mapping[str, Any] | None) -> str:
     """Return the status of a row from its measurement, None if there is none."""
     if found is None:
@@ -37,7 +48,7 @@ def status(found: Mapping[str, Any] | None) -> str:
 
 def write(folder: pathlib.Path, rows: Mapping[str, Row]) -> None:
     """Write results.md, and the page of each row, from the measurements in `folder`/pages."""
-    lines = []
+    lines, planned = [], []
     for name, row in rows.items():
         path = folder / "pages" / f"{name}.json"
         found = read_json(path, Object, fix="Measure the row again.") if path.is_file() else None
@@ -45,18 +56,36 @@ def write(folder: pathlib.Path, rows: Mapping[str, Row]) -> None:
         figures = [Figure(**figure) for figure in found["figures"]] if found else []
         agree = f"{sum(figure.agrees for figure in figures)} of {len(figures)}" if figures else ""
         first = figures[0] if figures else None
+        planned += [name] if found is None else []
         lines.append(
             [
                 f"[{name}](pages/{name}.md)",
                 row.title,
                 f"{first.name}: {number(first.ours)}" if first else "",
                 number(first.theirs) if first else "",
+                first.origin if first else "",
                 agree,
                 status(found),
             ]
         )
-    heads = ["row", "question", "ours (first figure)", "theirs", "figures that agree", "status"]
-    write_atomically(folder / "results.md", HEAD + markdown(heads, lines))
+    heads = ["row", "question", "ours (first figure)", "theirs", "theirs is", "figures that agree", "status"]
+    write_atomically(folder / "results.md", HEAD + markdown(heads, lines) + not_run(rows, planned) + origins(rows))
+
+
+def not_run(rows: Mapping[str, Row], planned: Sequence[str]) -> str:
+    """Return the section of results that no one has measured: rows, and what has no row."""
+    lines = "".join(f"- [{name}](pages/{name}.md): {rows[name].title}\n" for name in planned)
+    return f"\n## What no one has run\n\nRows:\n\n{lines or '- none'}\n\nWithout a row:\n{WITHOUT_ROW}"
+
+
+def origins(rows: Mapping[str, Row]) -> str:
+    """Return the section of where published figures were read, by the sources of the rows."""
+    text = "".join(f"- [{name}](pages/{name}.md): {row.source}\n" for name, row in rows.items() if MEMORY in row.source)
+    return (
+        "\n## Published figures from memory\n\nThese were not found in a file, and have to be verified before they are relied on; the pages "
+        "mark each figure. All others were read in the named file, or computed from the data by another program.\n\n"
+        + (text or "- none\n")
+    )
 
 
 def page(name: str, row: Row, found: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from experiments.results import run, tables
-from experiments.results.row import READ, VARIABLE, Figure, MissingData, Row, data_folder, public
+from experiments.results.row import MEMORY, READ, VARIABLE, Figure, MissingData, Row, data_folder, public
 from lm_research.errors import DataError
 
 KNOWN = run.rows()
@@ -41,8 +41,14 @@ def test_the_table_is_that_of_the_stored_measurements(tmp_path: pathlib.Path) ->
         assert (run.FOLDER / path.relative_to(tmp_path)).read_text() == path.read_text(), path.name
 
 
-def row(measure: Callable[[pathlib.Path], list[Figure]] | None) -> Row:
-    return Row(title="a question", source="a paper", why="Because.", measure=measure)
+def test_the_source_of_a_row_says_which_figures_are_from_memory() -> None:
+    for path in (run.FOLDER / "pages").glob("*.json"):
+        origins = {figure["origin"] for figure in json.loads(path.read_text())["figures"]}
+        assert MEMORY not in origins or MEMORY in KNOWN[path.stem].source, path.name
+
+
+def row(measure: Callable[[pathlib.Path], list[Figure]] | None, source: str = "a paper") -> Row:
+    return Row(title="a question", source=source, why="Because.", measure=measure)
 
 
 def fails(folder: pathlib.Path) -> list[Figure]:
@@ -59,7 +65,10 @@ def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     found = {
         "equal": row(lambda folder: [Figure("score", 70.004, 70.0, 0.005, READ)]),
         "reached": row(lambda folder: [Figure("score", 75.0, 70.0, 0.0, at_least=True)]),
-        "other": row(lambda folder: [Figure("score", 69.0, 70.0, 0.5, at_least=True), Figure("count", 1200, 1200, 0)]),
+        "other": row(
+            lambda folder: [Figure("score", 69.0, 70.0, 0.5, MEMORY, at_least=True), Figure("count", 1200, 1200, 0)],
+            source="a paper, from memory",
+        ),
         "failing": row(fails),
         "missing": row(is_missing),
         "later": row(None),
@@ -80,6 +89,9 @@ def test_every_status_stays_in_the_table(rows: None, tmp_path: pathlib.Path, cap
         "later": "planned",
     }
     assert "The command fails: DataError: The file is damaged." in (tmp_path / "pages" / "failing.md").read_text()
+    not_run, memory = (tmp_path / "results.md").read_text().split("## What no one has run")[1].split("\n## ")
+    assert [name for name in found if f"[{name}]" in not_run] == ["missing", "later"]
+    assert [name for name in found if f"[{name}]" in memory] == ["other"]
     assert "| ≥ 70 " in (tmp_path / "pages" / "other.md").read_text()
     assert f"missing: not measured. {tmp_path / 'none'} does not exist. Set {VARIABLE}" in capsys.readouterr().out
 

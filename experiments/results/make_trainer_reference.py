@@ -1,0 +1,112 @@
+"""Fine-tune all-MiniLM-L6-v2 with transformers' Trainer, with the settings of the rows glue_*, and store its scores.
+
+    python experiments/results/make_trainer_reference.py NAME [NAME ...]    # keys of SCORES
+
+The scores of each seed, as fractions, go to references/trainer.json beside the versions that made them. Needs torch, transformers,
+accelerate and scikit-learn. Weights, files, number of steps, batch, rate, schedule, decay, clipping, dropout and length are those of
+finetuning.py; the order of the records and the draws of dropout are not. Metrics are scikit-learn's and SciPy's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+import torch
+import transformers
+
+from experiments.results.finetuning import RATE, SEEDS, TRAINER
+from experiments.results.minilm import model
+from experiments.results.sets import SETS
+
+BATCH, EPOCHS, LENGTH = 32, 3.0, 128
+SCORES: dict[str, tuple[str, Callable[[Any, Any], float]]] = {
+    "cola": ("matthews", sklearn.metrics.matthews_corrcoef),
+    "mrpc": ("f1", sklearn.metrics.f1_score),
+    "rte": ("accuracy", sklearn.metrics.accuracy_score),
+    "stsb": ("spearman", lambda labels, values: scipy.stats.spearmanr(labels, values).statistic),
+    "trec": ("accuracy", sklearn.metrics.accuracy_score),
+    "wnli": ("accuracy", sklearn.metrics.accuracy_score),
+}
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read one record a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def features(records: list[dict[str, Any]], names: list[str], tokenizer: Any) -> list[dict[str, Any]]:
+    """Encode the records; labels are numbers of names, or values where there are no names."""
+    encoded = []
+    for record in records:
+        texts = [record[key] for key in ("text", "pair") if key in record]
+        label = names.index(record["label"]) if names else float(record["label"])
+        encoded.append({**tokenizer(*texts, truncation=True, max_length=LENGTH), "labels": label})
+    return encoded
+
+
+def score(name: str, seed: int, folder: pathlib.Path) -> float:
+    """Train with one seed, and score the model after the last step."""
+    train, test = read(folder / "train.jsonl"), read(folder / "test.jsonl")
+    names = [] if name == "stsb" else sorted({record["label"] for record in train})
+    transformers.set_seed(seed)  # of the new classifier's weights
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model(), num_labels=len(names) or 1, problem_type=None if names else "regression"
+    )
+    steps = math.ceil(EPOCHS * len(train) / BATCH)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder / "run"),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=RATE,
+        lr_scheduler_type="linear",
+        warmup_steps=round(0.1 * steps),
+        weight_decay=0.01,
+        adam_epsilon=1e-6,
+        max_grad_norm=1.0,
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        logging_steps=20,
+        disable_tqdm=True,
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model())
+    trainer = transformers.Trainer(
+        model=network,
+        args=arguments,
+        train_dataset=features(train, names, tokenizer),
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+    )
+    trainer.train()
+    found = trainer.predict(features(test, names, tokenizer))
+    values = np.argmax(found.predictions, axis=-1) if names else found.predictions[:, 0]
+    return float(SCORES[name][1](found.label_ids, values))
+
+
+def main(names: Sequence[str]) -> None:
+    """Train on each of the named sets with each seed."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as temporary:
+            SETS[name](pathlib.Path(temporary))
+            scores = [score(name, seed, pathlib.Path(temporary)) for seed in SEEDS]
+        stored = json.loads(TRAINER.read_text()) if TRAINER.is_file() else {}
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        stored |= {"versions": versions, name: {SCORES[name][0]: scores}}
+        TRAINER.parent.mkdir(exist_ok=True)
+        TRAINER.write_text(json.dumps(stored, indent=1) + "\n")
+        print(name, scores, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
