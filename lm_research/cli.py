@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from lm_research.common import disk, interrupts, streams
 from lm_research.common.documents import json_value, short
 from lm_research.common.flags import Parser
-from lm_research.common.paths import path_of
+from lm_research.common.paths import is_remote, path_of
 from lm_research.common.texts import is_text
 from lm_research.config import Config, check_key, describe, find, loading, overlay, resolve
 from lm_research.config.draft import set_values
@@ -231,7 +231,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         if len(values) > 1:
             raise ConfigError(f"--{name} is given {len(values)} times ({', '.join(values)}). Keep one of them.")
     os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PROCESS_FLAGS.items() if flag in dict(pairs)})
-    workdir = directory(dict(pairs)["workdir"])
+    workdir = directory(dict(pairs)["workdir"], bucket=True)
     loaded = loaded or loading.load(dict(pairs)["config"])
     overrides = {flag.removeprefix("config."): value for flag, value in pairs if flag.startswith("config.")}
     config = resolve(_apply(loaded, overrides))
@@ -361,18 +361,22 @@ def _check_flag(name: str) -> None:
     raise ConfigError(f"--{shown} is not a flag. {suggest(f'--{shown}', _FLAGS)}")
 
 
-def directory(text: str, flag: str = "--workdir") -> Path:
-    """Return the directory that a flag names, with `~` expanded; it need not exist yet.
+def directory(text: str, flag: str = "--workdir", *, bucket: bool = False) -> Path:
+    """Return the directory that a flag names, with `~` expanded, or with `bucket` a gs:// address; it need not exist yet.
 
     Raises:
-      ConfigError: it is empty, a remote address, a file, or not writable.
+      ConfigError: it is empty, another address, a file, or not writable.
     """
-    if "://" in text:
+    if "://" in text and not (bucket and text.startswith("gs://")):
+        kinds = (
+            "a file system or to gs:// (Orbax writes checkpoints to no other service)" if bucket else "a file system"
+        )
         raise ConfigError(
-            f"{flag}={text} is a remote address, but runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
-            "give the mounted directory."
+            f"{flag}={text} is a remote address, but this writes to {kinds}. Mount it (gcsfuse, s3fs, NFS) and give the mounted directory."
         )
     path = path_of(text, flag)
+    if is_remote(path):
+        return path
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise ConfigError(f"{flag}={text}: {existing} is a file, not a directory. Choose another place.")

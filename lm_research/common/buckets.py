@@ -68,6 +68,9 @@ def _configure() -> None:
     import fsspec
 
     os.environ.setdefault("EPATH_USE_TF", "false")
+    os.environ.setdefault(
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+    )  # which asks another service what kind each bucket is
     for scheme in ("gs", "gcs", "s3"):
         fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
 
@@ -90,6 +93,12 @@ def upload(file: str | os.PathLike[str], path: Any) -> None:
     """Write an object from a local file of any size."""
     system, name = filesystem(path)
     system.put_file(os.fspath(file), name)
+
+
+def move(source: Any, target: Any) -> None:
+    """Rename a folder: every object is copied by the service, then removed."""
+    system, name = filesystem(source)
+    system.mv(name, filesystem(target)[1], recursive=True)
 
 
 def create(path: Any, content: bytes) -> bool:

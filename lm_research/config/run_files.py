@@ -13,12 +13,13 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from lm_research.common.documents import Finite, check_fields, json_value, read_bytes, read_json
-from lm_research.common.paths import kind
+from lm_research.common.paths import is_remote, kind
 from lm_research.config import stored
 from lm_research.config.resolving import by_key
 from lm_research.errors import CheckpointError, ConfigError, UserError
 
 Step = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_COMPLETE = "commit_success.txt"
 _LARGEST = 2**28  # bytes of a file that grows with the run
 _ADVICE = "Restore it, or repeat the run in another --workdir."
 
@@ -113,8 +114,13 @@ def read_lives(directory: Path) -> list[Life]:
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """List the steps of the checkpoints in a directory, complete or not, in ascending order; empty if there is no such directory."""
+    """List the steps of the checkpoints in a directory in ascending order; empty if there is no such directory.
+
+    In a bucket, where an unfinished checkpoint has its final name, only those that Orbax has marked as complete.
+    """
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if is_remote(directory):
+        names = [name for name in names if name.isdecimal() and (directory / name / _COMPLETE).exists()]
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
 
 

@@ -29,9 +29,15 @@ _Bytes = Annotated[int, Meta(ge=0)]
 
 def corpora_folder(cache_dir: str | None, workdir: pathlib.Path) -> pathlib.Path:
     """Return the local folder of a run's corpora: data.cache_dir, its local copy if that is in a bucket, or WORKDIR/data."""
+    cache_dir = _remote_data(cache_dir, workdir)
     if cache_dir and is_remote(cache_dir):
         return cache_root() / cache_dir.replace("://", "/").rstrip("/")
     return path_of(cache_dir, "config.data.cache_dir", error=DataError) if cache_dir else pathlib.Path(workdir) / "data"
+
+
+def _remote_data(cache_dir: str | None, workdir: pathlib.Path) -> str | None:
+    """Return data.cache_dir, or the data/ of a run directory in a bucket."""
+    return cache_dir or (f"{workdir}/data" if is_remote(str(workdir)) else None)
 
 
 def cache_root() -> pathlib.Path:
@@ -55,6 +61,7 @@ def find_or_build(
     Raises:
       DataError: the bucket cannot be reached or written.
     """
+    cache_dir = _remote_data(cache_dir, workdir)
     folder = corpora_folder(cache_dir, workdir) / key
     if folder.is_dir():
         return folder

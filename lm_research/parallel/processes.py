@@ -29,8 +29,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lm_research.common import interrupts
+from lm_research.common import buckets, interrupts
 from lm_research.common.documents import whole_number
+from lm_research.common.paths import is_remote
 from lm_research.config.run_files import newest_step
 from lm_research.errors import BUG, REPORTED_ERRORS, STOPPED_BY_SIGNAL, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
@@ -48,6 +49,7 @@ BUILD = (
 _PREEMPTION = "jax_enable_preemption_service"
 _LEAVING = "lm_research/interrupted"  # key that a process sets when a signal ends it before the first step
 _LOOK = 0.2  # seconds between checks of that key
+_LAST_WORDS = 10.0  # seconds to write a line to the log before the process ends
 # Messages of a collective when a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
 _LOST = (
     "Connection closed by peer",
@@ -272,7 +274,9 @@ def _leave_lost(place: ProcessInfo, workdir: pathlib.Path) -> None:
         if number == place.process_id:  # it was suspended and has been continued
             cause = "it did not answer for too long, and the others ended without it."
     if code == STOPPED_BY_SIGNAL:
-        newest = newest_step(workdir / "checkpoints")
+        newest = None
+        with contextlib.suppress(Exception):  # of a bucket's client
+            newest = newest_step(workdir / "checkpoints")
         saved = "No checkpoint has been saved yet" if newest is None else f"The newest checkpoint is of step {newest}"
         cause += f" {saved}; the same command, started in every process, resumes the run."
     _end(cause, code, place, workdir)
@@ -283,11 +287,10 @@ def _end(cause: str, code: int, place: ProcessInfo, workdir: pathlib.Path) -> No
     if not _ending.acquire(blocking=False):
         threading.Event().wait()
     text = f"process {place.process_id} of {place.num_processes} ends: {cause}\n"
-    with contextlib.suppress(OSError):
-        path = workdir / log_name(place.process_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+    writing = threading.Thread(target=_append, args=(workdir / log_name(place.process_id), line), daemon=True)
+    writing.start()
+    writing.join(_LAST_WORDS)  # a bucket may not answer
     with contextlib.suppress(OSError):
         os.write(2, text.encode(errors="backslashreplace"))
     if code != STOPPED_BY_SIGNAL:
@@ -295,6 +298,17 @@ def _end(cause: str, code: int, place: ProcessInfo, workdir: pathlib.Path) -> No
     if place.process_id == 0:
         time.sleep(1)  # jax.distributed ends the others with process 0; let those with the same error report it first
     os._exit(code)
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    """Append a line to a log, if that is possible."""
+    with contextlib.suppress(Exception):
+        if is_remote(path):
+            buckets.write(path, (path.read_bytes() if path.exists() else b"") + line.encode())
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(line)
 
 
 def log_name(process_id: int) -> str:

@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lm_research.common import disk
+from lm_research.common import buckets, disk
 from lm_research.common.paths import FILE, FOLDER, NOTHING, is_remote, kind
 from lm_research.config import CheckpointConfig
 from lm_research.config.run_files import checkpoint_steps, newest_step
@@ -68,10 +68,19 @@ class Checkpoints:
         config: CheckpointConfig,
         files: Mapping[str, bytes],
         log: Callable[[str], None] = print,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the checkpoints; every new one stores `files` (name -> content) next to the state. `log` is for warnings."""
+        """Open the checkpoints.
+
+        Args:
+          workdir: the run directory, on this machine or in a bucket.
+          config: how often and how many to keep.
+          files: stored in every new one next to the state, name -> content.
+          log: for warnings.
+          before: called in process 0's writer before a checkpoint becomes complete: stores what a run that resumes from it needs beside it.
+        """
         self.directory = (workdir if is_remote(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
-        self.files = dict(files)
+        self.files, self._before = dict(files), before
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}
         self._bytes = 0  # of a checkpoint's arrays and files
@@ -88,7 +97,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
-        for step in checkpoint_steps(self.directory):
+        for step in checkpoint_steps(self.directory) if not is_remote(self.directory) else ():
             path = self.directory / str(step) / _TIMES
             if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe is empty, and reading it would block Orbax
                 path.unlink(missing_ok=True)
@@ -143,7 +152,7 @@ class Checkpoints:
         self.wait()  # until the memory of the last snapshot is free
         kept, digests = self._snapshot.take(_kept(state))
         args = ocp.args.Composite(
-            state=save_in_parts(kept, self._pending), files=FilesSave(self.files, manifest, digests)
+            state=save_in_parts(kept, self._pending), files=FilesSave(self.files, manifest, digests, self._before)
         )
         self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, self.files.values()))
         with self._writing():
@@ -293,11 +302,11 @@ class Checkpoints:
         for step, target in kept.items() if jax.process_index() == 0 else ():
             try:
                 target.parent.mkdir(exist_ok=True)
-                os.rename(self.directory / str(step), target)
+                (buckets.move if is_remote(target) else os.rename)(self.directory / str(step), target)
             except OSError as error:
                 raise CheckpointError(
-                    f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror}. Move it "
-                    "away to resume from an older one."
+                    f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror or error}. "
+                    "Move it away to resume from an older one."
                 ) from error
         processes.all_processes(True)
         self._manager.reload()
@@ -341,7 +350,7 @@ class Checkpoints:
         for write in self._pending:  # another part of the checkpoint may have failed first
             with contextlib.suppress(Exception):
                 write.result()
-        if disk.errno_of(error) is not None and jax.process_count() == 1:
+        if disk.errno_of(error) is not None and jax.process_count() == 1 and not is_remote(self.directory):
             unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
             for path in unfinished:  # free their disk space
                 shutil.rmtree(path, ignore_errors=True)

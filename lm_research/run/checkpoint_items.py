@@ -45,6 +45,7 @@ class FilesHandler(ocp.handlers.AsyncCheckpointHandler):
     def save(self, directory: epath.Path, args: FilesSave) -> None:
         digests = args.digests()
         if jax.process_index() == 0:
+            args.before()
             sums = {name: hashlib.sha256(content).hexdigest() for name, content in args.contents.items()}
             manifest = json.dumps({**args.manifest, "digests": digests, "files": sums}, indent=1)
             for name, content in {**args.contents, MANIFEST: manifest.encode()}.items():
@@ -123,11 +124,13 @@ class FilesSave(ocp.args.CheckpointArgs):
       contents: name -> content.
       manifest: the manifest, without digests.
       digests: a function of the writer, of all processes, that returns the digests of the arrays.
+      before: called by the writer of process 0 before it writes the manifest.
     """
 
     contents: Mapping[str, bytes]
     manifest: Mapping[str, Any]
     digests: Callable[[], dict[str, str] | None]
+    before: Callable[[], None]
 
 
 @ocp.args.register_with_handler(FilesHandler, for_restore=True)

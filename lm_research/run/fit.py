@@ -74,14 +74,14 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
         history = open_history(run, account, start)
         meter = Meter(run.config, run.objective, run.definition, run.examples, start, run.log, account, counted)
         feed = make_feed(run)
-        budget = make_budget(run.config, workdir, start, account, history, replicated(run.mesh), run.log)
+        budget = make_budget(run.config, run.files, start, account, history, replicated(run.mesh), run.log)
         if budget.needs_calibration:
             calibrate(budget, learner, feed, start, account, evaluator.num_batches)
 
         batches = load(feed, start, budget.last, run.config.data.num_workers)
         progress, pace = Progress(start, budget.end, run.log, run.is_main), Pace(start)
         recheck = make_recheck(run, learner, start, account)
-        profiler = Profiler(config_lib.profile_range(run.config), workdir)
+        profiler = Profiler(config_lib.profile_range(run.config), run.files)
         hooks = [pace, recheck, profiler, writer, progress, history, *callbacks]
         pause_step = run.config.train.stop_after or budget.last
         if start < min(budget.end, pause_step):  # compile while a signal still ends the run at once
@@ -102,8 +102,8 @@ def record_start(run: RunSetup, learner: Learner, start: int) -> None:
         learner.checkpoints.trust(start)
     extension.check(run.workdir, run.config, start)
     if run.is_main:
-        changed = run_directory.store_config(run.workdir, run.config)
-        run_directory.record_environment(run.workdir, run.definition.num_params, changed, run.compiler_options)
+        changed = run_directory.store_config(run.workdir, run.config, run.files)
+        run_directory.record_environment(run.files, run.definition.num_params, changed, run.compiler_options)
         if message := extension.describe_changes(run.config, changed, start):
             run.log(message)
 
@@ -114,8 +114,8 @@ def open_metrics(
     """Open metrics.jsonl: its writer, its lines so far, and those from which the token count continues (None if the last are lost)."""
     config = run.config
     trackers, values = config_lib.tracker_names(config), config_lib.to_dict(config)
-    writer = MetricsWriter(run.workdir, trackers, start, run.is_main, values, run.log)
-    lines = [line for line in read_metrics(run.workdir / "metrics.jsonl") if line["step"] <= start]
+    writer = MetricsWriter(run.files, trackers, start, run.is_main, values, run.log)
+    lines = [line for line in read_metrics(run.files / "metrics.jsonl") if line["step"] <= start]
     gaps = find_gaps(lines, start, config.logging.every_steps, learner.checkpoints.lines(start) if start else None)
     if gaps:
         run.log(gaps)
@@ -125,7 +125,7 @@ def open_metrics(
 
 def open_history(run: RunSetup, account: TimeAccount, start: int) -> RunHistory:
     """Open the account of all starts of the run."""
-    history = RunHistory(run.workdir, account, start, run.is_main)
+    history = RunHistory(run.files, account, start, run.is_main)
     if start and not history.exists:
         run.log("WARNING: time.json is missing or damaged: the time of the steps up to here is not counted.")
     return history
@@ -168,7 +168,7 @@ def calibrate(
 
 def make_recheck(run: RunSetup, learner: Learner, start: int, account: TimeAccount) -> Recheck:
     """Make the callback that repeats steps to find silent data corruption."""
-    parts = (run.config, run.objective, run.definition, run.mesh, run.workdir)
+    parts = (run.config, run.objective, run.definition, run.mesh, run.files)
     return Recheck(*parts, learner.checkpoints, start, account, run.log)
 
 
@@ -178,13 +178,13 @@ def conclude(loop: Loop, history: RunHistory) -> FitResult:
     seconds = history.total() if run.is_main else None  # process 0 writes it
     done = learner.step == loop.budget.end or evaluator.exhausted
     status: Status = "finished" if done else "paused" if learner.step >= loop.pause_step else "stopped"
-    summary = summarize(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
+    summary = summarize(learner.state, run.files, status, evaluator.unigram_nats, seconds)
     if seconds is not None:
         run.log(f"time: {describe_times(seconds)}")
     task_scores = ""
     if done and run.trainable.delivers_best:
         learner.take_best()
-        scores, task_scores = export_best_model(evaluator, learner.state, run.init, run.workdir)
+        scores, task_scores = export_best_model(evaluator, learner.state, run.init, run.files)
         summary |= scores
     learner.checkpoints.close()
     run.log(final_message(run.config, run.workdir, summary, task_scores) if run.is_main else summary["status"])

@@ -64,7 +64,7 @@ class Learner:
         self._peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(run.mesh))
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}  # by batch shape, of which tasks have several
         self.checkpoints = ends.enter_context(
-            Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run), run.log)
+            Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run), run.log, run.copy.flush)
         )
         self.state: State = {}
 

@@ -145,6 +145,7 @@ class Loop:
 
     def _write_line(self, step: int) -> None:
         self._check_finite()
+        self.run.copy.check()
 
         def rate(number: int) -> jax.Array:
             return self.learner.schedule(number, *self.budget.schedule_args)
@@ -155,7 +156,7 @@ class Loop:
             callback.on_log(step, values)
 
     def _check_finite(self) -> None:
-        raise_if_halted(self.learner.state, self.feed, self.run.workdir, self.learner.checkpoints)
+        raise_if_halted(self.learner.state, self.feed, self.run.files, self.learner.checkpoints)
 
     def _end(self, batches: Batches) -> None:
         step = self.learner.step

@@ -11,6 +11,9 @@ checked.json      the last step that train.check_every found nothing in
 local_checkpoints.json  the run's id in checkpoint.local_directory
 trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/; damaged files are kept in checkpoints/damaged/ and *.damaged
+
+In a bucket, checkpoints/ and data/ are written there, and the other files in a local folder that is copied to it (common/bucket_copies.py);
+lease.py is its lock.
 """
 
 from __future__ import annotations
@@ -24,19 +27,25 @@ import os
 import pathlib
 import platform
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Mapping
 from typing import IO, Any
 
 import jax
 
 from lm_research import config as config_lib
+from lm_research.common import buckets
 from lm_research.common.disk import describe_os_error, write_atomically
 from lm_research.common.documents import Object, read_json
-from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, kind
+from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, is_remote, kind
 from lm_research.config.run_files import read_whole_config
-from lm_research.errors import CheckpointError, DataError
+from lm_research.errors import CheckpointError, DataError, UserError
+from lm_research.parallel import processes
+from lm_research.run.lease import Lease
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
@@ -59,6 +68,8 @@ FREE_KEYS = (
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
 # Changing this key changes the rounding of products from then on: a run may end in full precision.
 ROUNDING_KEYS = ("train.quantization",)
+_checks = itertools.count()  # of `check_shared`
+_SHARED_SECONDS = 20.0  # for a file that another host wrote to appear
 _OPENED = (".lock", "log.txt", "metrics.jsonl")
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
@@ -79,7 +90,7 @@ PACKAGES = (
 def first_free_path(path: pathlib.Path) -> pathlib.Path:
     """Find the first of PATH, PATH-2, PATH-3, ... that does not exist."""
     places = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
-    return next(place for place in places if not os.path.lexists(place))
+    return next(place for place in places if not (place.exists() if is_remote(place) else os.path.lexists(place)))
 
 
 def keep_damaged(path: pathlib.Path) -> pathlib.Path:
@@ -92,12 +103,20 @@ def keep_damaged(path: pathlib.Path) -> pathlib.Path:
     return kept
 
 
-def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
+def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str] | Lease:
     """Lock the directory, which `flag` named, for this process until the handle is closed or the process ends.
 
     Raises:
       CheckpointError: the directory cannot be written, or another run is using it.
     """
+    if is_remote(workdir):
+        try:
+            return Lease(workdir, flag)
+        except UserError:
+            raise
+        except Exception as error:  # of any class of the bucket's client
+            fix = buckets.FIXES[buckets.errno_of(error)]
+            raise CheckpointError(f"{flag}={workdir} cannot be written: {buckets.reason(error)}. {fix}.") from error
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for name in _OPENED:  # opening a pipe would block
@@ -117,6 +136,40 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
             f"{flag}={workdir} is in use by another running process. Wait for it, stop it, or choose another {flag}."
         ) from error
     return handle
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Check that all processes of the run see one directory; with others, they would wait for each other at a save. All must call this.
+
+    Raises:
+      CheckpointError: in every process, if some see another directory, or none.
+    """
+    if jax.process_count() == 1:
+        return
+    number, key = jax.process_index(), f"shared/{next(_checks)}"
+    name = processes.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
+    seen = f"{workdir} on {socket.gethostname()}"
+    if number == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / name).write_bytes(b"")
+        processes.share_texts(f"{key}/written", "")
+        seen = ""
+    else:
+        processes.share_texts(f"{key}/written", "")
+        deadline = time.monotonic() + _SHARED_SECONDS
+        while seen and time.monotonic() < deadline:
+            seen = "" if (workdir / name).exists() else seen
+            time.sleep(0.1 if seen else 0)
+    others = {one: text for one, text in enumerate(processes.share_texts(f"{key}/seen", seen)) if text}
+    if number == 0:
+        (workdir / name).unlink(missing_ok=True)
+    if others:
+        first, where = next(iter(others.items()))
+        more = f", and {len(others) - 1} more processes" if len(others) > 1 else ""
+        raise CheckpointError(
+            f"The processes of this run do not share one --workdir: process {first} ({where}{more}) does not see the file that process 0 wrote "
+            "into its own. Give all of them the same directory, on storage that all hosts mount or in a bucket (gs://BUCKET/RUN)."
+        )
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Changes:
@@ -147,10 +200,10 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
     return changed
 
 
-def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
-    """Check config.json again, now that the number of steps is resolved, and write it; return what changed."""
+def store_config(workdir: pathlib.Path, config: config_lib.Config, files: pathlib.Path | None = None) -> Changes:
+    """Check config.json again, now that the number of steps is resolved, and write it, into `files` if given; return what changed."""
     changed = check_config(workdir, config)
-    write_atomically(workdir / "config.json", config_lib.dumps(config))
+    write_atomically((files or workdir) / "config.json", config_lib.dumps(config))
     return changed
 
 

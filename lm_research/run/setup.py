@@ -11,6 +11,7 @@ import jax
 
 from lm_research import config as config_lib
 from lm_research import tasks
+from lm_research.common.bucket_copies import BucketCopy
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.mixture import mix
@@ -46,7 +47,8 @@ class RunSetup:
 
     Attributes:
       config: with the batch, the number of steps and the keys that `init` decides filled in.
-      workdir: the run directory.
+      workdir: the run directory, on this machine or in a bucket.
+      copy: its files, in a local folder (`files`) if it is in a bucket.
       mesh: over all devices.
       log: of the run.
       is_main: whether this is process 0, which writes the files that processes have in common.
@@ -60,6 +62,7 @@ class RunSetup:
 
     config: Config
     workdir: pathlib.Path
+    copy: BucketCopy
     mesh: jax.sharding.Mesh
     log: RunLogger
     is_main: bool
@@ -69,6 +72,11 @@ class RunSetup:
     definition: ModelDefinition
     trainable: Trainable[Any]
     examples: Examples
+
+    @property
+    def files(self) -> pathlib.Path:
+        """The local folder that the run's files are written to: the run directory, or what is copied to it."""
+        return self.copy.folder
 
     @property
     def objective(self) -> Objective:
@@ -87,6 +95,9 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     Raises:
       UserError: the config is impossible, or differs from that of the run in `workdir`.
     """
+    run_directory.check_shared(workdir)
+    log_name = processes.log_name(jax.process_index())
+    copy = ends.enter_context(BucketCopy(workdir, also=[log_name] if jax.process_index() else []))
     config = with_dtype(config)
     init = load_init_checkpoint(config)
     config = apply_init_checkpoint(init, config)
@@ -97,7 +108,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     is_main = jax.process_index() == 0
     if is_main:
         check_installed(config_lib.tracker_names(config))
-    log = RunLogger(workdir, is_main, processes.log_name(jax.process_index()))
+    log = RunLogger(copy.folder, is_main, log_name, copy.named)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     use_compile_cache(log, is_main)
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
@@ -117,7 +128,8 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
-    run = RunSetup(config, workdir, mesh, log, is_main, corpus, verification, init, definition, trainable, examples)
+    parts = (log, is_main, corpus, verification, init, definition, trainable, examples)
+    run = RunSetup(config, workdir, copy, mesh, *parts)
     log(describe(run))
     return run
 

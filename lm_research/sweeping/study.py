@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from lm_research.common.disk import as_disk_error, errno_of, write_atomically
 from lm_research.errors import ConfigError, UserError
+from lm_research.run.lease import start_time
 from lm_research.run.trackers.threads import redact
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
 
@@ -315,7 +316,7 @@ def suggest(trial: optuna.Trial, key: str, kind: Any) -> Any:
 
 def this_worker(child: int = 0) -> dict[str, Any]:
     """Return a lease of this process and its training process `child`: their host, process ids and start times."""
-    processes = {str(pid): start for pid in (os.getpid(), child) if pid and (start := _start_time(pid))}
+    processes = {str(pid): start for pid in (os.getpid(), child) if pid and (start := start_time(pid))}
     return {"host": socket.gethostname(), "processes": processes, "time": time.time()}
 
 
@@ -325,16 +326,7 @@ def alive(lease: dict[str, Any] | None) -> bool:
         return False
     if lease["host"] != socket.gethostname():
         return time.time() - lease["time"] < PATIENCE
-    return any(_start_time(int(pid)) == start for pid, start in lease["processes"].items())
-
-
-def _start_time(pid: int) -> str:
-    """Return when a process of this machine started, in the kernel's ticks; "" if it does not exist or has ended."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+    return any(start_time(int(pid)) == start for pid, start in lease["processes"].items())
 
 
 def write_table(study: Study) -> str:

@@ -10,16 +10,24 @@ those of the moment; there are no folders. It answers a share of the requests, c
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import re
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
+
+os.environ.setdefault(
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+)  # read when gcsfs is imported: it would ask another service
 
 
 @dataclasses.dataclass
@@ -72,7 +80,7 @@ class GcsServer:
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GOOGLE_CLOUD_PROJECT": "stand-in",
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "stand-in",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks another service
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             "FSSPEC_GS_TOKEN": "anon",
             "FSSPEC_GCS_TOKEN": "anon",
         }
@@ -114,6 +122,29 @@ class GcsServer:
         generation = str(found.generation) if found else "0"
         wanted, unwanted = conditions.get("ifGenerationMatch"), conditions.get("ifGenerationNotMatch")
         return (wanted is None or wanted == generation) and (unwanted is None or unwanted != generation)
+
+
+@contextlib.contextmanager
+def served_here(**faults: float) -> Iterator[GcsServer]:
+    """A server that gcsfs uses in this process, too; tensorstore, which reads its address once, does not."""
+    import fsspec
+    import gcsfs
+    from etils.epath import backend
+
+    def forget() -> None:
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        backend.fsspec_backend._get_filesystem.cache_clear()
+
+    with (
+        GcsServer(faults=Faults(seed=1, **faults)) as server,
+        mock.patch.dict(os.environ, server.environment),
+        mock.patch.dict(
+            fsspec.config.conf, {name: {"token": "anon", "use_listings_cache": False} for name in ("gs", "gcs")}
+        ),
+    ):
+        forget()
+        yield server
+    forget()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -127,4 +127,4 @@ def test_a_process_is_known_by_its_start(state: str, start: str, monkeypatch: py
     """Proc(5): the state is field 3, the start field 22; the name before them may have any characters. Z has ended."""
     text = f"5 (a) (b c) {state} " + " ".join(["0"] * 18) + " 77 99"
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: text)
-    assert study_module._start_time(5) == start
+    assert study_module.start_time(5) == start

@@ -1,0 +1,165 @@
+"""Local folders whose files are copied to a bucket, for code that appends to files, renames them, or needs a database on a disk.
+
+A bucket has no appending: an object is replaced as a whole. So files grow in a local folder, and a thread copies those that have changed
+every few seconds; readers of the bucket see for each file what it was at one moment. What fails is copied again the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from lm_research.common import buckets
+from lm_research.common.buckets import is_remote
+from lm_research.common.disk import DiskError
+from lm_research.errors import UserError
+
+SECONDS = 5.0  # between two looks for files that have changed
+PATIENCE = 600.0  # seconds without a successful copy, after which the work ends with an error
+_AT_ONCE = (
+    2**26
+)  # bytes of a file that is read as a whole; larger ones are sent in parts, once they have not changed for a while
+_SIDECARS = ("-journal", "-wal", "-shm")  # of SQLite's databases
+
+
+class BucketCopy:
+    """A folder in a bucket and the local folder that its files come from. For a folder on this machine, that folder itself, and nothing is done.
+
+    Attributes:
+      address: the folder that the user named.
+      folder: the local folder to write to and to read from.
+    """
+
+    def __init__(self, address: pathlib.Path, also: Iterable[str] = ()) -> None:
+        """Fetch the files that are directly in the folder, and those of its folders that `also` names; start copying."""
+        self.address = self.folder = address
+        self._sent: dict[str, tuple[int, ...]] = {}
+        self._copying, self._ended = threading.Lock(), threading.Event()
+        self._failing: tuple[float, Exception] | None = None  # since when, and why
+        self._thread = threading.Thread(target=self._work, name=f"copies to {address}", daemon=True)
+        if not is_remote(address):
+            return
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-")) / address.name
+        self.folder.mkdir()
+        try:
+            self._fetch(also)
+        except BaseException:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+            raise
+        self._thread.start()
+
+    def _fetch(self, also: Iterable[str]) -> None:
+        system, root = buckets.filesystem(self.address)
+        try:
+            found = [entry["name"] for entry in system.ls(root, detail=True) if entry["type"] == "file"]
+        except FileNotFoundError:  # nothing is there yet
+            return
+        names = [name.rpartition("/")[2] for name in found] + [name for name in also if (self.address / name).exists()]
+        for name in filter(None, names):  # a mark of the folder itself has no name
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(f"{root}/{name}", str(path))
+            self._sent[name] = _version(path.stat())
+
+    def _work(self) -> None:
+        while not self._ended.wait(SECONDS):
+            with contextlib.suppress(Exception):
+                self.upload(whole=False)
+
+    def upload(self, whole: bool = True) -> None:
+        """Copy the files that have changed since the last time; without `whole`, large ones that are still written wait."""
+        if not is_remote(self.address):
+            return
+        with self._copying:
+            try:
+                for name, path, stat in self._files():
+                    is_written = stat.st_size > _AT_ONCE and time.time() - stat.st_mtime < SECONDS
+                    if self._sent.get(name) != _version(stat) and (whole or not is_written):
+                        self._send(name, path)
+                        self._sent[name] = _version(stat)
+            except Exception as error:
+                self._failing = (self._failing or (time.monotonic(),))[0], error
+                raise
+            self._failing = None
+
+    def _files(self) -> Iterable[tuple[str, pathlib.Path, os.stat_result]]:
+        for parent, _, names in os.walk(self.folder):
+            for name in sorted(names):
+                path = pathlib.Path(parent, name)
+                if name.endswith((".tmp", *_SIDECARS)) or path.is_symlink():
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile
+                    yield path.relative_to(self.folder).as_posix(), path, path.stat()
+
+    def _send(self, name: str, path: pathlib.Path) -> None:
+        with tempfile.NamedTemporaryFile() as consistent:
+            if path.suffix == ".db":
+                with (
+                    contextlib.closing(sqlite3.connect(path)) as source,
+                    contextlib.closing(sqlite3.connect(consistent.name)) as copy,
+                ):
+                    source.backup(copy)
+                path = pathlib.Path(consistent.name)
+            if path.stat().st_size > _AT_ONCE:
+                buckets.upload(path, self.address / name)
+            else:
+                buckets.write(self.address / name, path.read_bytes())
+
+    def flush(self, patience: float = PATIENCE) -> None:
+        """Copy everything; raise a DiskError if that fails for `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self.upload()
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise DiskError(self._lost()) from error
+                time.sleep(SECONDS)
+
+    def check(self) -> None:
+        """Raise a DiskError if nothing could be copied for PATIENCE seconds."""
+        if self._failing and time.monotonic() - self._failing[0] > PATIENCE:
+            raise DiskError(self._lost())
+
+    def _lost(self) -> str:
+        assert self._failing is not None
+        return (
+            f"{self.address} could not be written for {(time.monotonic() - self._failing[0]) / 60:.1f} minutes: "
+            f"{buckets.reason(self._failing[1])}. The files that it lacks are in {self.folder}: copy them there before the same command runs again."
+        )
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Copy everything and remove the local folder; raise a DiskError that names it if that fails for `patience` seconds."""
+        if not is_remote(self.address):
+            return
+        self._ended.set()
+        self.flush(patience)
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def named(self, text: str) -> str:
+        """Replace the local folder in a message by the address."""
+        return text.replace(str(self.folder), str(self.address))
+
+    def __enter__(self) -> BucketCopy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        """Close the copy; after an error try once, and name the address in its message."""
+        if error is None:
+            return self.close()
+        if isinstance(error, UserError) and not isinstance(error, DiskError):
+            error.args = (self.named(str(error)),)
+        with contextlib.suppress(DiskError):
+            self.close(patience=0)
+
+
+def _version(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
