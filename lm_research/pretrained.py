@@ -22,8 +22,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from lm_research.common.bucket_copies import fetched
 from lm_research.common.disk import reporting_disk_errors
-from lm_research.common.paths import path_of
+from lm_research.common.paths import is_remote, path_of
 from lm_research.config.run_files import checkpoint_steps
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
@@ -561,6 +562,8 @@ def inspect(
     directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
 ) -> StoredModel:
     """Read the model's description from a directory of any format, without its parameters; raises PretrainedError."""
+    if is_remote(directory) and not native_checkpoint.is_run(directory):
+        directory = fetched(directory)
     if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
         return huggingface.inspect(directory, head, num_labels, None if adapter is None else pathlib.Path(adapter))
     if adapter is not None:

@@ -28,6 +28,7 @@ from typing import Any
 from lm_research import cli
 from lm_research.common import interrupts
 from lm_research.common.flags import Parser, bounded
+from lm_research.common.paths import as_path, is_remote
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -136,7 +137,7 @@ def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]
             f"{args.model} has no tokenizer, so it cannot read texts. Add the tokenizer's files to the directory."
         )
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
-    name = args.name or pathlib.Path(args.model).resolve().name
+    name = args.name or (as_path(args.model) if is_remote(args.model) else pathlib.Path(args.model).resolve()).name
     more = [host.strip() for host in (args.allowed_hosts or "").split(",") if host.strip()]
     # Without a token, checking the Host header keeps web pages from reaching a local server (DNS rebinding).
     hosts = None if token is not None and not more else [args.host, *more]

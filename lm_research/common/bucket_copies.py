@@ -6,6 +6,7 @@ every few seconds; readers of the bucket see for each file what it was at one mo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pathlib
@@ -38,8 +39,14 @@ class BucketCopy:
       folder: the local folder to write to and to read from.
     """
 
-    def __init__(self, address: pathlib.Path, also: Iterable[str] = ()) -> None:
-        """Fetch the files that are directly in the folder, and those of its folders that `also` names; start copying."""
+    def __init__(self, address: pathlib.Path, also: Iterable[str] = (), begin: str | None = None) -> None:
+        """Fetch the files that are directly in the folder, and start copying.
+
+        Args:
+          address: the folder.
+          also: names of files in its folders that are fetched too.
+          begin: how the names of the fetched files begin; None fetches all files of the folder and `also`.
+        """
         self.address = self.folder = address
         self._sent: dict[str, tuple[int, ...]] = {}
         self._copying, self._ended = threading.Lock(), threading.Event()
@@ -50,20 +57,22 @@ class BucketCopy:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-")) / address.name
         self.folder.mkdir()
         try:
-            self._fetch(also)
+            self._fetch(also, begin or "")
         except BaseException:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
             raise
         self._thread.start()
 
-    def _fetch(self, also: Iterable[str]) -> None:
+    def _fetch(self, also: Iterable[str], begin: str) -> None:
         system, root = buckets.filesystem(self.address)
         try:
             found = [entry["name"] for entry in system.ls(root, detail=True) if entry["type"] == "file"]
         except FileNotFoundError:  # nothing is there yet
             return
         names = [name.rpartition("/")[2] for name in found] + [name for name in also if (self.address / name).exists()]
-        for name in filter(None, names):  # a mark of the folder itself has no name
+        for name in (
+            name for name in names if name and name.startswith(begin)
+        ):  # a mark of the folder itself has no name
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             system.get_file(f"{root}/{name}", str(path))
@@ -159,6 +168,26 @@ class BucketCopy:
             error.args = (self.named(str(error)),)
         with contextlib.suppress(DiskError):
             self.close(patience=0)
+
+
+def fetched(path: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:
+    """Copy a folder or an object of a bucket to this machine until the process ends, for code that maps files into memory; return the copy.
+
+    Args:
+      path: what is copied; a path on this machine is returned as it is.
+      without: endings of names that are left out.
+    """
+    if not is_remote(path):
+        return path
+    system, root = buckets.filesystem(path)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in [root] if system.isfile(root) else system.find(root):
+        target = folder / path.name / name.removeprefix(root).lstrip("/")
+        if not name.endswith(("/", *without)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(name, str(target))
+    return folder / path.name
 
 
 def _version(stat: os.stat_result) -> tuple[int, ...]:

@@ -21,8 +21,10 @@ import numpy as np
 import tqdm
 from msgspec import Meta
 
+from lm_research.common import buckets
 from lm_research.common.disk import atomic_file, reporting_disk_errors, write_atomically
 from lm_research.common.documents import Object, Size, check, read_json
+from lm_research.common.paths import as_path, is_remote
 from lm_research.common.rounding import round_up
 from lm_research.config import MeshConfig, resolve
 from lm_research.errors import DataError, UserError, not_downloaded
@@ -126,7 +128,7 @@ def run(job: EvalJob, log: Callable[[str], None]) -> None:
 def _predict(job: EvalJob, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
     """Write the predictions of one model on one task, starting from the batches that are stored."""
     batch_size = round_up(job.batch_size, batch_shards(mesh.shape))
-    predictor = KINDS[entry.task](entry, pathlib.Path(model), job.output, batch_size, job.dtype, mesh)
+    predictor = KINDS[entry.task](entry, as_path(model), job.output, batch_size, job.dtype, mesh)
     partial = path.with_name("partial" + path.stem.removeprefix("predictions"))
     partial.mkdir(parents=True, exist_ok=True)
     outputs = [output for file in sorted(partial.glob("*.npz")) for output in _load_outputs(file)]
@@ -238,12 +240,19 @@ def _paths(job: EvalJob, entry: Entry) -> list[str]:
 
 def _files(model: str) -> list[Any]:
     """Return names, sizes and times of a model's files, to detect changes."""
-    path = pathlib.Path(model)
+    path = as_path(model)
     if not path.is_dir():
         raise DataError(
             f"--model={model} is not a directory. Give the directory of a fine-tuned run or of a model.{not_downloaded(model)}"
         )
     suffixes = (".safetensors", ".bin", ".msgpack", ".json")
+    if is_remote(path):
+        system, root = buckets.filesystem(path)
+        return [
+            [name.removeprefix(root), one["size"], str(one.get("updated"))]
+            for name, one in system.find(root, detail=True).items()
+            if name.endswith(suffixes) and "/.lock/" not in name
+        ]
     files = sorted(file for pattern in ("*", "model/*", "checkpoints/*", "params/*") for file in path.glob(pattern))
     return [
         [str(file.relative_to(path)), file.stat().st_size if file.is_file() else 0, file.stat().st_mtime_ns]

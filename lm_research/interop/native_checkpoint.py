@@ -21,9 +21,10 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from lm_research.common.bucket_copies import fetched
 from lm_research.common.disk import format_size, unwrapping_os_errors, write_atomically
 from lm_research.common.documents import Count, Object, check, check_fields, read_json
-from lm_research.common.paths import odd_file
+from lm_research.common.paths import is_remote, odd_file
 from lm_research.config import resolve
 from lm_research.config.run_files import checkpoint_steps, newest_step, read_config
 from lm_research.config.variants import import_plugins
@@ -222,22 +223,23 @@ def _inspect_run(directory: pathlib.Path) -> Native:
             raise ValueError("the run has not saved a checkpoint yet")
         step = directory / "checkpoints" / str(newest)
     _check_files(step)
-    manifest = read_json(step / "files" / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
+    files = fetched(step / "files")
+    manifest = read_json(files / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
     for name, digest in manifest["files"].items():
-        path = step / "files" / name
+        path = files / name
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise ValueError(f"checkpoint {step.name} is damaged: files/{name} is not what was written")
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"
     digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
-    if not (step / "files" / MODEL).is_file():  # config.json does not determine the shapes and the head
+    if not (files / MODEL).is_file():  # config.json does not determine the shapes and the head
         raise ValueError(
             f"checkpoint {step.name} has no {MODEL}, which describes the model and its head. Training writes it into every "
             "checkpoint: copy it from another checkpoint of this run, or resume the run until it saves the next one."
         )
-    run = read_config(step / "files" / "config.json", PretrainedError)  # first: its plug-ins may define the family
-    stored = read_json(step / "files" / MODEL, _Model, error=PretrainedError, fix=_FIX)
-    definition = _definition(stored, step / "files" / MODEL)
+    run = read_config(files / "config.json", PretrainedError)  # first: its plug-ins may define the family
+    stored = read_json(files / MODEL, _Model, error=PretrainedError, fix=_FIX)
+    definition = _definition(stored, files / MODEL)
     adapted = adapters.adapt(definition, resolve({"lora": stored.get("lora", {})}).lora)
     return Native(
         definition,
@@ -247,7 +249,7 @@ def _inspect_run(directory: pathlib.Path) -> Native:
         step / "state",
         subtree,
         digests,
-        step / "files",
+        files,
         "" if run["task"] else run["objective"]["name"],
         tuple(run["plugins"]),
     )
@@ -390,7 +392,8 @@ def _older_checkpoint(directory: pathlib.Path) -> str:
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
     """Restore only these arrays of the Orbax directory."""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(native.arrays.absolute()).item_metadata
+        arrays = native.arrays if is_remote(native.arrays) else native.arrays.absolute()
+        metadata = checkpointer.metadata(arrays).item_metadata
         if metadata is None:
             raise ValueError(f"{native.arrays} has no metadata of its arrays")
         tree = metadata[native.subtree] if native.subtree else metadata
@@ -400,7 +403,7 @@ def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> 
         }
         item = {native.subtree: unflatten(target)} if native.subtree else unflatten(target)
         restored = checkpointer.restore(
-            native.arrays.absolute(),
+            arrays,
             args=ocp.args.PyTreeRestore(
                 item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
             ),

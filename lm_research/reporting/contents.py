@@ -14,7 +14,7 @@ import numpy as np
 from lm_research.common.paths import kind
 from lm_research.errors import UserError
 from lm_research.reporting import curves, scaling
-from lm_research.reporting.runs import Run, named, names_of, read_run
+from lm_research.reporting.runs import Run, name_of, named, names_of, read_run
 from lm_research.reporting.studies import FILE, Study, read_study
 from lm_research.run.run_directory import FREE_KEYS
 
@@ -245,7 +245,7 @@ def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any
         "scaling": law if law and "curve" in law else None,
         "studies": [
             {
-                "name": study.directory.resolve().name,
+                "name": name_of(study.directory),
                 "metric": study.metric,
                 "maximize": study.maximize,
                 "parameters": study.varied,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_research.common.documents import read_json
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
+from lm_research.common.paths import FILE, FOLDER, NOTHING, is_remote, kind
 from lm_research.config import run_files
 from lm_research.errors import CheckpointError, UserError
 from lm_research.run.goodput import total_time
@@ -112,7 +112,7 @@ def read_run(directory: Path, name: str = "") -> Run:
     )
     seconds = total_time(lives or [])
     run = Run(
-        name or directory.resolve().name,
+        name or name_of(directory),
         directory,
         config,
         lines,
@@ -136,9 +136,14 @@ def named(directories: Sequence[Path]) -> list[Run]:
     return [read_run(path, name) for path, name in zip(directories, names_of(directories), strict=True)]
 
 
+def name_of(directory: Path) -> str:
+    """Return the name of a folder, also of "." or of a link to it."""
+    return (directory if is_remote(directory) else directory.resolve()).name
+
+
 def names_of(directories: Sequence[Path]) -> list[str]:
     """Return unique names of folders: their own names, or their paths if names are equal."""
-    names = [path.resolve().name for path in directories]
+    names = [name_of(path) for path in directories]
     return [name if names.count(name) == 1 else str(path) for path, name in zip(directories, names, strict=True)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lm_research import tasks
+from lm_research.common.paths import as_path, is_remote
 from lm_research.config import Config, ModelConfig, replace
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError, PretrainedError, TokenizerError
@@ -37,9 +37,11 @@ class InitCheckpoint:
 
     def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
         """Inspect the directory; raise a PretrainedError like `from_pretrained`."""
-        self.directory = pathlib.Path(path)
+        self.directory = as_path(path)
         self._found = inspect(self.directory, head, num_labels)
-        self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.tokenizer
+        self.tokenizer = self.directory
+        if not (isinstance(self._found, native_checkpoint.Native) or is_remote(self.directory)):
+            self.tokenizer = self._found.tokenizer
         names: tuple[str, ...] = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers")
         names += ("remat", "remat_names", "attention_backend")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})

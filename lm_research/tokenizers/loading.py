@@ -11,7 +11,10 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+from lm_research.common.bucket_copies import fetched
 from lm_research.common.documents import read_bytes
+from lm_research.common.paths import as_path, is_remote
+from lm_research.config.run_files import newest_step
 from lm_research.errors import TokenizerError, UnsupportedTokenizerError
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import ROLES, Tokenizer
@@ -45,6 +48,7 @@ _LOOKED_FOR = (
     "vocab.json with merges.txt or with source.spm and target.spm",
     *SENTENCEPIECE_FILES,
 )
+_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".index.json")  # endings of files that no tokenizer is read from
 _NUMBERED = ("two models", "one model")  # vocabularies of numbered_pieces.py
 _SUBWORDS = (
     "subwords"  # that of subword_units.py, whose tokenizer.json of earlier versions of transformers has other ids
@@ -65,7 +69,7 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
       TokenizerError: there is no tokenizer, it is damaged, or its class is not supported.
     """
     try:
-        path = pathlib.Path(path).expanduser()
+        path = _local(as_path(path).expanduser())
         is_folder, is_file = path.is_dir(), path.is_file()
         checkpointed = (
             [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
@@ -90,6 +94,14 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
     if path.suffix == SUFFIX and is_file:
         return tokenizer_from_files(tokenizer_files(path), str(path))
     return SentencePieceTokenizer.load(path)
+
+
+def _local(path: pathlib.Path) -> pathlib.Path:
+    """Copy what a tokenizer is read from to this machine, if it is in a bucket."""
+    if not is_remote(path):
+        return path
+    newest = newest_step(path / "checkpoints")
+    return fetched(path if newest is None else path / "checkpoints" / str(newest) / "files", without=_WEIGHTS)
 
 
 def holds_tokenizer(path: pathlib.Path) -> bool:
