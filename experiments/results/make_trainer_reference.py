@@ -4,7 +4,7 @@
 
 The scores of each seed, as fractions, go to references/trainer.json beside the versions that made them. Needs torch, transformers,
 accelerate and scikit-learn. Weights, files, number of steps, batch, rate, schedule, decay, clipping, dropout and length are those of
-finetuning.py; the order of the records and the draws of dropout are not. Metrics are scikit-learn's and SciPy's.
+finetuning.py; the order of the records (by chance, and those of similar length together) and the draws of dropout are not. Metrics are scikit-learn's and SciPy's.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def score(name: str, seed: int, folder: pathlib.Path) -> float:
         max_grad_norm=1.0,
         seed=seed,
         save_strategy="no",
+        train_sampling_strategy="group_by_length",  # less padding
         report_to="none",
         use_cpu=True,
         logging_steps=20,
