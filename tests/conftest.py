@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the environment of the processes that tests start, and reduce compile time, which dominates tests of tiny models.
 
     Other processes import the package from this checkout and `helpers`, as this one does (`pythonpath` in pyproject.toml). Compiled
-    programs stay in pytest's own cache; their machine code is not optimized, by emitters that compile three times as fast.
+    programs stay in pytest's own cache; their machine code is not optimized, by emitters that compile three times as fast, in one piece.
     """
     # Tracing makes many objects that stay. By default a tenth of the time of tests is spent on searching them for garbage.
     gc.set_threshold(100_000, 20, 20)
@@ -27,8 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
     flags = {"xla_backend_optimization_level": "0"}
     if importlib.metadata.version("jaxlib").startswith(
         "0.10."
-    ):  # later versions of XLA lack the option, and exit on it
+    ):  # later versions of XLA may lack these options, and exit on them
         flags["xla_cpu_use_fusion_emitters"] = "false"
+        flags["xla_cpu_parallel_codegen_split_count"] = "1"  # pieces of a program cost more than they save
     given = os.environ.get("XLA_FLAGS", "")
     added = (f"--{name}={value}" for name, value in flags.items() if name not in given)
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()

@@ -51,7 +51,8 @@ def test_a_lost_host_and_damage(tmp_path: pathlib.Path) -> None:
         assert sorted(int(path.name) for path in host.glob("*/*/*")) == [4]
     shutil.copytree(tmp_path, tmp_path / "damaged")
     shutil.rmtree(hosts(tmp_path)[1])
-    assert resumed(tmp_path, "fsdp") == {**resumed(tmp_path, "fsdp"), "step": 4, "tier": "local", "log": []}
+    found = resumed(tmp_path, "fsdp")
+    assert (found["step"], found["tier"], found["log"]) == (4, "local", [])
     for path in (tmp_path / "damaged/local").glob("host*/*/*/4/0"):  # both copies of what process 0 has
         content = bytearray(path.read_bytes())
         content[-100] ^= 1

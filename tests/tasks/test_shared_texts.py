@@ -34,6 +34,8 @@ CASES = [
     ("question_answering", "roberta"),
     ("question_answering", "deberta_v2"),
 ]
+# BERT shares rows in test_shared_rows.py too; BART's positions are those of GPT-2 on both sides.
+SLOW = dict.fromkeys([("seq2seq", "bart"), ("question_answering", "bert")], pytest.mark.slow)
 
 
 def records(task: str, count: int) -> list[dict[str, Any]]:
@@ -101,17 +103,17 @@ def loss_and_gradient(task: Any, definition: ModelDefinition, batch: dict[str, A
         return tiny.jit(jax.value_and_grad(loss))(params, jax.tree.map(jnp.asarray, batch))
 
 
-@pytest.mark.parametrize(("name", "family"), CASES)
+@pytest.mark.parametrize(("name", "family"), [pytest.param(*case, marks=SLOW.get(case, ())) for case in CASES])
 def test_loss_and_gradient_are_those_of_separate_rows(name: str, family: str, tmp_path: pathlib.Path) -> None:
     task, corpus, definition = setting(tmp_path, name, family, False)
-    params, alone = definition.init(0), batch_of(task, corpus)
+    params, alone = tiny.random_params(definition), batch_of(task, corpus)
     packed, packed_corpus, _ = setting(tmp_path, name, family, True)
     shared = batch_of(packed, packed_corpus)
     assert shared["tokens_BL"].shape[0] <= alone["tokens_BL"].shape[0] * 3 // 4
     for key, total in task.objective.normalizers(alone).items():
         assert total == packed.objective.normalizers(shared)[key] > 0
     own, together = (loss_and_gradient(task, definition, batch, params) for batch in (alone, shared))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), own, together)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), own, together)
 
 
 @pytest.mark.parametrize(("name", "family"), [CASES[0], CASES[3], CASES[5]])
