@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(missing)} is missing. Give a model, a suite and an output; --help shows examples.")
     from lm_research.evaluation import page, results, runner  # after the arguments are checked: they load JAX
     from lm_research.evaluation.suite import load_suite
+    from lm_research.run.compile_cache import use_compile_cache
 
+    use_compile_cache()
     entries = load_suite(args.suite, runner.KINDS)
     plan = runner.EvalJob(entries, args.model, args.output, args.batch_size, args.dtype)
     runner.run(plan, lambda line: print(line, file=sys.stderr))

@@ -101,7 +101,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
             raise UserError("--output needs prompts: give --prompt or --input.")
         check_output(args.output)
     from lm_research.pretrained import from_pretrained  # after the arguments are checked: models take long to load
+    from lm_research.run.compile_cache import use_compile_cache
 
+    use_compile_cache()
     lm = from_pretrained(args.model, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
         raise UserError(

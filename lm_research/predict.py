@@ -104,7 +104,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> None:
     """Predict and write the remaining rows."""
     from lm_research.pipelines import pipeline
+    from lm_research.run.compile_cache import use_compile_cache
 
+    use_compile_cache()
     rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
     left: Iterator[tuple[int, Any]] = itertools.islice(rows, part.done, None)
     first = next(left, None)

@@ -130,7 +130,9 @@ def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]
     except ImportError as error:
         raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
     from lm_research.pretrained import from_pretrained
+    from lm_research.run.compile_cache import use_compile_cache
 
+    use_compile_cache()
     lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
         raise UserError(

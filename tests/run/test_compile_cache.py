@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import stat
+import warnings
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from helpers.train_helpers import ROOT, call
 from lm_research.run.compile_cache import VARIABLE, cache_folder, use_compile_cache
@@ -52,7 +54,7 @@ def test_a_folder_that_can_be_used(tmp_path: pathlib.Path, monkeypatch: pytest.M
     lines: list[str] = []
     use_compile_cache(lines.append, writes=True)
     assert lines == [] and jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "xla")
-    assert list((tmp_path / "new" / "xla").iterdir()) == []
+    assert list((tmp_path / "new" / "xla").glob("*-cache")) == []
 
 
 def test_a_folder_that_cannot_be_used_is_named_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +83,55 @@ def test_processes_other_than_the_first_write_nothing(tmp_path: pathlib.Path, mo
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla") and not (tmp_path / "xla").exists()
 
 
+def compiled() -> jax.stages.Compiled:
+    """Compile a program whose key in the cache is always the same."""
+
+    def program(x: jax.Array) -> jax.Array:
+        return 3 * x + 1
+
+    return jax.jit(program).lower(np.float32(0)).compile()
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "all but a byte", "another byte"])
+def test_an_entry_whose_writer_was_killed(left: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run compiles the program again, with a warning; the next run removes the entry, and stores the program anew."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    lines: list[str] = []
+
+    def run() -> float:
+        use_compile_cache(lines.append, writes=True)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        return float(compiled()(np.float32(2)))
+
+    compilation_cache.reset_cache()
+    try:
+        assert run() == 7
+        (entry,) = tmp_path.glob("*-cache")
+        whole = entry.read_bytes()
+        middle = len(whole) // 2
+        entry.write_bytes(
+            {
+                "nothing": b"",
+                "half": whole[:middle],
+                "all but a byte": whole[:-1],
+                "another byte": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+            }[left]
+        )
+        cut = entry.read_bytes()
+        with pytest.warns(UserWarning, match="Error reading persistent compilation cache entry"):
+            assert run() == 7  # it may still be being written, so it stays
+        assert entry.read_bytes() == cut
+        before = os.stat(entry).st_mtime - 3600
+        for path in (entry, tmp_path / ".checked"):
+            os.utime(path, (before, before))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert run() == 7
+        assert len(entry.read_bytes()) == pytest.approx(len(whole), rel=0.1) and lines == []
+    finally:
+        compilation_cache.reset_cache()
+
+
 def test_a_fine_tuning_run_compiles_one_program_for_steps_and_one_for_evaluations(tmp_path: pathlib.Path) -> None:
     """Two training texts fill a row; of three batches of held-out texts, the last has three, which are short."""
     generator = np.random.default_rng(0)
@@ -103,11 +154,11 @@ def test_a_fine_tuning_run_compiles_one_program_for_steps_and_one_for_evaluation
         "train.num_epochs": 1.0,
         "logging.trackers": "none",
     }
-    compiled: collections.Counter[str] = collections.Counter()
+    counted: collections.Counter[str] = collections.Counter()
 
     def count(event: str, seconds: float, **labels: str | int) -> None:
         if event == COMPILED:
-            compiled[str(labels.get("fun_name"))] += 1
+            counted[str(labels.get("fun_name"))] += 1
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
@@ -116,7 +167,7 @@ def test_a_fine_tuning_run_compiles_one_program_for_steps_and_one_for_evaluation
         assert call([f"--config={path}", f"--workdir={tmp_path / 'run'}", *arguments]) == 0
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
-    assert {name: number for name, number in compiled.items() if "_step" in name} == {
+    assert {name: number for name, number in counted.items() if "_step" in name} == {
         "jit(train_step)": 1,
         "jit(eval_step)": 1,
     }
