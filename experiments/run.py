@@ -15,6 +15,7 @@ of launch.tpu_vm or launch.slurm after --; WORKDIR must be on storage that this 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import re
@@ -27,6 +28,8 @@ from datetime import datetime
 
 from lm_research import cli
 from lm_research.common import flags, interrupts
+from lm_research.common.bucket_copies import BucketCopy, names
+from lm_research.common.paths import is_remote
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
 from lm_research.sweeping import sweep as sweeps
 
@@ -108,22 +111,31 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     """Run the study and return the exit code."""
-    from lm_research.sweeping.runner import (
-        Workers,
-    )  # imported after the arguments are checked, because they load Optuna
+    from lm_research.run.run_directory import lock  # after the arguments are checked: it loads JAX
+
+    place = cli.directory(args.workdir, bucket=True)
+    sweep = sweeps.load(args.sweep)
+    outputs = [f"trials/{name}" for name in names(place / "trials", recursive=False)]
+    alone = is_remote(place) and not args.storage  # the study's file cannot be shared there
+    with lock(place) if alone else contextlib.nullcontext(), BucketCopy(place, also=outputs) as copy:
+        return drive(args, launcher_flags, sweep, copy)
+
+
+def drive(args: argparse.Namespace, launcher_flags: Sequence[str], sweep: sweeps.Sweep, copy: BucketCopy) -> int:
+    """Run a study whose directory is a local folder or in a bucket, and return the exit code."""
+    from lm_research.sweeping.runner import Workers  # after the arguments are checked: they load Optuna
     from lm_research.sweeping.study import Study, write_table
 
-    workdir = cli.directory(args.workdir)
-    cache = cli.directory(args.cache_dir, "--cache_dir") if args.cache_dir else None
-    sweep, variables = sweeps.load(args.sweep), environment(args)
-    study = Study(sweep, workdir, args.storage)
+    workdir, variables = copy.address, environment(args)
+    cache = cli.directory(args.cache_dir, "--cache_dir", bucket=True) if args.cache_dir else None
+    study = Study(sweep, copy.folder, args.storage)
 
     def log(line):
         return print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
 
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} started before")
     launch = launcher(args.launcher, launcher_flags, sweep.module)
-    workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
+    workers = Workers(sweep, copy.folder, args.storage, log, variables, launch, cache, workdir)
     write_table(study)  # so that a report can be made from the start
     if threading.current_thread() is threading.main_thread():
         for number in interrupts.SIGNALS:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -33,24 +34,24 @@ def check_training(train: Sequence[str], *, shared: bool = True) -> tuple[str, l
 
     if not train:
         raise LaunchError(
-            "Nothing to run: write the arguments of training after --, for example -- --config=configs/bert_base.py --workdir=/mnt/runs/bert."
+            "Nothing to run: write the arguments of training after --, for example -- --config=configs/bert_base.py --workdir=gs://BUCKET/bert."
         )
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--workdir")
     place, rest = parser.parse_known_args(list(train))
     if not place.workdir:
         raise LaunchError(
-            "--workdir is missing after --. Give a directory that all machines can access, for example --workdir=/mnt/runs/NAME."
+            "--workdir is missing after --. Give a directory that all machines can access, for example --workdir=gs://BUCKET/NAME."
         )
-    if "://" in place.workdir:
+    if "://" in place.workdir and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/.+", place.workdir):
         raise LaunchError(
-            f"--workdir={place.workdir} is a remote address, but runs write to a file system. Mount it on every machine (gcsfuse, s3fs, NFS) and "
-            "give the absolute path of the mounted directory."
+            f"--workdir={place.workdir} is an address that runs cannot write to. Give gs://BUCKET/RUN, or mount it on every machine (s3fs, NFS) "
+            "and give the absolute path of the mounted directory."
         )
-    if shared and not place.workdir.startswith("/"):
+    if shared and not place.workdir.startswith(("/", "gs://")):
         raise LaunchError(
-            f"--workdir={place.workdir} would be another directory on each machine, and is lost with it. Give the absolute path of storage "
-            "that all machines mount."
+            f"--workdir={place.workdir} would be another directory on each machine, and is lost with it. Give gs://BUCKET/RUN, or the absolute "
+            "path of storage that all machines mount."
         )
     try:
         resolved, _ = cli.parse([*rest, "--workdir=."])

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 
 from lm_research import cli
 from lm_research.common import flags
+from lm_research.common.bucket_copies import BucketCopy
+from lm_research.common.paths import as_path
 from lm_research.config.run_files import read_config
 from lm_research.errors import PretrainedError
 
@@ -66,11 +68,11 @@ def convert(args: argparse.Namespace) -> None:
       PretrainedError: the source cannot be read, the output exists, or the format does not support the model.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    output = pathlib.Path(args.output)
+    output = as_path(args.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
-    with emptied_on_failure(output):
-        write(args, output)
+    with BucketCopy(output) as copy, emptied_on_failure(copy.folder):
+        write(args, copy.folder)
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def write(args: argparse.Namespace, output: pathlib.Path) -> None:
     else:
         lm.save_native(output)
     head = "" if lm.head == "none" else f" with head {lm.head}"
-    print(f"{args.source} -> {output} ({args.to}): {lm.family}{head}, {lm.num_params:,} parameters")
+    print(f"{args.source} -> {args.output} ({args.to}): {lm.family}{head}, {lm.num_params:,} parameters")
     if lm.tokenizer is None:
         print("The source has no tokenizer, so the output has none either.")
 
@@ -116,7 +118,7 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
     from lm_research.interop.peft_writer import write_adapter
     from lm_research.models.adapters import AdaptedDefinition
 
-    source = pathlib.Path(args.source)
+    source = as_path(args.source)
     found = native_checkpoint.inspect(source) if native_checkpoint.is_run(source) else None
     if found is None or not isinstance(found.stored, AdaptedDefinition):
         raise PretrainedError(
@@ -129,7 +131,7 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
     base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
     params, kind = native_checkpoint.load_adapted(found), found.config.get("model_type", "")
     write_adapter(output, found.stored, found.family, params, base, kind)
-    print(f"{source} -> {output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
+    print(f"{source} -> {args.output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
 
 
 if __name__ == "__main__":

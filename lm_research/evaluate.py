@@ -13,13 +13,16 @@ evaluation that was interrupted, and produces the same files.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
 
 from lm_research import cli
 from lm_research.common import flags
+from lm_research.common.bucket_copies import BucketCopy, names
 from lm_research.common.disk import write_atomically
+from lm_research.common.paths import is_remote
 from lm_research.errors import UserError
 
 
@@ -66,15 +69,20 @@ def run(args: argparse.Namespace) -> None:
     from lm_research.evaluation import page, results, runner  # after the arguments are checked: they load JAX
     from lm_research.evaluation.suite import load_suite
     from lm_research.run.compile_cache import use_compile_cache
+    from lm_research.run.run_directory import lock
 
     use_compile_cache()
     entries = load_suite(args.suite, runner.KINDS)
-    plan = runner.EvalJob(entries, args.model, args.output, args.batch_size, args.dtype)
-    runner.run(plan, lambda line: print(line, file=sys.stderr))
-    scorers = {entry.name: results.read_scorers(plan, entry) for entry in entries}
-    found = results.summarize(plan, scorers, args.resamples)
-    page.write(plan, found, scorers)
-    print(results.write(plan, found))
+    with (
+        lock(args.output, "--output") if is_remote(args.output) else contextlib.nullcontext(),
+        BucketCopy(args.output, also=[name for name in names(args.output) if not name.startswith(".lock/")]) as copy,
+    ):
+        plan = runner.EvalJob(entries, args.model, copy.folder, args.batch_size, args.dtype)
+        runner.run(plan, lambda line: print(copy.named(line), file=sys.stderr))
+        scorers = {entry.name: results.read_scorers(plan, entry) for entry in entries}
+        found = results.summarize(plan, scorers, args.resamples)
+        page.write(plan, found, scorers)
+        print(copy.named(results.write(plan, found)))
 
 
 def _compare(args: argparse.Namespace) -> None:

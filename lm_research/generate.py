@@ -33,10 +33,11 @@ from typing import Any, TextIO
 
 from lm_research import cli
 from lm_research.common import disk
+from lm_research.common.bucket_copies import BucketCopy
 from lm_research.common.documents import json_value
 from lm_research.common.flags import Parser, bounded, path_text
 from lm_research.common.lines import end_at_line_feed
-from lm_research.common.paths import path_of
+from lm_research.common.paths import as_path, is_remote, path_of
 from lm_research.common.streams import failure
 from lm_research.data.sources.files import source_file
 from lm_research.data.sources.problems import Problems
@@ -99,7 +100,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if args.output:
         if not prompts:
             raise UserError("--output needs prompts: give --prompt or --input.")
+        if is_remote(args.output):
+            with BucketCopy.of_file(as_path(args.output)) as local:
+                return _write(args, arguments, prompts, str(local))
         check_output(args.output)
+    _write(args, arguments, prompts, args.output)
+
+
+def _write(args: argparse.Namespace, arguments: dict[str, Any], prompts: Any, output: str | None) -> None:
+    """Load the model, and write texts to `output` or talk."""
     from lm_research.pretrained import from_pretrained  # after the arguments are checked: models take long to load
     from lm_research.run.compile_cache import use_compile_cache
 
@@ -115,9 +124,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         arguments["force_words_ids"] = forced(lm, args.force_words)
     if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
         arguments["max_new_tokens"] = NEW_TOKENS
-    if args.input or len(prompts or ()) > 1 or args.output or (prompts and not streams(arguments)):
-        with disk.with_filename(args.output or ""), open_output(args.output) if args.output else _Standard() as file:
-            write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
+    if args.input or len(prompts or ()) > 1 or output or (prompts and not streams(arguments)):
+        with disk.with_filename(output or ""), open_output(output) if output else _Standard() as file:
+            write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(output))
     elif prompts:
         print_text(lm, prompts[0], arguments)
     elif sys.stdin.isatty():

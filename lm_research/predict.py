@@ -28,7 +28,9 @@ import tqdm
 
 from lm_research import cli
 from lm_research.common import disk, flags
+from lm_research.common.bucket_copies import BucketCopy
 from lm_research.common.documents import parse_json, read_bytes, short
+from lm_research.common.paths import as_path, is_remote
 from lm_research.common.rounding import ceil_div
 from lm_research.errors import DataError, UserError
 
@@ -94,11 +96,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         )
     options = task_options(rest)
     kind.check_options(args.task, options)
-    part = Part(args, options)
-    if part.joined:
-        return
-    with disk.reporting_disk_errors(lambda: f"{part.done:,} rows have been written and are kept.", part.output):
-        _predict(args, options, part)
+    if is_remote(args.output) and args.num_processes > 1:
+        raise UserError(
+            f"--output={args.output} is in a bucket, where processes cannot join their parts of a file. Give each part of the input its own "
+            "command and --output, or an --output on storage that all processes mount."
+        )
+    with BucketCopy.of_file(as_path(args.output)) as output:
+        part = Part(args, options, output)
+        if part.joined:
+            return
+        with disk.reporting_disk_errors(lambda: f"{part.done:,} rows have been written and are kept.", output):
+            _predict(args, options, part)
 
 
 def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> None:
@@ -211,8 +219,8 @@ class Part:
       total: number of rows of the whole output, once `finish` has returned True.
     """
 
-    def __init__(self, args: argparse.Namespace, options: dict[str, Any]) -> None:
-        self.output, self.parts, self.total = pathlib.Path(args.output), args.num_processes, 0
+    def __init__(self, args: argparse.Namespace, options: dict[str, Any], output: pathlib.Path) -> None:
+        self.output, self.parts, self.total = output, args.num_processes, 0
         self._make_folder()
         self.path = self.output if self.parts == 1 else self._part(args.process_id)
         self.facts = self.output.with_name(self.output.name + ".made_from.json")

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lm_research.common import buckets
@@ -28,7 +28,7 @@ PATIENCE = 600.0  # seconds without a successful copy, after which the work ends
 _AT_ONCE = (
     2**26
 )  # bytes of a file that is read as a whole; larger ones are sent in parts, once they have not changed for a while
-_SIDECARS = ("-journal", "-wal", "-shm")  # of SQLite's databases
+_LOCAL = (".tmp", ".lock", "-journal", "-wal", "-shm")  # endings of files that are not copied; the last three are SQLite's
 
 
 class BucketCopy:
@@ -65,18 +65,13 @@ class BucketCopy:
 
     def _fetch(self, also: Iterable[str], begin: str) -> None:
         system, root = buckets.filesystem(self.address)
-        try:
-            found = [entry["name"] for entry in system.ls(root, detail=True) if entry["type"] == "file"]
-        except FileNotFoundError:  # nothing is there yet
-            return
-        names = [name.rpartition("/")[2] for name in found] + [name for name in also if (self.address / name).exists()]
-        for name in (
-            name for name in names if name and name.startswith(begin)
-        ):  # a mark of the folder itself has no name
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(f"{root}/{name}", str(path))
-            self._sent[name] = _version(path.stat())
+        for name in [*names(self.address, recursive=False), *also]:
+            if name.startswith(begin):
+                path = self.folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # of `also`
+                    system.get_file(f"{root}/{name}", str(path))
+                    self._sent[name] = _version(path.stat())
 
     def _work(self) -> None:
         while not self._ended.wait(SECONDS):
@@ -103,7 +98,7 @@ class BucketCopy:
         for parent, _, names in os.walk(self.folder):
             for name in sorted(names):
                 path = pathlib.Path(parent, name)
-                if name.endswith((".tmp", *_SIDECARS)) or path.is_symlink():
+                if name.endswith(_LOCAL) or path.is_symlink():
                     continue
                 with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile
                     yield path.relative_to(self.folder).as_posix(), path, path.stat()
@@ -153,6 +148,16 @@ class BucketCopy:
         self.flush(patience)
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
+    @classmethod
+    @contextlib.contextmanager
+    def of_file(cls, path: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yield the local file that is copied to `path`, with what it and the files whose names begin with its own hold now."""
+        if not is_remote(path):
+            yield path
+            return
+        with cls(path.parent, begin=path.name) as copy:
+            yield copy.folder / path.name
+
     def named(self, text: str) -> str:
         """Replace the local folder in a message by the address."""
         return text.replace(str(self.folder), str(self.address))
@@ -168,6 +173,18 @@ class BucketCopy:
             error.args = (self.named(str(error)),)
         with contextlib.suppress(DiskError):
             self.close(patience=0)
+
+
+def names(path: pathlib.Path, recursive: bool = True) -> list[str]:
+    """List the files of a folder in a bucket, relative to it, at any depth or directly in it; none for a folder on this machine."""
+    if not is_remote(path):
+        return []
+    system, root = buckets.filesystem(path)
+    try:
+        found = system.find(root, maxdepth=None if recursive else 1)
+    except FileNotFoundError:  # nothing is there yet
+        return []
+    return [name.removeprefix(f"{root}/") for name in found if not name.endswith("/")]
 
 
 def fetched(path: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:

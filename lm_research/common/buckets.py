@@ -89,6 +89,13 @@ def write(path: Any, content: bytes) -> None:
     system.pipe_file(name, content)
 
 
+def read(path: Any) -> bytes:
+    """Read an object in one request, as it is at one moment; a file object would ask for its size first."""
+    system, name = filesystem(path)
+    content: bytes = system.cat_file(name)
+    return content
+
+
 def upload(file: str | os.PathLike[str], path: Any) -> None:
     """Write an object from a local file of any size."""
     system, name = filesystem(path)

@@ -123,7 +123,7 @@ class Lease:
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """Read a lease; None if it does not exist."""
     try:
-        holder: dict[str, Any] = json.loads(path.read_bytes())
+        holder: dict[str, Any] = json.loads(buckets.read(path))
         return holder
     except FileNotFoundError:
         return None

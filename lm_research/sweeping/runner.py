@@ -17,6 +17,7 @@ from typing import Any
 
 from lm_research.common import disk
 from lm_research.common.documents import is_finite
+from lm_research.common.paths import is_remote
 from lm_research.config import loading, run_files
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_ERROR, CheckpointError
 from lm_research.run import run_directory
@@ -27,6 +28,7 @@ from lm_research.sweeping.sweep import Sweep
 # A process that dies without an error (out of memory, pre-empted) is restarted, up to this many deaths at one step.
 DEATHS = 3
 _POLL = 0.2
+_POLL_BUCKET = 5.0  # between two looks at the metrics of a run in a bucket
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -50,6 +52,7 @@ class Workers:
         environment: Mapping[str, str],
         launch: Callable[[list[str], int], list[str]] | None = None,
         cache: pathlib.Path | None = None,
+        address: pathlib.Path | None = None,
     ) -> None:
         """Prepare the workers.
 
@@ -62,13 +65,15 @@ class Workers:
           launch: function from the arguments of training and the worker's number to a command that runs them elsewhere, waits, and
             returns their exit code; None runs them on this machine.
           cache: directory of corpora and tokenizers, which studies may share; None is WORKDIR/cache.
+          address: the directory in a bucket that `workdir` is copied to, where the trials' runs are.
         """
         self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
+        self.runs = address or workdir
         self.environment, self.stop = environment, threading.Event()
         self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
         own_cache = loading.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
         # All trials share corpora and tokenizers, so that each is built only once.
-        self.shared = [] if own_cache else [f"--config.data.cache_dir={cache or workdir / 'cache'}"]
+        self.shared = [] if own_cache else [f"--config.data.cache_dir={cache or self.runs / 'cache'}"]
         self._errors: list[BaseException] = []
 
     def run(self, count: int) -> bool:
@@ -103,9 +108,9 @@ class Workers:
     def _trial(self, study: Study, trial: Any, worker: int) -> None:
         """Run a trial from its current step to its goal, and store the result in the study."""
         number, goal = trial.number, study.goal(trial)
-        where = self.workdir / "trials" / f"{number:04d}"
-        where.parent.mkdir(parents=True, exist_ok=True)
-        output = where.with_suffix(".txt")
+        where = self.runs / "trials" / f"{number:04d}"
+        output = self.workdir / "trials" / f"{number:04d}.txt"
+        output.parent.mkdir(parents=True, exist_ok=True)
         self._until_free(study, trial, where)
         params = ", ".join(f"{key}={value}" for key, value in trial.params.items())
         self.log(f"trial {number}: {params}" + (f", to step {goal}" if goal else ""))
@@ -169,7 +174,7 @@ class Workers:
         """Wait for a trial's process; return its exit code, or None if the trial was pruned."""
         lease = this_worker(process.pid)
         study.renew(trial, lease)
-        beat, seen, weak, signaled = time.monotonic(), 0, False, False
+        beat, looked, seen, weak, signaled = time.monotonic(), 0.0, 0, False, False
         while process.poll() is None:
             time.sleep(_POLL)
             if self.stop.is_set() and not signaled:
@@ -178,7 +183,8 @@ class Workers:
             if time.monotonic() - beat > PATIENCE / 6:
                 study.renew(trial, lease)
                 beat = time.monotonic()
-            if self.sweep.prune and not weak:
+            if self.sweep.prune and not weak and (not is_remote(where) or time.monotonic() - looked > _POLL_BUCKET):
+                looked = time.monotonic()
                 for step, value in _evaluations(where, self.sweep.metric)[seen:]:
                     seen += 1
                     trial.report(value, step)
