@@ -6,9 +6,9 @@ share one. The same command continues a study that was stopped or killed, and ma
 save the running trials; a second signal exits without waiting for them. WORKDIR/table.md has the results, best first.
 
 --launcher=tpu_vm runs each worker's trials on a separate TPU VM, NAME-WORKER, and --launcher=slurm runs each trial as a job. Put the flags
-of launch.tpu_vm or launch.slurm after --; WORKDIR must be on storage that this machine can access too. Example:
+of launch.tpu_vm or launch.slurm after --; WORKDIR must be in a bucket or on storage that this machine can access too. Example:
 
-  python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \
+  python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=gs://my-bucket/lr --workers=8 --launcher=tpu_vm -- \
     --name=lr --project=my-project --zone=us-west4-a --accelerator=v5litepod-8 --spot
 """
 

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,6 +86,19 @@ def test_a_killed_run_continues_from_the_bucket(
             finish(process)
         code, output = finish(lab.start(RUN, **server.environment))
         assert code == 0 and "resuming after step" in output and "WARNING: " not in output, output
+        assert same(bert_run, fetched(server, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_gone_for_some_seconds(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with GcsServer() as server:
+        process = lab.start(RUN, before=SLOW_FEED, **server.environment)
+        kill_when(process, lambda: complete(server), signal.SIGCONT)  # which only wakes it
+        server.faults.share = 1.0
+        time.sleep(8)
+        server.faults.share = 0.0
+        code, output = finish(process)
+        assert code == 0 and server.counts["fault"] > 3, output
         assert same(bert_run, fetched(server, tmp_path))
 
 

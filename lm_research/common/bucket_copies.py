@@ -25,10 +25,10 @@ from lm_research.errors import UserError
 
 SECONDS = 5.0  # between two looks for files that have changed
 PATIENCE = 600.0  # seconds without a successful copy, after which the work ends with an error
-_AT_ONCE = (
-    2**26
-)  # bytes of a file that is read as a whole; larger ones are sent in parts, once they have not changed for a while
-_LOCAL = (".tmp", ".lock", "-journal", "-wal", "-shm")  # endings of files that are not copied; the last three are SQLite's
+# Bytes of a file that is read as a whole; larger ones are sent in parts, once they have not changed for a while.
+_AT_ONCE = 2**26
+# Endings of files that are not copied; the last three are SQLite's.
+_LOCAL = (".tmp", ".lock", "-journal", "-wal", "-shm")
 
 
 class BucketCopy:

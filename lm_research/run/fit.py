@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lm_research import config as config_lib
+from lm_research.common.paths import as_path
 from lm_research.config import Config
 from lm_research.data.loader import load
 from lm_research.data.sampler import BatchBuilder, LengthGroupedSampler
@@ -55,14 +56,14 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
 
     Args:
       config: checked, see config.resolve.
-      workdir: the run directory, which no other process may use meanwhile, see `run_directory.lock`.
+      workdir: the run directory, a path or a gs:// address, which no other process may use meanwhile, see `run_directory.lock`.
       callbacks: called after the run's own.
 
     Raises:
       UserError: the config is impossible, or does not fit the run in this directory.
       NonFiniteLoss, DeviceFault: see run/failures.py and run/recheck.py.
     """
-    began = process_start_time()
+    began, workdir = process_start_time(), as_path(workdir)
     with contextlib.ExitStack() as ends:
         run = prepare(config, workdir, ends)
         learner = Learner(run, ends)
