@@ -20,10 +20,14 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.precision import FAST_CPU_JAX
-from lm_research.parallel.rules import first_row, gathers_parameters, length_parts
+from lm_research.parallel.rules import constrain, first_row, gathers_parameters, length_parts, parameter_parts
 
 Axes = tuple[str | None, ...]
 STATISTICS = "statistics"  # name of the statistics of norms and of attention for jax.checkpoint
+SUBLANES = 8  # rows of a register of TPUs
+LONG_RING = (
+    64  # devices of an axis, from which libtpu 0.0.52 sums parts of arrays on a 16x16 of v5e; it does not on a 4x4
+)
 
 
 def named(x: jax.Array, name: str | None) -> jax.Array:
@@ -32,16 +36,16 @@ def named(x: jax.Array, name: str | None) -> jax.Array:
 
 
 def make_param(
-    rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None
+    rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None, **metadata: Any
 ) -> nnx.Param[jax.Array]:
-    """Make a weight matrix or table with the architecture's initial distribution."""
+    """Make a weight matrix or table with the architecture's initial distribution, and with more metadata."""
     std = arch.init_std if std is None else std
     if arch.init == "truncated_normal":
         # Cut at two deviations and not rescaled afterwards, as in BERT's released code.
         value = std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
     else:
         value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
-    return nnx.Param(value, axes=axes)
+    return nnx.Param(value, axes=axes, **metadata)
 
 
 def zeros_param(shape: Sequence[int], axes: Axes) -> nnx.Param[jax.Array]:
@@ -100,10 +104,10 @@ class Dense(nnx.Module):
     ) -> None:
         sizes, axes = zip(*inputs, *outputs, strict=True)
         std = (arch.init_std if std is None else std) / arch.width_ratio**0.5
-        self.kernel = make_param(rngs, sizes, axes, arch, std)
+        self.kernel = make_param(rngs, sizes, axes, arch, std, rows=math.prod(sizes[: len(inputs)]))
         self.bias = zeros_param(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
         self.inputs, self.outputs = sizes[: len(inputs)], sizes[len(inputs) :]
-        self.output_name = axes[len(inputs)]  # for jax.checkpoint
+        self.axes = axes[0], axes[len(inputs)]  # of the kernel as a matrix
         self.outputs_first = False
         self.dtype, self.quantization = arch.compute_dtype, arch.quantization
 
@@ -114,13 +118,14 @@ class Dense(nnx.Module):
         if plain and not self.outputs_first and (divided or platform() != "cpu"):
             # Axes of positions are kept. Where devices divide them, a device's positions would not be contiguous after flattening
             # (rules.flatten_rows); for TPUs, XLA fuses a product with what surrounds it only if both have the same axes.
-            matrix_IO = _as_matrix(kernel, math.prod(self.inputs))
-            y_RO = jnp.tensordot(x.reshape(*leading, -1), matrix_IO, 1)
+            x, matrix_IO = x.reshape(*leading, -1), _as_matrix(kernel, math.prod(self.inputs))
+            gathers = platform() == "tpu" and gathers_parameters()
+            y_RO = gathered_product(self.axes, x, matrix_IO) if gathers else jnp.tensordot(x, matrix_IO, 1)
             if self.bias is not None:
                 bias = self.bias[...].astype(self.dtype).reshape(-1)
                 # XLA fuses the sum of the bias' gradient with whatever computes the gradient, but not with an attention kernel.
-                y_RO += broadcast_rows(bias, y_RO.shape) if self.output_name == "heads" else bias
-            return named(y_RO, self.output_name).reshape(*leading, *self.outputs)
+                y_RO += broadcast_rows(bias, y_RO.shape) if self.axes[1] == "heads" else bias
+            return named(y_RO, self.axes[1]).reshape(*leading, *self.outputs)
         # One product of two matrices, whose gradients are such products too, without transposed copies (up to 1.7 times as fast on a
         # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
@@ -133,7 +138,7 @@ class Dense(nnx.Module):
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
             y_RO += broadcast_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
-        return named(y_RO, self.output_name).reshape(*leading, *self.outputs)
+        return named(y_RO, self.axes[1]).reshape(*leading, *self.outputs)
 
     def apply_to_columns(self, x_IR: jax.Array) -> jax.Array:
         """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
@@ -144,22 +149,75 @@ class Dense(nnx.Module):
 def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
     """A kernel as a matrix of `rows` rows.
 
-    On TPUs its gradient is a matrix until it is summed over devices: otherwise XLA pads heads [D, H, 64] to 128 there, which doubles what
-    it writes and sums. So is the kernel itself, converted from float32 once and not anew for each block of rows of the product, unless it is
-    gathered: a barrier would keep the gathering from running beside other products.
+    On TPUs it is converted from float32 once and not anew for each block of rows of the product, and its gradient is a matrix until it is
+    summed over devices: otherwise XLA pads heads [D, H, 64] to 128. Not if it is gathered: a barrier would keep the gathering from running
+    beside other products.
     """
     matrix = kernel.reshape(rows, -1)
-    if platform() != "tpu":
-        return matrix
-    if not gathers_parameters():
-        return jax.lax.optimization_barrier(matrix)
-    return _with_whole_gradient(matrix) if kernel.ndim > 2 else matrix
+    return jax.lax.optimization_barrier(matrix) if platform() == "tpu" and not gathers_parameters() else matrix
 
 
-_with_whole_gradient = jax.custom_vjp(lambda matrix: matrix)
-_with_whole_gradient.defvjp(
-    lambda matrix: (matrix, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
-)
+# Axes of kernels -> those of the arrays that they are multiplied with, of which each device has a part. It gathers the other axes.
+_MULTIPLIED = {"heads": "act_heads", "mlp": "act_mlp", "vocab": "act_vocab"}
+
+
+def _gathered(axes: tuple[str | None, str | None], matrix_IO: jax.Array) -> jax.Array:
+    """A matrix with these axes of parameters as devices multiply with it."""
+    return constrain(matrix_IO, *(_MULTIPLIED.get(axis or "") for axis in axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gathered_product(axes: tuple[str | None, str | None], x: jax.Array, matrix_IO: jax.Array) -> jax.Array:
+    """The product [..., O] of [..., I] and a matrix that devices of a TPU have parts of; `axes` are its axes of parameters.
+
+    The parts are gathered before the product. Each pass gathers them, so that loops do not stack whole matrices; XLA gathers once if
+    layers are unrolled. The gradient is summed whole where the parts of a sum are slow: libtpu forms them along long rings of chips only,
+    and of whole registers only.
+    """
+    return jnp.tensordot(x, _gathered(axes, matrix_IO), 1)
+
+
+def _gathered_product_forward(
+    axes: tuple[str | None, str | None], x: jax.Array, matrix_IO: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return gathered_product(axes, x, matrix_IO), (x, matrix_IO)
+
+
+def _gathered_product_backward(
+    axes: tuple[str | None, str | None], residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, matrix_IO = residuals
+    positions = tuple(range(x.ndim - 1))
+    gradient_IO = jnp.tensordot(x, gradient, (positions, positions))
+    sizes = {axis: size for size, axis in zip(matrix_IO.shape, axes, strict=True) if axis not in _MULTIPLIED}
+    if all(sums_parts(size, parameter_parts(axis)) for axis, size in sizes.items()):
+        gradient_IO = jax.lax.optimization_barrier(gradient_IO)  # XLA would pad heads [D, H, 64] to 128 before it sums
+    else:
+        gradient_IO = _gathered(axes, gradient_IO)
+    return jnp.tensordot(gradient, _gathered(axes, matrix_IO), ((-1,), (1,))), gradient_IO
+
+
+def sums_parts(size: int, parts: int) -> bool:
+    """Whether TPUs sum an array over devices in the parts that they keep, of an axis of this size."""
+    return parts == 1 or parts >= LONG_RING and size // parts % SUBLANES == 0
+
+
+gathered_product.defvjp(_gathered_product_forward, _gathered_product_backward)
+
+
+def as_matrices(layers: Any) -> Any:
+    """Reshape the kernels of stacked layers, [N, *inputs, *outputs], to matrices [N, I, O] on TPUs that gather them.
+
+    XLA pads heads [D, H, 64] to 128 there. So their gradients are stacked as matrices, and are reshaped once.
+    """
+    if platform() != "tpu" or not gathers_parameters():
+        return layers
+
+    def reshape(param: Any) -> Any:
+        rows = param.get_metadata().get("rows", 0)
+        return param.replace(param[...].reshape(len(param), rows, -1)) if rows and param.ndim > 3 else param
+
+    return jax.tree.map(reshape, layers, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def multiplies_bfloat16(dtype: Any) -> bool:

@@ -33,7 +33,7 @@ from lm_research.models.embeddings import Embeddings, TokenTable
 from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import STATISTICS, Dense, dropout, make_param, norm, split_key
+from lm_research.models.layers import STATISTICS, Dense, as_matrices, dropout, make_param, norm, split_key
 from lm_research.models.positions import (
     alibi_by_key,
     alibi_slopes,
@@ -486,7 +486,7 @@ class Transformer(nnx.Module):
         """
         arch, (first, period, count) = self.arch, segment
         layers = layer_slots(arch)[first : first + count * period]
-        states = {stack.name: nnx.split(_blocks(self, stack.name))[1] for stack in stacks(arch)}
+        states = {stack.name: as_matrices(nnx.split(_blocks(self, stack.name))[1]) for stack in stacks(arch)}
         if arch.share_layers and arch.num_blocks == 1:  # not copied for each layer
             block = jax.tree.map(lambda leaf: leaf[0], states[""])
             return None, lambda params, offset: block

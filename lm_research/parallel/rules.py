@@ -213,6 +213,11 @@ def context_size() -> int:
     return 1 if mesh.empty or mesh.manual_axes else mesh.shape["context"]
 
 
+def parameter_parts(axis: str | None) -> int:
+    """Return the number of parts into which the current mesh divides an axis of parameters under `RULES`."""
+    return _axis_size(jax.sharding.get_abstract_mesh().shape, RULES.get(axis or ""))
+
+
 def gathers_parameters() -> bool:
     """Whether devices hold parts of parameters (fsdp), which are gathered where they are used."""
     return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1

@@ -24,7 +24,7 @@ from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
 from lm_research.parallel.rules import batch_parts, batch_shards, resolve_rules, tree_shardings
 from lm_research.planning.predict import FLOAT32_PASSES, step_parts
 from lm_research.planning.topology import Topology, links
-from lm_research.planning.traffic import FLOAT32, Collective, collectives
+from lm_research.planning.traffic import FLOAT32, Collective, collectives, keeps_gathered
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.state import state_shardings
 from lm_research.trees import flatten
@@ -169,7 +169,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
       token table (compute type) and its gradient (float32), twice while it is transposed. See objectives/cross_entropy.py, which takes
       a slice of positions at a time, but all at once where devices share a table: a mesh that divides positions, or only the vocabulary.
     working: live memory of one block: with remat, the arrays that its backward pass recomputes; with fsdp, its gathered kernels in the
-      compute type, and those of the next block, which are being fetched.
+      compute type, and those of the next block, which are being fetched, or of all blocks if they are kept (traffic.keeps_gathered).
     """
     state = _state_bytes(config, work, mesh)
     learns = set(flatten(work.groups.trainable(work.definition.shapes)))
@@ -187,7 +187,8 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     if arch.remat != "none":
         working += rows * kept_per_row(config, "none", shape, platform) / layers
     if shape["fsdp"] > 1:
-        working += 2 * item * work.definition.num_params / tensor / layers
+        gathered = layers if keeps_gathered(config, work, platform) else 2
+        working += gathered * item * work.definition.num_params / tensor / layers
     adapted = adapted_kernels(work)
     more = {"adapted": 2 * _bytes(config, work, mesh, adapted)} if adapted else {}
     return state | {

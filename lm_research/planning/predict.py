@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.planning.efficiency import efficiency, kernel_seconds
 from lm_research.planning.topology import Topology, hops, links
-from lm_research.planning.traffic import FLOAT32, TABLES, Collective, table_bytes
+from lm_research.planning.traffic import FLOAT32, TABLES, Collective, keeps_gathered, table_bytes
 from lm_research.planning.workload import Workload, gradient_kernels
 
 # Cost of a float32 product in bfloat16 products, by whether the chip is a TPU. A TPU takes six (jax's precision "float32", which
@@ -54,7 +54,7 @@ def step_parts(
         parts[part] += train.accumulation_steps * kernel.times * seconds
     bandwidth = chip.hbm_bandwidth * reached.memory
     gradient = memory["gradients"] / (2 if train.accumulation_steps > 1 else 1)
-    parts["weights"] = _weight_bytes(config, work, mesh, memory, gradient) / bandwidth
+    parts["weights"] = _weight_bytes(config, work, mesh, memory, gradient, topology.platform) / bandwidth
     state = memory["parameters"] + memory["optimizer"]
     parts["optimizer"] = (2 * state * gradient / max(1.0, memory["parameters"]) + 2 * gradient) / bandwidth
     parts |= exposed(topology, mesh, moved, sum(parts.values()), layers_of(work))
@@ -69,12 +69,17 @@ def traced(config: Config) -> Config:
 
 
 def _weight_bytes(
-    config: Config, work: Workload, mesh: Mapping[str, int], memory: Mapping[str, float], gradient: float
+    config: Config,
+    work: Workload,
+    mesh: Mapping[str, int],
+    memory: Mapping[str, float],
+    gradient: float,
+    platform: str,
 ) -> float:
     """Return the bytes of a step's copies of weights and gradients.
 
     The forward and the backward pass of a micro-batch each cast the local parameters to the compute type (read 4 bytes, write 2), and with
-    fsdp write the gathered ones. Gradients in the compute type are read and written by their sum over devices; with micro-batches they
+    fsdp write the gathered ones, or the forward pass alone (traffic.keeps_gathered). Gradients in the compute type are read and written by their sum over devices; with micro-batches they
     are added to a sum in float32. Token tables are whole on each device: with fsdp they are written once per step, and their gradients
     take part in the sum over micro-batches only.
     """
@@ -83,7 +88,7 @@ def _weight_bytes(
     local = (memory["parameters"] - tables / mesh["fsdp"]) / FLOAT32
     whole = work.definition.num_params / tensor - tables / FLOAT32
     casts = 2 * local * (FLOAT32 + item) if item < FLOAT32 else 0.0
-    gathered = 2 * whole * item if mesh["fsdp"] > 1 else 0.0
+    gathered = (1 if keeps_gathered(config, work, platform) else 2) * whole * item if mesh["fsdp"] > 1 else 0.0
     summed = whole * item + local * item if any(mesh[axis] > 1 for axis in OVERLAPPED) else 0.0
     added = 3 * (gradient + tables) if micro > 1 else 0.0
     copied = tables if mesh["fsdp"] > 1 else 0.0

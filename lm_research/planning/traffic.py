@@ -14,6 +14,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lm_research.config import Config
+from lm_research.models.layers import sums_parts
 from lm_research.parallel.rules import resolve_rules, tree_shardings
 from lm_research.planning.workload import Workload
 from lm_research.training.table_copies import TABLE_AXES
@@ -21,7 +22,6 @@ from lm_research.trees import flatten
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
 FLOAT32 = 4
-LANES = 128  # columns of a register of TPUs
 TABLES = "token tables"
 
 
@@ -53,13 +53,12 @@ def collectives(
     """List the collectives of one step.
 
     fsdp: each micro-batch gathers the weights, in the compute type or quantized, twice, in the forward and the backward pass (recomputation
-      uses those
-      of the backward pass), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P, where data
-      parallelism has 2 P). TPUs sum gradients whose shards are narrower than a register in full and cut the result.
+      uses those of the backward pass), or once (`keeps_gathered`), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019,
+      section 7: 3 P, where data parallelism has 2 P). TPUs sum whole gradients where layers.sums_parts is False, and cut the result.
     data: each micro-batch all-reduces the gradients of a chip's trainable parameters.
-    token tables: trainable ones are gathered once per step, and their gradients are summed once, in float32 (training/table_copies.py). Of
-      several axes the first sums over its groups, and each of the others the parts of those sums. Devices of a context axis share a copy,
-      which each micro-batch sums.
+    token tables: trainable ones are gathered once per step, and their gradients are summed once, in the compute type
+      (training/table_copies.py). Of several axes the first sums over its groups, and each of the others the parts of those sums. Devices of a context axis share a copy,
+      which each micro-batch sums in float32.
     context: gradients as on data, because its chips have the same parameters. Each attention layer also passes keys and values around
       the ring in the forward pass, and their gradients in the backward pass (Liu et al. 2023, section 3); recomputation adds one pass.
     expert: gradients of parameters that it does not divide, as on data. Each layer with experts gathers the rows of its group, and
@@ -93,16 +92,18 @@ def collectives(
 
     fsdp = mesh.shape["fsdp"]
     gathered = item if config.train.quantization == "none" else 1  # quantized before they are sent
-    add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * gathered)
-    is_narrow = platform == "tpu" and work.definition.arch.hidden_size < LANES * fsdp
-    add("all-reduce" if is_narrow else "reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
+    times = micro if keeps_gathered(config, work, platform) else 2 * micro
+    add("all-gather", "fsdp", "weights", times, divided * fsdp * gathered)
+    is_whole = platform == "tpu" and not sums_parts(work.definition.arch.hidden_size, fsdp)
+    add("all-reduce" if is_whole else "reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
     add("all-reduce", "fsdp", "gradients of whole parameters", micro, learn_whole * item)
     add("all-reduce", "data", "gradients", micro, (learn_divided + learn_whole) * item)
     add("all-reduce", "context", "gradients", micro, (learn_divided + learn_whole) * item)
     _, outside = _parameters_per_chip(config, work, mesh, learning=True, axis="expert")
     add("all-reduce", "expert", "gradients", micro, outside * item)
-    add("all-gather", "fsdp", TABLES, 1, tables)
     add("all-reduce", "context", TABLES, micro, tables)
+    tables *= item / FLOAT32
+    add("all-gather", "fsdp", TABLES, 1, tables)
     for axis in ("fsdp", "data", "expert"):
         add("all-reduce", axis, TABLES, 1, tables)
         tables /= mesh.shape[axis]
@@ -111,6 +112,12 @@ def collectives(
     add("collective-permute", "context", "keys and values", *_rings(work, mesh, rows, micro, item))
     add("all-reduce", "tensor", "activations", *_activation_sums(work, rows, micro, item))
     return tuple(found)
+
+
+def keeps_gathered(config: Config, work: Workload, platform: str) -> bool:
+    """Whether the backward pass of a micro-batch uses the weights that the forward pass gathered (layers.gathered_product)."""
+    arch = work.definition.arch
+    return platform == "tpu" and config.train.quantization == "none" and not arch.scan_layers and arch.remat == "none"
 
 
 def token_tables(work: Workload) -> set[str]:

@@ -21,11 +21,11 @@ from lm_research.parallel.rules import batch_parts, constrain, constrain_param
 TABLE_AXES = ("vocab", "embed")
 
 
-def copy_tables(params: Params, axes: Params | None) -> Params:
-    """Replace each table [V, E] by copies [G, V, E]; `axes` are the logical axes of the parameters."""
+def copy_tables(params: Params, axes: Params | None, dtype: Any) -> Params:
+    """Replace each table [V, E] by copies [G, V, E], rounded to `dtype`; `axes` are the logical axes of the parameters."""
 
     def copy(table_VE: jax.Array, _: Any) -> jax.Array:
-        table_VE = constrain(table_VE, "vocab", None)  # gathered once per step
+        table_VE = constrain(table_VE.astype(dtype), "vocab", None).astype(table_VE.dtype)  # gathered once per step
         return _place(jnp.broadcast_to(table_VE, (batch_parts(), *table_VE.shape)))
 
     return _of_tables(copy, params, axes)
@@ -36,9 +36,17 @@ def place_copies(gradient: Params, axes: Params | None) -> Params:
     return _of_tables(lambda x_GVE, _: _place(x_GVE), gradient, axes)
 
 
-def sum_copies(gradient: Params, axes: Params | None, rules: Mapping[str, Any]) -> Params:
-    """Sum the gradients of copies over devices, each of which receives its part of the sum under the sharding `rules`."""
-    return _of_tables(lambda x_GVE, axes: constrain_param(x_GVE.sum(0), axes, rules), gradient, axes)
+def sum_copies(gradient: Params, axes: Params | None, rules: Mapping[str, Any], dtype: Any) -> Params:
+    """Sum the gradients of copies over devices, each of which receives its part of the sum under the sharding `rules`.
+
+    They are sent in `dtype`, the type of the model's products, as the gradients of kernels are.
+    """
+
+    def total(x_GVE: jax.Array, axes: Any) -> jax.Array:
+        sum_VE = jax.lax.reduce_sum(x_GVE.astype(dtype), axes=(0,))  # jnp.sum would convert to float32 before it sends
+        return constrain_param(sum_VE, axes, rules).astype(x_GVE.dtype)
+
+    return _of_tables(total, gradient, axes)
 
 
 def _place(x_GVE: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A family with
 "+muon" has that optimizer, one with "+lora" adapters. A mesh is a preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is
-a single device.
+a single device. With "tpu" layers compute as they do there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from helpers import few, tiny
 from lm_research.config import Config, MeshConfig
 from lm_research.data.sampler import BatchBuilder
 from lm_research.data.store import TokenStore
+from lm_research.models import layers
 from lm_research.models.adapters import adapt
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.tpu import tpu_attend
@@ -30,6 +31,7 @@ from lm_research.models.layers import dropout
 from lm_research.models.quantization import quantized_product
 from lm_research.objectives import build_objective, cross_entropy, define
 from lm_research.objectives.balanced import balanced
+from lm_research.parallel import hardware
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 from lm_research.training.optimizer import make_optimizer
@@ -78,6 +80,7 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     definition = adapt(define(config, few.VOCAB), config.lora)
     built = build_objective(config, few.Words(sentinels=8), definition.arch)
     objective = balanced(built, definition.arch)
+    layers.platform = (lambda: "tpu") if name.endswith(" tpu") else hardware.platform
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)
     feed = BatchBuilder(built.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)

@@ -125,11 +125,18 @@ def test_traffic_by_hand() -> None:
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
 
 
-@pytest.mark.parametrize(("fsdp", "kind"), [(8, "reduce-scatter"), (16, "all-reduce")])
-def test_tpus_sum_gradients_of_narrow_shards_in_full(fsdp: int, kind: str) -> None:
-    """1,024 columns on 8 devices fill registers of 128, on 16 they do not."""
-    config = shipped("bert_large", mesh={"preset": "fsdp"})
-    plan = plan_run(config, parse_topology({8: "v5e:2x4", 16: "v5e:4x4"}[fsdp]), only_fitting=True)
+@pytest.mark.parametrize(
+    ("name", "topology", "kind"),
+    [
+        ("bert_large", "v5e:4x4", "all-reduce"),  # a short ring
+        ("gpt2_xl", "v5e:8x8", "all-reduce"),  # 25 rows a device, which are not whole registers of 8
+        ("bert_large", "v5e:8x8", "reduce-scatter"),
+    ],
+)
+def test_tpus_sum_parts_of_gradients_along_long_rings_if_they_are_whole_registers(
+    name: str, topology: str, kind: str
+) -> None:
+    plan = plan_run(shipped(name, mesh={"preset": "fsdp"}), parse_topology(topology), only_fitting=True)
     assert [c.kind for c in plan.collectives if c.purpose == "gradients"] == [kind]
 
 

@@ -57,6 +57,7 @@ class Linear(Regression):
 
 
 DEFINITION = types.SimpleNamespace(
+    arch=types.SimpleNamespace(compute_dtype=jnp.float32),
     init=lambda seed: unflatten({path: jnp.asarray(x) for path, x in PARAMS.items()}),
     bind=lambda params: params,
     layers_of=lambda path: (0, 1, 2) if "/layers/" in path else None,

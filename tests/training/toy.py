@@ -46,6 +46,7 @@ def first_params() -> dict:
 
 
 DEFINITION = types.SimpleNamespace(
+    arch=types.SimpleNamespace(compute_dtype=jnp.float32),
     init=lambda seed: jax.tree.map(jnp.asarray, first_params()),
     bind=lambda params: params,
     layers_of=lambda path: None,
