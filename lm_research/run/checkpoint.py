@@ -130,6 +130,10 @@ class Checkpoints:
         """The step of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
         return next(iter(self._by_rank()), None)
 
+    def prepare(self, state: State) -> None:
+        """Prepare for saving states like this one, while the step is compiled."""
+        self._snapshot.reserve(_kept(state))
+
     def save(
         self, state: State, metrics: dict[str, float] | None = None, rank: float | None = None, lines: int | None = None
     ) -> None:

@@ -19,13 +19,18 @@ class Snapshot:
     """The state that is being written, where the writer would otherwise read memory that the next step overwrites.
 
     On GPUs and TPUs, Orbax copies the arrays to the host before it returns, and the digests are computed on the devices, queued before the
-    next step. On a CPU, Orbax reads the arrays in place. So they are copied here, into memory that is kept from one save to the next
-    (memory that is new has to be cleared by the system first), and the writer computes the digests from the copy.
+    next step. On a CPU, Orbax reads the arrays in place. So they are copied here, into memory that is kept from the start of the run (memory
+    that is new has to be cleared by the system first), and the writer computes the digests from the copy.
     """
 
     def __init__(self) -> None:
         self._kept: State | None = None
         self._count = 0  # of the snapshots taken: all processes take the same ones
+
+    def reserve(self, state: State) -> None:
+        """Get the memory of the snapshots, and compile the program that fills it: otherwise the first save waits for both."""
+        if jax.default_backend() == "cpu" and self._kept is None:
+            self._kept = copy_into(copy_arrays(state), state)
 
     def take(self, state: State) -> tuple[State, Digests]:
         """Take a snapshot, into the memory of the last one, which nothing may be reading any more.

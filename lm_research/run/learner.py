@@ -80,6 +80,7 @@ class Learner:
             self.state = found
             self._run.log(f"resuming after step {self.step}")
         self.checkpoints.drop_local(self.step)
+        self.checkpoints.prepare(self.state)
         return self.step
 
     @property

@@ -159,6 +159,24 @@ def test_a_snapshot_reuses_the_memory_of_the_last_one() -> None:
     assert_same(again, original)
 
 
+def test_a_prepared_snapshot_compiles_nothing_and_takes_no_new_memory() -> None:
+    """Else the first save of a run would hold training for both."""
+    snapshot, tree, compiled = checkpoint_snapshot.Snapshot(), {"own": jnp.arange(93.0).reshape(31, 3)}, []
+    snapshot.reserve(tree)
+    assert snapshot._kept is not None
+    place = snapshot._kept["own"].unsafe_buffer_pointer()
+
+    def count(event: str, seconds: float, **labels: str | int) -> None:
+        compiled.extend([labels] * event.endswith("backend_compile_duration"))
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        kept, _ = snapshot.take(tree)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled and kept["own"].unsafe_buffer_pointer() == place
+
+
 def test_each_array_is_freed_once_it_is_copied() -> None:
     """So that a restore never holds the state twice."""
     tree = {"a": {"b": jnp.arange(5.0), "c": jnp.arange(7.0)}, "d": jnp.arange(3.0)}
