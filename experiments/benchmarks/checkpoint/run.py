@@ -58,6 +58,7 @@ def save(folder: pathlib.Path, saves: int) -> None:
     begin = time.perf_counter()
     store.prepare(state)  # as a run does when it starts, while the step is compiled
     print(f"prepared in {time.perf_counter() - begin:.3f} s", flush=True)
+    time.sleep(3)  # as compiling a step takes
     for number in range(1, saves + 1):
         state["step"] = jnp.int32(number)
         begin = time.perf_counter()
