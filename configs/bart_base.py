@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/bart_base.py --workdir=runs/bart_base
 
 Hardware   8 accelerators with 32 GB or more; --config.train.accumulation_steps divides the large batch further.
-Time       planned: 4.3 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 2.8 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores (configs/finetune/seq2seq.py).
 
 Sources

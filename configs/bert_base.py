@@ -5,8 +5,7 @@ Command
 
 Hardware   8 accelerators with 16 GB or more (the paper: 16 TPU chips, 4 days). With less memory add
            --config.train.accumulation_steps=4; the result stays the same up to rounding.
-Time       planned: 18 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 13 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores on GLUE (configs/finetune/classification.py has some).
 
 Sources

@@ -5,8 +5,7 @@ Command
 
 Hardware   16 accelerators with 16 GB or more (the paper: 64 TPU chips, 4 days); parameters and optimizer are sharded
            over all of them. With fewer add --config.train.accumulation_steps=8.
-Time       planned: 2.1 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 1.4 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores on GLUE (configs/finetune/classification.py has some).
 
 Sources

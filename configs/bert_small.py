@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/bert_small.py --workdir=runs/bert_small
 
 Hardware   one accelerator with 40 GB, or four with 16 GB.
-Time       planned: 14 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=dp --config.model.remat=names; no TPU has been tried.
+Time       planned: 12 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the scores on GLUE that are published with these models.
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/electra_small.py --workdir=runs/electra_small
 
 Hardware   one accelerator with 16 GB (the paper: one V100, 4 days).
-Time       planned: 1 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=dp --config.model.remat=names; no TPU has been tried.
+Time       planned: 1.3 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores (configs/finetune/classification.py).
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/gpt2_large.py --workdir=runs/gpt2_large
 
 Hardware   16 accelerators with 40 GB or more; parameters and optimizer are sharded over them.
-Time       planned: 1.9 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 1.4 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: no published figure applies, because the paper's corpus was never released.
 
 Sources

@@ -5,8 +5,7 @@ Command
 
 Hardware   8 accelerators with 40 GB or more. With less memory raise --config.train.accumulation_steps (512 sequences
            are one step; it divides them into micro-batches).
-Time       planned: 9.1 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 5.9 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: no published figure applies, because the paper's corpus was never released.
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/gpt3_small.py --workdir=runs/gpt3_small
 
 Hardware   8 accelerators with 40 GB or more. With less memory raise --config.train.accumulation_steps.
-Time       planned: 2.3 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 1.7 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: no published figure applies, because the paper's corpus was never released.
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/llama.py --workdir=runs/llama
 
 Hardware   8 accelerators with 40 GB or more. With less memory raise --config.train.accumulation_steps.
-Time       planned: 3.8 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 2.7 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: no published figure applies to a model of this size on this corpus.
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/modernbert_base.py --workdir=runs/modernbert_base
 
 Hardware   16 accelerators with 16 GB or more; --config.train.accumulation_steps divides the large batch further.
-Time       planned: 14 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 9.8 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores (configs/finetune/classification.py).
 
 Sources

@@ -4,8 +4,7 @@ Command
     python -m lm_research.train --config=configs/roberta_base.py --workdir=runs/roberta_base
 
 Hardware   64 accelerators with 32 GB, or fewer with a higher --config.train.accumulation_steps.
-Time       planned: 12 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=fsdp --config.model.remat=names; no TPU has been tried.
+Time       planned: 7.2 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores (configs/finetune/classification.py).
 
 Sources

@@ -8,8 +8,7 @@ Commands
     source and target, or as given by --config.objective.source_key and --config.objective.target_key.
 
 Hardware   untried; meant for one accelerator with 40 GB, or four with 16 GB (the paper: 8 GPUs, 12 hours).
-Time       planned: 0.45 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
-           --config.mesh.preset=dp --config.model.remat=names; no TPU has been tried.
+Time       planned: 0.36 hours on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4; no TPU has been tried.
 Result     planned: the paper's BLEU of 27.3 on WMT14's newstest2014, English to German (table 2).
 
 Sources

@@ -4,7 +4,7 @@ Command
     python -m lm_research.train --config=configs/xlm_roberta_base.py --workdir=runs/xlm_roberta_base
 
 Hardware   64 accelerators with 32 GB, or fewer with a higher --config.train.accumulation_steps.
-Time       planned: 47 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
+Time       planned: 29 days on 16 chips of v5e by lm_research.plan, arithmetic with --topology=v5e:4x4
            --config.mesh.preset=fsdp --config.model.remat=names --config.train.accumulation_steps=16; no TPU has been tried.
 Result     planned: after fine-tuning, the paper's scores (configs/finetune/classification.py).
 
