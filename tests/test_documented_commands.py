@@ -29,7 +29,8 @@ TEXTS = {
 }
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 # Flags of other programs: TensorBoard's and XLA's.
-FOREIGN = {"logdir", "xla_force_host_platform_device_count", "xla_gpu_deterministic_ops"}
+BEAM = {"environment_type", "job_endpoint", "port", "sdk_worker_parallelism"}
+FOREIGN = {"logdir", "xla_force_host_platform_device_count", "xla_gpu_deterministic_ops"} | BEAM
 HARNESS = re.compile(r".*-m lm_research\.interop\.lm_eval .*")  # takes the flags of lm-evaluation-harness
 NAMED = re.compile(r"python -m ((?:lm_research|experiments)[\w.]*)|python (launch/\w+\.py)")
 
