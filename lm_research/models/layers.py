@@ -119,8 +119,7 @@ class Dense(nnx.Module):
             # Axes of positions are kept. Where devices divide them, a device's positions would not be contiguous after flattening
             # (rules.flatten_rows); for TPUs, XLA fuses a product with what surrounds it only if both have the same axes.
             x, matrix_IO = x.reshape(*leading, -1), _as_matrix(kernel, math.prod(self.inputs))
-            gathers = platform() == "tpu" and gathers_parameters()
-            y_RO = gathered_product(self.axes, x, matrix_IO) if gathers else jnp.tensordot(x, matrix_IO, 1)
+            y_RO = gathered_product(self.axes, x, matrix_IO) if _gathers() else jnp.tensordot(x, matrix_IO, 1)
             if self.bias is not None:
                 bias = self.bias[...].astype(self.dtype).reshape(-1)
                 # XLA fuses the sum of the bias' gradient with whatever computes the gradient, but not with an attention kernel.
@@ -154,7 +153,12 @@ def _as_matrix(kernel: jax.Array, rows: int) -> jax.Array:
     beside other products.
     """
     matrix = kernel.reshape(rows, -1)
-    return jax.lax.optimization_barrier(matrix) if platform() == "tpu" and not gathers_parameters() else matrix
+    return jax.lax.optimization_barrier(matrix) if platform() == "tpu" and not _gathers() else matrix
+
+
+def _gathers() -> bool:
+    """Whether this is a TPU that gathers kernels."""
+    return platform() == "tpu" and gathers_parameters()
 
 
 # Axes of kernels -> those of the arrays that they are multiplied with, of which each device has a part. It gathers the other axes.
@@ -210,7 +214,7 @@ def as_matrices(layers: Any) -> Any:
 
     XLA pads heads [D, H, 64] to 128 there. So their gradients are stacked as matrices, and are reshaped once.
     """
-    if platform() != "tpu" or not gathers_parameters():
+    if not _gathers():
         return layers
 
     def reshape(param: Any) -> Any:

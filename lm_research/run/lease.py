@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from lm_research.common import buckets
@@ -136,20 +137,15 @@ def _this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": start_time(os.getpid()),
-        "boot": _first_line("/proc/sys/kernel/random/boot_id"),
-        "namespace": _link("/proc/self/ns/pid"),
+        "boot": _known(lambda: pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()),
+        "namespace": _known(lambda: os.readlink("/proc/self/ns/pid")),
     }
 
 
-def _first_line(path: str) -> str:
+def _known(read: Callable[[], str]) -> str:
+    """Return what identifies a part of this machine, or a text equal to no other where the system does not tell."""
     with contextlib.suppress(OSError):
-        return pathlib.Path(path).read_text().strip()
-    return uuid.uuid4().hex  # equal to no other
-
-
-def _link(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(path)
+        return read()
     return uuid.uuid4().hex
 
 

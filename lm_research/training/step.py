@@ -56,8 +56,8 @@ def loss_and_gradient(
       quantization: type of the products of blocks (`train.quantization`).
     """
     totals = total_over(objective.normalizers(batch))
-    axes = groups.trainable(definition.axes) if batch_parts() > 1 else None
-    trainable = copy_tables(groups.trainable(params), axes, definition.arch.compute_dtype)
+    axes, dtype = groups.trainable(definition.axes) if batch_parts() > 1 else None, definition.arch.compute_dtype
+    trainable = copy_tables(groups.trainable(params), axes, dtype)
 
     def micro_loss(trainable: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
         model = quantize_products(definition.bind(groups.combine(params, trainable, key)), quantization)
@@ -68,9 +68,7 @@ def loss_and_gradient(
     micro_batches = batch["tokens_BL"].shape[0]
     if micro_batches == 1:
         (loss, sums), gradient = gradient_of(trainable, jax.tree.map(lambda x: x[0], batch), key)
-        loss, sums, gradient = total_over(
-            (loss, sums, sum_copies(gradient, axes, rules, definition.arch.compute_dtype))
-        )
+        loss, sums, gradient = total_over((loss, sums, sum_copies(gradient, axes, rules, dtype)))
         return loss, sums, totals, gradient
 
     def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -82,7 +80,7 @@ def loss_and_gradient(
     (loss, sums), gradient = jax.eval_shape(gradient_of, trainable, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
     (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
-    loss, sums, gradient = total_over((loss, sums, sum_copies(gradient, axes, rules, definition.arch.compute_dtype)))
+    loss, sums, gradient = total_over((loss, sums, sum_copies(gradient, axes, rules, dtype)))
     return loss, sums, totals, gradient
 
 
