@@ -5,6 +5,7 @@ A file has a line of JSON, padded to a multiple of 64 bytes, and the bytes of it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -14,7 +15,7 @@ import secrets
 import socket
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -59,7 +60,7 @@ def pack(manifest: dict[str, Any], shards: dict[Key, np.ndarray]) -> list[memory
     return [memoryview(header + b" " * (-(len(header) + 1) % 64) + b"\n"), *parts]
 
 
-def write(path: pathlib.Path, pieces: Sequence[Any]) -> None:
+def write(path: pathlib.Path, pieces: Iterable[Any]) -> None:
     """Write a file, or replace it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
@@ -127,13 +128,18 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS
 
     def _answer(self, code: int, content: bytes = b"") -> None:
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(OSError):  # whoever asked is gone
+            for _ in self._rest:  # a connection closed before all of it is read would be reset, and the answer lost
+                pass
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
     def _allowed(self) -> bool:
-        if secrets.compare_digest(self.headers.get("Authorization", ""), self.owner.token):
+        size = self.headers.get("Content-Length", "")
+        self._rest = self._body(int(size) if size.isdecimal() else 0)
+        if secrets.compare_digest(self.headers.get("Authorization", "").encode(), self.owner.token.encode()):
             return True
         self._answer(403)
         return False
@@ -145,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not (step.isdecimal() and name.isdecimal()):
             return self._answer(400)
         try:
-            write(self.owner.folder / step / name, list(self._body(int(self.headers["Content-Length"]))))
+            write(self.owner.folder / step / name, self._rest)
             self._answer(200)
         except OSError as error:
             self._answer(507, (error.strerror or "").encode())
@@ -161,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._allowed():
             return
-        step, path, index = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        step, path, index = json.loads(b"".join(self._rest))
         place = self.owner.places.get(step, {}).get((path, tuple(map(tuple, index))))
         content = place.read() if place else None
         self._answer(404) if content is None else self._answer(200, content)

@@ -124,10 +124,21 @@ def test_steps_in_doubt_are_dropped(tmp_path: pathlib.Path) -> None:
 
 def test_strangers_get_nothing(tmp_path: pathlib.Path) -> None:
     server = local_shards.ShardServer(tmp_path)
-    address = ["localhost", server.port, "guess"]
-    with pytest.raises(OSError, match="answered 403"):
-        local_shards.send(address, 1, 0, local_shards.pack({}, {("a", ()): np.ones(())}))
+    address = ["localhost", server.port, "gueß"]
+    with pytest.raises(OSError, match="answered 403"):  # although the answer is known before all is sent
+        local_shards.send(address, 1, 0, local_shards.pack({}, {("a", ()): np.ones(2**23)}))
     assert local_shards.receive(address, 1, ("a", ())) is None and list(tmp_path.iterdir()) == []
+    server.close()
+
+
+def test_a_copy_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+    """The sender learns why, although the reason is known before all is sent."""
+    (tmp_path / "1").write_text("")
+    server = local_shards.ShardServer(tmp_path)
+    with pytest.raises(OSError, match="answered 507 File exists"):
+        local_shards.send(
+            ["localhost", server.port, server.token], 1, 0, local_shards.pack({}, {("a", ()): np.ones(2**23)})
+        )
     server.close()
 
 
