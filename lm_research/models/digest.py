@@ -52,39 +52,44 @@ def _digest_part(x: jax.Array, whole: tuple[int, ...], start: tuple[jax.Array, .
 
 
 _digest_shard = jax.jit(_digest_part, static_argnums=1)
-Sums = dict[str, list[int]]  # of an array's path: both words of its digest, or what one process contributes to them
+# Path of an array -> place of a shard's first element, "0,16" -> both words of what the shard contributes to the array's digest.
+ShardDigests = dict[str, dict[str, list[int]]]
 
 
-def start_digests(tree: Any) -> dict[str, list[jax.Array]]:
-    """Start to compute what this process contributes to the digests of a nested dict's arrays, as one [2] uint32 per shard.
+def start_digests(tree: Any) -> dict[str, dict[str, jax.Array]]:
+    """Start to compute what this process's shards contribute to the digests of a nested dict's arrays: `ShardDigests`, on devices.
 
     No device waits for another one, so that any thread may call this, at any time.
     """
 
-    def start(shard: Any) -> tuple[jax.Array, ...]:
-        return tuple(np.uint32(part.start or 0) for part in shard.index)  # type: ignore[misc]  # jit takes NumPy's too
+    def start(whole: jax.Array, shard: Any) -> tuple[str, jax.Array]:
+        place = tuple(np.uint32(part.start or 0) for part in shard.index)
+        return ",".join(map(str, place)), _digest_shard(shard.data, whole.shape, place)
 
     with jax.set_mesh(Mesh(np.empty((), object), ())):  # these programs are of one device each
         return {
-            path: [_digest_shard(x.data, whole.shape, start(x)) for x in whole.addressable_shards if not x.replica_id]
+            path: dict(start(whole, shard) for shard in whole.addressable_shards if not shard.replica_id)
             for path, whole in flatten(tree).items()
         }
 
 
-def finish_digests(words: Mapping[str, list[jax.Array]]) -> Sums:
-    """Wait for `start_digests`, and add up the shards of each array."""
+def finish_digests(words: Mapping[str, Mapping[str, jax.Array]]) -> ShardDigests:
+    """Wait for `start_digests`."""
     return {
-        path: [sum(int(np.asarray(part)[i]) for part in parts) % 2**32 for i in (0, 1)] for path, parts in words.items()
+        path: {place: np.asarray(pair).tolist() for place, pair in shards.items()} for path, shards in words.items()
     }
 
 
-def join_digests(processes: Iterable[Sums]) -> dict[str, str]:
-    """Add up what processes contribute: path -> digest, as of `digest_arrays`."""
-    totals: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    for sums in processes:
-        for path, (a, b) in sums.items():
-            totals[path] = [totals[path][0] + a, totals[path][1] + b]
-    return {path: f"{a % 2**32:08x}{b % 2**32:08x}" for path, (a, b) in totals.items()}
+def join_digests(processes: Iterable[ShardDigests]) -> dict[str, str]:
+    """Add up what processes contribute: path -> digest, as of `digest_arrays`. A shard that several processes have counts once."""
+    joined = collections.defaultdict[str, dict[str, list[int]]](dict)
+    for digests in processes:
+        for path, shards in digests.items():
+            joined[path].update(shards)
+    sums = {
+        path: [sum(words) % 2**32 for words in zip(*shards.values(), strict=True)] for path, shards in joined.items()
+    }
+    return {path: f"{a:08x}{b:08x}" for path, (a, b) in sums.items()}
 
 
 def digest_arrays(tree: Any) -> dict[str, str]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.digest import digest_arrays, digest_of
+from lm_research.models.digest import digest_arrays, digest_of, finish_digests, join_digests, start_digests
 
 DTYPES = [np.float32, np.int32, np.uint32, np.float16, jnp.bfloat16, np.int8, np.uint8, np.bool_]
 KEYS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))
@@ -80,6 +80,13 @@ def test_names_of_arrays() -> None:
     digests = digest_arrays(tree)
     assert list(digests) == ["a/b", "a/c", "d"] and all(len(digest) == 16 for digest in digests.values())
     assert digests["a/b"] == digests["d"] != digests["a/c"]
+
+
+def test_a_shard_counts_once_whoever_reports_it() -> None:
+    """A digest that counted a replica twice made a run set an intact checkpoint aside."""
+    tree = {"a": {"b": jnp.ones((3, 2))}, "c": jnp.arange(3)}
+    of_one = finish_digests(start_digests(tree))
+    assert join_digests([of_one, of_one]) == join_digests([of_one]) == digest_arrays(tree)
 
 
 def test_one_digest_for_a_tree() -> None:
