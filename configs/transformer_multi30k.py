@@ -9,8 +9,8 @@ Commands
     of https://github.com/multi30k/dataset, task 1, raw) are read from ../shared/data/public/mt/multi30k, or from other files given by
     --config.data.source=lines:SOURCES,TARGETS and --config.data.validation_source=lines:SOURCES,TARGETS.
 
-Hardware   2 CPU cores, 2 GB of memory.
-Time       planned: two to three hours on two quiet cores.
+Hardware   1 CPU core, 2 GB of memory.
+Time       planned: 60 to 90 minutes on one core with AMX and jax 0.12, where model.dtype=auto is bfloat16; twice that in float32.
 Result     planned: sacreBLEU near the 41.0 on test2016 and 33.4 on test2017 of the paper's tokenized BLEU (from memory).
 
 Sources
@@ -20,7 +20,11 @@ Sources
 
 Where it differs
     Texts are neither tokenized nor lowercased, and scores are sacreBLEU's (13a) of plain text, which differ from those of tokenized text.
-    A fixed number of steps, 80 passes, instead of a stop when the validation score has not risen for ten passes.
+    Fitted to little time: a quarter of the tokens a step (63 pairs), 22 passes in 10,000 steps with a linear decay to zero from 3e-3, and
+    dropout 0.2. Rows of 48 tokens, which cut off next to nothing, because attention within rows of 128 takes longer than it has use for
+    captions of 15 tokens. The paper's own steps, with a fixed number of passes (80) instead of a stop when the validation score has not
+    risen for ten: --config.train.num_steps=9000 --config.train.batch_size=86 --config.optimizer.learning_rate=5e-3
+    --config.schedule.name=inverse_sqrt --config.schedule.warmup_steps=2000 --config.model.dropout_rate=0.3
 """
 
 from __future__ import annotations
@@ -41,20 +45,21 @@ def get_config(pair: str = "en-de") -> ConfigDict:
     source, target = pair.split("-")
     config = default_config()
     config.model.update(family="transformer", num_layers=4, hidden_size=128, num_heads=4, intermediate_size=256)
-    config.model.update(vocab_size=10_000, max_length=128, dropout_rate=0.3, attention_dropout_rate=0.0)
+    config.model.update(vocab_size=10_000, max_length=128, dropout_rate=0.2, attention_dropout_rate=0.0)
+    config.model.dtype = "auto"
     config.objective.update(name="seq2seq", label_smoothing=0.1)
     config.data.update(
         source=f"lines:{FOLDER}/train.{source}.gz,{FOLDER}/train.{target}.gz",
         validation_source=f"lines:{FOLDER}/val.{source}.gz,{FOLDER}/val.{target}.gz",
-        max_length=128,
+        max_length=48,
         packing=True,
     )
     config.tokenizer.update(type="bpe", vocab_size=10_000)
-    config.optimizer.update(name="adamw", learning_rate=5e-3, beta1=0.9, beta2=0.98, epsilon=1e-8)
-    config.optimizer.update(weight_decay=0.0, clip_norm=0.0)
-    config.schedule.update(name="inverse_sqrt", warmup_steps=2_000)
-    config.train.update(num_steps=9_000, batch_size=32)
+    config.optimizer.update(name="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.98, epsilon=1e-8)
+    config.optimizer.update(weight_decay=0.0, clip_norm=1.0)
+    config.schedule.update(name="linear", warmup_steps=1_500)
+    config.train.update(num_steps=10_000, batch_size=22)
     config.eval.update(every_steps=500)
-    config.checkpoint.update(every_steps=150, keep=10)
-    config.logging.every_steps = 50
+    config.checkpoint.update(every_steps=200, keep=10)
+    config.logging.every_steps = 100
     return config
