@@ -29,6 +29,7 @@ of `rows/`; `row.py` describes its parts.
 # Published results that have no row, so that their absence is seen.
 WITHOUT_ROW = """
 - Fine-tuning: SST-2, emotion, GoEmotions, CLINC150, UD English tags, TyDiQA-GoldP, pieces of PAWS and XNLI, SuperGLUE's small sets.
+- Fine-tuning beside transformers' Trainer with equal settings, except on the sets of `references/trainer.json`.
 - Translation: Multi30k de-en and en-fr, and small en-ja.
 - tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.
 - BLiMP and Zorro with models trained here on ten million words (GPT-2, BERT, RoBERTa, ELECTRA, T5), and BabyLM's tracks.

@@ -32,6 +32,7 @@ from lm_research.evaluation.language_modeling import LanguageModelPredictor
 from lm_research.evaluation.minimal_pairs import MinimalPairPredictor
 from lm_research.evaluation.suite import Entry
 from lm_research.evaluation.task_predictor import TaskPredictor
+from lm_research.metrics import texts
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import batch_shards
 from lm_research.run.run_directory import lock
@@ -175,8 +176,12 @@ def _check(job: EvalJob) -> None:
     """Write made_from.json, and delete unfinished predictions of tasks whose models, data or options have changed.
 
     Raises:
-      UserError: there are finished predictions made by other models, from other data or with other options.
+      UserError: there are finished predictions made by other models, from other data or with other options; or packages that score them
+        are missing.
     """
+    for entry in job.entries:
+        if entry.task == "seq2seq":
+            texts.check_installed(entry.more.get("bleu_tokenizer", "13a"))
     data = resolve({}).data
     made_from = {
         "models": [str(model) for model in job.models],

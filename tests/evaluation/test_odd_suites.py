@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from lm_research.errors import ConfigError
-from lm_research.evaluation.suite import load_suite
+from lm_research.evaluation import runner
+from lm_research.evaluation.suite import Entry, load_suite
 
 KINDS = {"classification": None}
 GOOD = {"name": "a", "task": "classification", "data": "x.jsonl"}
@@ -91,3 +93,11 @@ def test_a_valid_suite(tmp_path: pathlib.Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps([GOOD | {"labels": [0, "b"], "max_length": 7}]))
     (entry,) = load_suite(str(tmp_path / "s.json"), KINDS)
     assert (entry.labels, entry.max_length) == (("0", "b"), 7)
+
+
+def test_packages_of_scores_are_sought_before_the_first_text_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="need the packages sacrebleu and rouge-score. "):
+        runner.run(runner.EvalJob([Entry("x", "seq2seq", "x.jsonl")], ["absent"], tmp_path), print)
