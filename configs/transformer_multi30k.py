@@ -11,7 +11,7 @@ Commands
 
 Hardware   1 CPU core, 2 GB of memory.
 Time       54 minutes on one core of two that are shared with other work (Xeon with AMX, jax 0.12, where model.dtype=auto is bfloat16), and four
-           minutes to translate the three test parts. In float32 a step takes about 1.5 times as long.
+           minutes to translate the three test parts. In float32 a step took 1.2 to 1.6 times as long.
 Result     sacreBLEU 38.8 on test2016, 31.6 on test2017 and 27.4 on MSCOCO, beside the paper's tokenized BLEU of 41.0, 33.4 and 29.9 (from memory):
            row translation_multi30k of experiments/results/results.md.
 
