@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -12,20 +11,15 @@ import many_devices
 import pytest
 
 from helpers import toys
+from helpers.devices import eight_devices
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 @pytest.mark.slow
 def test_a_divided_model_generates_the_same() -> None:
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
-        "JAX_PLATFORMS": "cpu",
-    }
     command = [sys.executable, str(HERE / "many_devices.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found["devices"] == 8

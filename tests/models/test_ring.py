@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from helpers.devices import eight_devices
 from lm_research.models.positions import by_distance, distance_table, relative_bias
 
 HERE = pathlib.Path(__file__).parent
@@ -21,9 +21,8 @@ CASES += ("tables of layers and global tokens", "distances and convolutions")
 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, list[float]]:
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "272"}
     command = [sys.executable, "-m", "helpers.rings"]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

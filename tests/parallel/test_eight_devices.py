@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from helpers.devices import eight_devices
 
 HERE = pathlib.Path(__file__).parent
 # Compiling takes nearly all the time, so each family has some of the presets by default.
@@ -42,10 +43,9 @@ ZERO1 = "dp data=4 tensor=2 zero1"
 
 
 def run(plan: dict[str, list], folder: pathlib.Path, steps: int) -> dict[str, Any]:
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "272"}
     plan = {family: ["one", *meshes] for family, meshes in plan.items()}
     command = [sys.executable, str(HERE / "eight_devices.py"), str(folder), str(steps), json.dumps(plan)]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

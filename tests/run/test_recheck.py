@@ -6,7 +6,6 @@ A fault flips the lowest bit of one number in one simulated device's part of a r
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers.devices import eight_devices
 from helpers.train_helpers import Lab, checkpoints, metrics, summary
 from lm_research.run import learner, recheck
 from lm_research.run.recheck import copy_to_devices, copy_to_host, find_suspects
@@ -73,13 +73,8 @@ def test_a_parked_state_outlives_the_step() -> None:
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The results on eight devices, by mesh and fault."""
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
-        "JAX_PLATFORMS": "cpu",
-    }
     command = [sys.executable, str(HERE / "faulty_devices.py"), str(tmp_path_factory.mktemp("faulty"))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -17,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import lm_research
+from helpers.devices import eight_devices
 from helpers.train_helpers import ROOT, call, metrics, summary, without_training_of_tokenizers
 from lm_research import evaluate
 from lm_research.config import resolve
@@ -177,15 +177,9 @@ def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any],
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = str(value) if isinstance(value, pathlib.Path) else value
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
-        "JAX_PLATFORMS": "cpu",
-    }
     script = pathlib.Path(__file__).with_name("embedding_devices.py")
     command = [sys.executable, str(script), str(tmp_path / "config.json"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     one, eight = map(json.loads, done.stdout.splitlines())
     assert (one["devices"], eight["devices"]) == (1, 8) and one["loss"] > 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from on_eight_devices import SHAPES, make_shapes
 
+from helpers.devices import eight_devices
 from lm_research.config import CheckpointConfig, MeshConfig
 from lm_research.models.digest import digest_arrays
 from lm_research.parallel.mesh import make_mesh
@@ -40,15 +40,9 @@ def there_and_back(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, path
     store = Checkpoints(folder / "one", CheckpointConfig(), {})
     store.save(state())
     store.close()
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
-        "JAX_PLATFORMS": "cpu",
-    }
     script = pathlib.Path(__file__).with_name("on_eight_devices.py")
     command = [sys.executable, str(script), str(folder / "one"), str(folder / "eight")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder / "eight"
 
