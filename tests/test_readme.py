@@ -48,6 +48,7 @@ def test_the_two_commands_come_first_word_for_word() -> None:
     assert [(kind, text.strip()) for kind, text in BLOCKS["README.md"][:2]] == [("bash", TRAIN), ("bash", TEST)]
 
 
+@pytest.mark.slow  # .ci/run runs it too
 def test_the_training_command_shortened(tmp_path: pathlib.Path) -> None:
     install, train = TRAIN.split(" && ")
     python, *arguments = shlex.split(train)

@@ -360,7 +360,7 @@ PARSERS = [
         ("config.json", "metrics.jsonl", "environment.json", "summary.json", "time.json", "log.txt"),
         60,
     ),
-    Parser("checkpoint", run_files, read_checkpoint, (), 25),
+    Parser("checkpoint", run_files, read_checkpoint, (), 10),
     Parser(
         "run config",
         lambda: {"config.json": dumps(resolve({})).encode()},
