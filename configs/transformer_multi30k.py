@@ -48,7 +48,7 @@ def get_config(pair: str = "en-de") -> ConfigDict:
     config = default_config()
     config.model.update(family="transformer", num_layers=4, hidden_size=128, num_heads=4, intermediate_size=256)
     config.model.update(vocab_size=10_000, max_length=128, dropout_rate=0.2, attention_dropout_rate=0.0)
-    config.model.dtype = "auto"
+    config.model.update(dtype="auto", scan_layers=False)  # a loop copies activations into stacks and out
     config.objective.update(name="seq2seq", label_smoothing=0.1)
     config.data.update(
         source=f"lines:{FOLDER}/train.{source}.gz,{FOLDER}/train.{target}.gz",

@@ -76,6 +76,7 @@ SUPERGLUE = {
 def get_config(name: str = "") -> ConfigDict:
     """BERT's recipe; `name` is a key of GLUE or SUPERGLUE, or xnli_LANG."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(name="classification")
     config.data.update(max_length=128, packing=True)
     config.train.update(num_epochs=3.0, batch_size=32)

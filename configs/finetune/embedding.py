@@ -32,6 +32,7 @@ from lm_research.config import default_config
 def get_config(name: str = "") -> ConfigDict:
     """Pairs that belong together; `name` is "stsb" for graded similarities, or empty for files."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(name="embedding", pair_key="pair")
     config.data.update(max_length=128)
     config.train.update(num_epochs=1.0, batch_size=128)

@@ -28,6 +28,7 @@ from lm_research.config import default_config
 def get_config() -> ConfigDict:
     """Alpaca's recipe."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(name="instruction", text_key="prompt", label_key="completion", predict_with_generate="never")
     config.data.update(max_length=512, packing=True)
     config.model.update(family="gpt2", max_length=1024, dropout_rate=0.0, attention_dropout_rate=0.0)

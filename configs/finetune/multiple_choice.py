@@ -37,6 +37,7 @@ FIELDS = {
 def get_config(name: str = "") -> ConfigDict:
     """BERT's recipe for SWAG; `name` is a key of FIELDS."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     text, pair, choices, label, length = FIELDS[name]
     config.task.update(name="multiple_choice", text_key=text, pair_key=pair, choices_key=choices, label_key=label)
     config.data.update(max_length=length)

@@ -29,6 +29,7 @@ from lm_research.config import default_config
 def get_config(squad: str = "") -> ConfigDict:
     """BERT's recipe; `squad` is "squad" or "squad2", or empty for files."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(name="question_answering", text_key="context", pair_key="question", label_key="answers")
     config.task.update(doc_stride=128, max_answer_length=30, n_best=20)
     config.data.update(max_length=384, packing=True)

@@ -48,6 +48,7 @@ DATA = {
 def get_config(name: str = "") -> ConfigDict:
     """T5's recipe; `name` is a key of DATA, or empty for files."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(
         name="seq2seq", text_key="source", label_key="target", predict_with_generate="each", metric="bleu"
     )

@@ -36,6 +36,7 @@ from lm_research.config import default_config
 def get_config(name: str = "") -> ConfigDict:
     """BERT's recipe for tags; `name` is conll2003 or wikiann_LANG, or empty for files."""
     config = default_config()
+    config.model.scan_layers = False  # a loop copies activations into stacks and out
     config.task.update(name="tagging", text_key="tokens", label_key="tags")
     config.data.update(max_length=128, packing=True)
     config.train.update(num_epochs=3.0, batch_size=32)
