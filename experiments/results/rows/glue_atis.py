@@ -11,7 +11,9 @@ ROW = FineTuning(
     title="ATIS, intents: MiniLM fine-tuned",
     scores={"accuracy": Published(97.76, origin=READ)},
     source="monologg/JointBERT at 00324f6, README: DistilBERT, the best of 5 to 10 runs",
-    why="Another model than the published one, which learns intents and slots together; ours is the mean of the runs, theirs the best one. Computed in bfloat16 where the processor has units for it. The 5 test records whose intent no training record has count as wrong.",
+    why="Ours is lower. It learns 21 intents, of which flights are three quarters, in three passes, after which the training loss is still 0.3 nats "
+    "and falling; the published model learns intents and slots together, and theirs is the best run, ours the mean. The 5 test records whose intent "
+    "no training record has count as wrong. Computed in bfloat16 where the processor has units for it.",
     left_out=5,
     settings={"model__dtype": "auto"},
 ).row()
