@@ -7,6 +7,7 @@ references/trainer.json has scores of transformers' Trainer with equal settings 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import statistics
 
@@ -62,6 +63,11 @@ class FineTuning:
             "data__cache_dir": folder / "cache",
             "logging__trackers": "none",
         }
+        if self.task == "tagging" and end == "jsonl":  # ATIS has tags that only its test part has: they count as wrong
+            lines = "".join((data / f"{part}.jsonl").read_text(encoding="utf-8") for part in ("train", "test"))
+            keys["task__labels"] = ",".join(
+                sorted({tag for line in lines.splitlines() for tag in json.loads(line)["tags"]})
+            )
         found = []
         for seed in SEEDS:
             run = folder / f"seed_{seed}"
