@@ -11,7 +11,9 @@ ROW = FineTuning(
     title="ATIS, slots: MiniLM fine-tuned",
     scores={"f1": Published(95.5, origin=READ)},
     source="monologg/JointBERT at 00324f6, README: DistilBERT, the best of 5 to 10 runs",
-    why="Another model than the published one, which learns intents and slots together; ours is the mean of the runs, theirs the best one. Computed in bfloat16 where the processor has units for it. Six of the 893 test records have tags that no training record has.",
+    why="Ours is lower: after three passes over 4,478 sentences the training loss is still 0.4 nats a tag. The published model learns intents and "
+    "slots together, and theirs is the best run, ours the mean. Six of the 893 test records have tags that no training record has. Computed in "
+    "bfloat16 where the processor has units for it.",
     task="tagging",
     settings={"model__dtype": "auto"},
 ).row()
