@@ -50,6 +50,7 @@ def complete(server: GcsServer) -> list[int]:
     return sorted(int(parts[3]) for parts in names if parts[4:] == ["commit_success.txt"])
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_by_a_signal_and_continues_from_the_bucket(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
