@@ -32,7 +32,7 @@ class _Before:
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     trace = record.exc_info[2] if record.exc_info else None
     if record.name == "asyncio" and record.exc_info and trace is None:
-        return False  # no Python code raised it: a thread of TensorStore reports an array that nobody waits for any more
+        return False  # no Python code raised it: TensorStore reports an array that nobody waits for any more
     return not any("/orbax/" in place.filename for place in traceback.extract_tb(trace))
 
 

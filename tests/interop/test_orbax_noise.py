@@ -17,7 +17,7 @@ def raised() -> ValueError:
 
 
 def test_arrays_that_nobody_waits_for_are_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio logs the exception of a future when it is collected: those that a thread outside of Python set have no traceback."""
+    """The exception of a future is logged when the future is collected; those that a thread outside of Python set have no traceback."""
     silence_duplicate_errors()
     for error in (ValueError("FAILED_PRECONDITION: Error reading an array"), raised()):
         logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=error)
