@@ -18,7 +18,7 @@ with processes.joined(pathlib.Path(sys.argv[1])):
     time.sleep(4 * number)
     processes.wait_for_all("step compiled")
     processes.meet("save checkpoint 10", "save/1", lambda: "")
-    print("met", flush=True)
+    print("met\\n", end="", flush=True)  # in one write: both processes share a pipe
     time.sleep(600 * number)
     processes.meet("save checkpoint 20", "save/2", lambda: "Checkpoint 10 is complete.")
 """
@@ -32,7 +32,7 @@ def test_a_process_that_does_not_come_to_a_save_is_named(tmp_path: pathlib.Path)
     done = subprocess.run(
         [*pod, "--module=run_without_model", "--", str(tmp_path / "run")], env=settings, capture_output=True, text=True
     )
-    assert done.stdout.count("met") == 2  # after four seconds of compiling
+    assert done.stdout.count("met\n") == 2  # after four seconds of compiling
     assert done.returncode == 75 and time.monotonic() - begin < 500
     lines = [line for line in done.stderr.splitlines() if " of 2 ends: " in line]
     assert lines[0].startswith(
