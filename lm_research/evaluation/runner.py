@@ -103,13 +103,16 @@ def run(job: EvalJob, log: Callable[[str], None]) -> None:
 
     Raises:
       UserError: a model and the records do not fit together, or the output directory is in use or contains another
-        evaluation.
+        evaluation, or packages that score generated texts are missing.
     """
 
     def saved() -> str:
         return "The predictions written so far are kept."
 
     with reporting_disk_errors(saved, job.output), lock(job.output, "--output"):
+        for entry in job.entries:
+            if entry.task == "seq2seq":
+                texts.check_installed(entry.more.get("bleu_tokenizer", "13a"))
         _check(job)
         mesh = make_mesh(MeshConfig())
         # TPUs and GPUs would multiply float32 values at a lower precision by default.
@@ -176,12 +179,8 @@ def _check(job: EvalJob) -> None:
     """Write made_from.json, and delete unfinished predictions of tasks whose models, data or options have changed.
 
     Raises:
-      UserError: there are finished predictions made by other models, from other data or with other options; or packages that score them
-        are missing.
+      UserError: there are finished predictions made by other models, from other data or with other options.
     """
-    for entry in job.entries:
-        if entry.task == "seq2seq":
-            texts.check_installed(entry.more.get("bleu_tokenizer", "13a"))
     data = resolve({}).data
     made_from = {
         "models": [str(model) for model in job.models],
