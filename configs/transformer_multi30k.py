@@ -47,7 +47,7 @@ def get_config(pair: str = "en-de") -> ConfigDict:
     source, target = pair.split("-")
     config = default_config()
     config.model.update(family="transformer", num_layers=4, hidden_size=128, num_heads=4, intermediate_size=256)
-    config.model.update(vocab_size=10_000, max_length=128, dropout_rate=0.2, attention_dropout_rate=0.0)
+    config.model.update(vocab_size=10_000, max_length=128, dropout_rate=0.3, attention_dropout_rate=0.0)
     config.model.update(dtype="auto", scan_layers=False)  # a loop copies activations into stacks and out
     config.objective.update(name="seq2seq", label_smoothing=0.1)
     config.data.update(
@@ -57,10 +57,10 @@ def get_config(pair: str = "en-de") -> ConfigDict:
         packing=True,
     )
     config.tokenizer.update(type="bpe", vocab_size=10_000)
-    config.optimizer.update(name="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.98, epsilon=1e-8)
+    config.optimizer.update(name="adamw", learning_rate=5e-3, beta1=0.9, beta2=0.98, epsilon=1e-8)
     config.optimizer.update(weight_decay=0.0, clip_norm=1.0)
-    config.schedule.update(name="linear", warmup_steps=1_500)
-    config.train.update(num_steps=10_000, batch_size=22)
+    config.schedule.update(name="inverse_sqrt", warmup_steps=2_000)
+    config.train.update(num_steps=6_000, batch_size=86)
     config.eval.update(every_steps=500)
     config.checkpoint.update(every_steps=200, keep=10)
     config.logging.every_steps = 100
