@@ -2,8 +2,8 @@
 
     python experiments/results/make_trainer_reference.py [--bf16] NAME [NAME ...]    # keys of SCORES
 
-The scores of each seed, as fractions, go to references/trainer.json beside the versions and the arithmetic that made them. Needs torch,
-transformers, accelerate and scikit-learn. Weights, files, number of steps, batch, rate, schedule, decay, clipping, dropout and length are
+The scores of each seed, as fractions, go to references/trainer.json beside the versions and the arithmetic that made them, and into the
+rows' stored measurements; without a NAME only the latter are brought up to date. Needs torch, transformers, accelerate and scikit-learn. Weights, files, number of steps, batch, rate, schedule, decay, clipping, dropout and length are
 those of finetuning.py; the order of the records (by chance, and those of similar length together) and the draws of dropout are not. With
 --bf16 the products are computed in bfloat16 (autocast), as the rows are where the processor has units for it. Metrics are scikit-learn's and
 SciPy's.
@@ -12,6 +12,7 @@ SciPy's.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import pathlib
@@ -28,8 +29,10 @@ import sklearn.metrics
 import torch
 import transformers
 
-from experiments.results.finetuning import RATE, SEEDS, TRAINER
+from experiments.results import run, tables
+from experiments.results.finetuning import RATE, SEEDS, TRAINER, beside_trainer
 from experiments.results.minilm import model
+from experiments.results.row import Figure
 from experiments.results.sets import SETS
 
 BATCH, EPOCHS, LENGTH = 32, 3.0, 128
@@ -102,10 +105,22 @@ def score(name: str, seed: int, folder: pathlib.Path, bf16: bool) -> float:
     return fraction * float(SCORES[name][1](found.label_ids, values))
 
 
+def update_rows() -> None:
+    """Compare the stored measurements of rows with the stored scores, and write their pages and the table."""
+    for name in SCORES:
+        path = run.FOLDER / "pages" / f"glue_{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if found.get("figures"):
+            figures = beside_trainer(name, [Figure(**figure) for figure in found["figures"]])
+            found["figures"] = [dataclasses.asdict(figure) for figure in figures]
+            path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tables.write(run.FOLDER, run.rows())
+
+
 def main() -> None:
     """Train on each of the named sets with each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=SCORES, metavar="NAME", help=", ".join(SCORES))
+    parser.add_argument("names", nargs="*", choices=SCORES, metavar="NAME", help=", ".join(SCORES))
     parser.add_argument("--bf16", action="store_true", help="compute products in bfloat16 (float32)")
     args = parser.parse_args()
     made = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -119,6 +134,7 @@ def main() -> None:
         TRAINER.parent.mkdir(exist_ok=True)
         TRAINER.write_text(json.dumps(stored, indent=1) + "\n")
         print(name, scores, flush=True)
+    update_rows()
 
 
 if __name__ == "__main__":

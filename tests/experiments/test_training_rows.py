@@ -207,6 +207,12 @@ def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_
     assert floor.name == "accuracy x 100, beside always flight" and floor.theirs == 71.0 and floor.at_least
     assert beside.ours == scale.ours == pytest.approx(72.0)  # 0.9 x 8 of 10
     assert beside.theirs == pytest.approx(72.0) and beside.agrees and not scale.agrees
+    assert beside.tolerance == pytest.approx(4.303 * (8.0**2 + 2.0**2) ** 0.5 / 3**0.5)
+    assert finetuning.beside_trainer("atis", [beside, scale, floor]) == [
+        beside,
+        scale,
+        floor,
+    ]  # of a stored measurement
     assert [call[0] for call in calls] == ["seed_0", "seed_1", "seed_2"] and [call[2] for call in calls] == [0, 1, 2]
     settings = calls[0][3]
     assert settings["task__validation"] == tmp_path / "set" / "test.jsonl"
