@@ -32,7 +32,7 @@ WITHOUT_ROW = """
 - Fine-tuning beside transformers' Trainer with equal settings, except on the sets of `references/trainer.json`.
 - Translation: Multi30k de-en and en-fr, and small en-ja.
 - tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.
-- BLiMP and Zorro with models trained here on ten million words (GPT-2, BERT, RoBERTa, ELECTRA, T5), and BabyLM's tracks.
+- BLiMP and Zorro with BERT, ELECTRA and T5 trained on ten million words, and BabyLM's tracks on their own corpora (`configs/babylm`).
 - What pre-training brings on downstream sets with larger encoders and corpora than the quick start's.
 - The ranking of optimizers, scaling laws and muP on ten million words. The [studies](../README.md) have them on one book only.
 """
