@@ -28,11 +28,12 @@ def hf(bert_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> path
     return directory
 
 
-@pytest.mark.parametrize("kind", ["run", "hf"])
+@pytest.mark.parametrize("kind", ["run", "hf", "checkpoint"])
 def test_training_starts_from_the_parameters_shape_and_tokenizer_of_a_directory(
     kind: str, lab: Any, bert_run: pathlib.Path, hf: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    origin = {"run": bert_run, "hf": hf}[kind]
+    newest = max((bert_run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    origin = {"run": bert_run, "hf": hf, "checkpoint": newest}[kind]
     workdir = tmp_path / "again"
     # Another width is requested, but the directory decides. At a learning rate of 0 nothing moves.
     assert lab.train(workdir, f"--config.train.init_from={origin}", "--config.model.hidden_size=64", *STEPS) == 0

@@ -10,6 +10,7 @@ import csv
 import functools
 import gzip
 import json
+import lzma
 import pathlib
 import random
 import zipfile
@@ -148,6 +149,29 @@ def intents(folder: pathlib.Path, name: str) -> None:
     write(folder, train=train, test=[record for record in part("test") if record["label"] in known])
 
 
+def assistant_intents(folder: pathlib.Path) -> None:
+    """Write the 150 intents of CLINC150, without the questions that have none of them (out of scope)."""
+    parts = json.loads("\n".join(lines("classify/clinc150/data_full.json.gz")))
+    for_file = {"train": "train", "validation": "val", "test": "test"}
+    write(
+        folder,
+        **{part: [{"label": label, "text": text} for text, label in parts[name]] for part, name in for_file.items()},
+    )
+
+
+def emotion(folder: pathlib.Path) -> None:
+    """Write the six emotions of messages."""
+    for part, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = (line.rpartition(";") for line in lines(f"classify/emotion/{name}.txt.gz")[1:])
+        write(folder, **{part: [{"label": label, "text": text} for text, _, label in rows]})
+
+
+def superglue(folder: pathlib.Path, name: str, train: str, test: str) -> None:
+    """Write a set of SuperGLUE as its archive has it; `test` is the validation part."""
+    for part, file in (("train", train), ("test", test)):
+        write(folder, **{part: [json.loads(line) for line in lines(f"superglue/{name}/{file}.jsonl.gz")]})
+
+
 def slots(folder: pathlib.Path, name: str) -> None:
     """Write the slots of ATIS or SNIPS as words and tags."""
 
@@ -172,6 +196,14 @@ def entities(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part, name in (("train", "wnut17train.conll"), ("test", "emerging.test.annotated")):
         (folder / f"{part}.conll").write_bytes(gzip.decompress(public(f"tagging/wnut17/{name}.gz").read_bytes()))
+
+
+def parts_of_speech(folder: pathlib.Path) -> None:
+    """Unpack the CoNLL-U files of UD English EWT."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        packed = public(f"tagging/ud_english_ewt/en_ewt-ud-{name}.conllu.xz").read_bytes()
+        (folder / f"{part}.conll").write_bytes(lzma.decompress(packed))
 
 
 def tinyshakespeare(folder: pathlib.Path) -> None:
@@ -200,6 +232,11 @@ SETS: dict[str, Callable[[pathlib.Path], None]] = {
     "snips_slots": functools.partial(slots, name="snips"),
     "conll2000": chunks,
     "wnut17": entities,
+    "ud_ewt": parts_of_speech,
+    "clinc150": assistant_intents,
+    "emotion": emotion,
+    "cb": functools.partial(superglue, name="CB", train="train", test="val"),
+    "copa": functools.partial(superglue, name="COPA_full", train="train-en", test="val-en"),
     "tinyshakespeare": tinyshakespeare,
 }
 

@@ -28,12 +28,12 @@ of `rows/`; `row.py` describes its parts.
 
 # Published results that have no row, so that their absence is seen.
 WITHOUT_ROW = """
-- Fine-tuning: SST-2, emotion, GoEmotions, CLINC150, UD English tags, TyDiQA-GoldP, pieces of PAWS and XNLI, SuperGLUE's small sets.
+- Fine-tuning: SST-2, GoEmotions, TyDiQA-GoldP, pieces of PAWS and XNLI, SuperGLUE's small sets except CB and COPA.
 - Fine-tuning beside transformers' Trainer with equal settings, except on the sets of `references/trainer.json`.
 - Translation: Multi30k de-en and en-fr, and small en-ja.
 - tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.
-- BLiMP and Zorro with models trained here on ten million words (GPT-2, BERT, RoBERTa, ELECTRA, T5), and BabyLM's tracks.
-- What pre-training brings on downstream sets, against random weights and a bag of words.
+- BLiMP and Zorro with BERT, ELECTRA and T5 trained on ten million words, and BabyLM's tracks on their own corpora (`configs/babylm`).
+- What pre-training brings on downstream sets with larger encoders and corpora than the quick start's.
 - The ranking of optimizers, scaling laws and muP on ten million words. The [studies](../README.md) have them on one book only.
 """
 

@@ -118,6 +118,11 @@ class DataConfig(Section):
     document_separator: str = key(
         "blank_line", "What separates the documents of a text file.", choices=("blank_line", "file", "line")
     )
+    max_words: int | None = key(
+        None,
+        "Refuse a training text of more words, separated by spaces and line breaks, as competitions demand; None does not count them.",
+        low=0,
+    )
     text_key: str | None = key(
         None,
         "Field, column or feature that holds the text of an example; None uses `text`, or else the only one "

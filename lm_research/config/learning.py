@@ -92,6 +92,12 @@ class TrainConfig(Section):
     num_epochs: float | None = key(
         None, "Number of passes over the training examples; determines train.num_steps.", low=0.0, high=1e9
     )
+    max_epochs: float | None = key(
+        None,
+        "Refuse a run of more passes over the training examples, as competitions demand; None does not limit them.",
+        low=0.0,
+        high=1e9,
+    )
     budget: str | None = key(
         None,
         "Training budget instead of train.num_steps: time (90s, 30min, 2h), compute (1e18flops) or data "

@@ -146,6 +146,8 @@ def _key(config: Config) -> str:
         tokenizer_key(tokenizer, "sentinels"),
         tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenized
     ]
+    if data.max_words:  # a corpus that was built without has not been counted
+        facts.append(["max_words", data.max_words])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
@@ -201,6 +203,7 @@ def _locked(work: pathlib.Path, log: Log) -> Iterator[None]:
 
 def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars: Bars) -> None:
     assignments = _read_and_split(work, config, log, runner, bars)
+    _check_words(assignments, config.data.max_words, log)
     tokenizer = _make_tokenizer(config, assignments, work / "tokenizer", log)
     started = time.perf_counter()
     keep_newlines = config.tokenizer.keep_newlines
@@ -249,6 +252,19 @@ def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner
     held_out = read(data.validation_source, "held_out") if data.validation_source else None
     spools = [read(source, str(number)) for number, (_, source) in enumerate(mixture.sources_of(data))]
     return assign_splits(spools, held_out, config, log)
+
+
+def _check_words(assignments: list[SplitAssignment], most: int | None, log: Log) -> None:
+    """Raise a DataError if the training text has more words than data.max_words."""
+    if not most:
+        return
+    words = sum(len(text.split()) for text in _training_texts(assignments))
+    log(f"The training text has {words:,} words.")
+    if words > most:
+        raise DataError(
+            f"The training text has {words:,} words, more than data.max_words={most:,} allows. Give a shorter text or hold out more of it "
+            "(data.validation_fraction); or raise the limit, and the run is no longer within it."
+        )
 
 
 def _make_tokenizer(config: Config, assignments: list[SplitAssignment], folder: pathlib.Path, log: Log) -> Tokenizer:

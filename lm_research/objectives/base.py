@@ -127,6 +127,11 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
     def examples(self, store: TokenStore, purpose: str) -> Examples:
         """Build the examples of one of the corpus's stores; `purpose` ("train", "validation", or "final" at the end of a run) separates random streams."""
 
+    @property
+    def evaluates_more_at_end(self) -> bool:
+        """Whether the evaluation at the end of a run computes more than those before it."""
+        return False
+
     def start_token(self) -> int | None:
         """Return the id of the token that a decoder's targets begin with, if the run's config decides it."""
         return None

@@ -7,6 +7,8 @@ other programs of the process are compiled as before.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,9 +42,17 @@ class Option(NamedTuple):
 _V5E = (CHIPS["v5e"].kind,)
 _SHARDING, _ALL = ("fsdp", "expert", "context", "tensor"), ("data", "fsdp", "expert", "context", "tensor")
 
-# Platform -> options. CPUs and GPUs use the compiler's defaults. libtpu 0.0.52 fuses gathers by default, with the same program; the
+# Platform -> options. GPUs use the compiler's defaults. libtpu 0.0.52 fuses gathers by default, with the same program; the
 # options state it for other versions.
 OPTIONS: dict[str, tuple[Option, ...]] = {
+    "cpu": (
+        Option(
+            "xla_backend_optimization_level",
+            "1",
+            (),
+            "LLVM takes a third of the compile time less than at level 3, and the steps of BERT and MiniLM are no slower.",
+        ),
+    ),
     "tpu": (
         Option(
             "xla_jf_spmd_threshold_for_windowed_einsum_mib",
@@ -144,7 +154,7 @@ def parse_flags(flags: Sequence[str]) -> dict[str, str]:
 def compiler_options(
     flags: Sequence[str], mesh: Mapping[str, int] | None = None, device: str = "", kind: str = ""
 ) -> dict[str, str]:
-    """Return the options of a run's steps: the platform's for this mesh, changed by `xla.flags`.
+    """Return the options of a run's steps: the platform's for this mesh, but those that XLA_FLAGS names, changed by `xla.flags`.
 
     Args:
       flags: NAME=VALUE; the value "default" removes an option.
@@ -156,7 +166,8 @@ def compiler_options(
     chosen = (
         option
         for option in OPTIONS.get(device or platform(), ())
-        if (not option.axes or any(mesh.get(axis, 1) > 1 for axis in option.axes))
+        if not re.search(rf"--{option.name}\b", os.environ.get("XLA_FLAGS", ""))  # which an option would override
+        and (not option.axes or any(mesh.get(axis, 1) > 1 for axis in option.axes))
         and (not option.kinds or (kind or device_kind()) in option.kinds)
     )
     merged = {option.name: option.value for option in chosen} | parse_flags(flags)

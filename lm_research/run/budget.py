@@ -53,6 +53,25 @@ def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
     return config_lib.replace(config, train={"num_steps": steps})
 
 
+def check_epochs(config: Config, num_examples: int) -> None:
+    """Raise a ConfigError if a run, whose steps are resolved, makes more passes than train.max_epochs, a part of a step aside."""
+    most, train = config.train.max_epochs, config.train
+    if not most:
+        return
+    if config_lib.has_time_budget(config):
+        raise ConfigError(
+            f"train.budget={train.budget} is a time, which does not say how many passes are made, but train.max_epochs={most:g} limits them. "
+            "Use another budget, such as --config.train.num_epochs, or remove the limit."
+        )
+    limit = math.ceil(most * num_examples / train.batch_size)
+    if train.num_steps > limit:
+        raise ConfigError(
+            f"{train.num_steps:,} steps of {train.batch_size:,} examples read the {num_examples:,} training examples "
+            f"{train.num_steps * train.batch_size / num_examples:.3g} times, but train.max_epochs={most:g} allows {limit:,} steps. Train "
+            "shorter, or remove the limit."
+        )
+
+
 def check_warmup(config: Config, steps: int) -> None:
     """Raise a ConfigError if a budget ends before the warm-up does."""
     if config.schedule.warmup_steps > steps:

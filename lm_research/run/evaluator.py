@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -40,6 +39,9 @@ class Evaluator:
             run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh, run.compiler_options
         )
         self.preview = make_preview(run.config, run.definition, corpus)
+        self._last: tuple[int, dict[str, float], list[Outputs]] | None = (
+            None  # of the whole held-out part: step, scores, outputs
+        )
         self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_loss_name else None
         self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
@@ -82,13 +84,15 @@ class Evaluator:
             self.ranks[: -self.patience]
         )
 
-    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[Outputs]]:
-        """Compute scores and outputs of a whole store."""
+    def part(self, state: State, store: TokenStore) -> tuple[dict[str, float], list[Outputs]]:
+        """Return scores and outputs of a whole store at the end of a run: those of the last evaluation if it was of this state and store."""
+        if self._last is not None and self._last[0] == int(state["step"]) and store is self.corpus.validation:
+            return self._last[1:]
         examples, size = self.trainable.examples(store, "final"), self.config.train.batch_size
         outputs: list[Outputs] = []
         feed = self._in_order(examples, store)
         batches = load(feed, 0, ceil_div(examples.num_examples, size))
-        return evaluate(self.step, params, batches, self.trainable, self.mesh, outputs), outputs
+        return evaluate(self.step, averaged_params(state), batches, self.trainable, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:
         """Check whether an evaluation is due before the end."""
@@ -100,6 +104,8 @@ class Evaluator:
         params = averaged_params(state)
         outputs: list[Outputs] = []
         scores = evaluate(self.step, params, load(self.feed, 0, self.num_batches), self.trainable, self.mesh, outputs)
+        whole = self.num_batches * self.config.train.batch_size >= self.feed.examples.num_examples
+        self._last = (step, dict(scores), outputs) if whole and not self.trainable.evaluates_more_at_end else None
         for name, (feed, num_batches) in self.sources.items():  # each source of a mixture separately
             part = evaluate(self.step, params, load(feed, 0, num_batches), self.trainable, self.mesh)
             scores |= {

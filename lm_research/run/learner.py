@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_research import config as config_lib
 from lm_research.errors import CheckpointError
 from lm_research.interop import native_checkpoint
-from lm_research.models.adapters import adapters_of
 from lm_research.objectives.base import Batch
 from lm_research.parallel import processes
 from lm_research.parallel.batches import to_global
@@ -25,14 +23,12 @@ from lm_research.parallel.rules import replicated
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.checkpoint_reading import check_weights
 from lm_research.run.goodput import TimeAccount
-from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.logger import RunLogger
 from lm_research.run.setup import RunSetup
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import State, check_memory, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
-from lm_research.trees import flatten, unflatten
 
 
 class Learner:
@@ -130,18 +126,13 @@ class Learner:
         return state
 
     def _initial_state(self) -> State:
-        state, init = self._make_state(np.uint32(self._run.config.seed)), self._run.init
-        return self._start_from(init, state) if init else state
-
-    def _start_from(self, init: InitCheckpoint, state: State) -> State:
-        """Replace the parameters of a new state, and their average, by those of a model directory."""
-        fresh = adapters_of(state.pop("params"))
-        params, notes = init.load(self._run.mesh, int(state["seed"]))
+        """Make the state of random parameters, or of those of the run's model directory."""
+        seed, init = self._run.config.seed, self._run.init
+        if init is None:
+            return self._make_state(np.uint32(seed))
+        params, notes = init.load(self._run.mesh, seed)
         self._run.log("\n".join([f"parameters of {init.directory}", *notes]))
-        params = unflatten(flatten(params) | fresh)
-        # A step overwrites its state, which therefore must not share memory with other arrays.
-        copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shardings["params"])
-        return state | {name: copies(params) for name in ("params", "ema") if name in self._shardings}
+        return self._make_state(np.uint32(seed), params)
 
 
 def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, log: RunLogger) -> Any:

@@ -31,7 +31,7 @@ from lm_research.parallel.hardware import current_chip
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.precision import with_dtype
 from lm_research.run import run_directory
-from lm_research.run.budget import resolve_budget, resolve_steps
+from lm_research.run.budget import check_epochs, resolve_budget, resolve_steps
 from lm_research.run.compile_cache import use_compile_cache
 from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint, load_init_checkpoint
 from lm_research.run.logger import RunLogger
@@ -128,6 +128,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
+    check_epochs(config, examples.num_examples)
     parts = (log, is_main, corpus, verification, init, definition, trainable, examples)
     run = RunSetup(config, workdir, copy, mesh, *parts)
     log(describe(run))

@@ -57,17 +57,17 @@ def export_best_model(
     Returns:
       The entries added to summary.json, and a description of the validation scores.
     """
-    task, corpus, params = evaluator.trainable, evaluator.corpus, averaged_params(state)
+    task, corpus = evaluator.trainable, evaluator.corpus
     assert isinstance(task, Task) and isinstance(corpus, LabeledCorpus)
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:
-            found[part], outputs = evaluator.part(params, store)
+            found[part], outputs = evaluator.part(state, store)
             if jax.process_index() == 0 and task.has_predictions:
                 export.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
     if jax.process_count() == 1:  # with several, none has all parameters: `convert` exports the checkpoint later
         family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)
-        definition, params = merged(evaluator.definition, params)
+        definition, params = merged(evaluator.definition, averaged_params(state))
         export.export(workdir / "model", definition, family, params, config, task, evaluator.config.plugins)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found

@@ -140,6 +140,11 @@ class GenerationTask(Task):
             ("each", "end") if purpose == "final" else ("each",)
         )
 
+    @property
+    @override
+    def evaluates_more_at_end(self) -> bool:
+        return self.should_generate("final") != self.should_generate("validation")
+
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """Return the numbers of a batch's records and, if they are decoded, the generated tokens, int32 [B, T]."""
         records = {name: batch[name] for name in ("row_weights_B", "record_B")}

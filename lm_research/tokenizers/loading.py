@@ -63,7 +63,7 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a sentencepiece model by one of
         the names in SENTENCEPIECE_FILES. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
         config.json next to it define its class, special tokens and options. For the folder of a training run, the files of its
-        newest checkpoint are used.
+        newest checkpoint are used, and for the folder of a checkpoint its files.
 
     Raises:
       TokenizerError: there is no tokenizer, it is damaged, or its class is not supported.
@@ -76,6 +76,8 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         )
         folders = [file.parents[1] for file in checkpointed]
         steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
+        if is_folder and not holds_tokenizer(path) and holds_tokenizer(path / "files"):  # a checkpoint
+            steps = {0: path}
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown ~user, or has a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise TokenizerError(

@@ -23,7 +23,8 @@ import optax
 
 from lm_research.config import Config, MeshConfig
 from lm_research.errors import MeshError
-from lm_research.models.definition import ModelDefinition
+from lm_research.models.adapters import adapters_of
+from lm_research.models.definition import ModelDefinition, Params
 from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.mesh import AnyMesh
@@ -111,13 +112,25 @@ def init_state(
     config: Config,
     objective: Objective,
     seed: jax.Array | None = None,
+    loaded: Params | None = None,
 ) -> State:
     """Make the state before the first step. This is pure, so that jit can place every array.
 
-    `seed` replaces config.seed: as an argument of a jitted function it lets one program serve all seeds.
+    Args:
+      definition: the model's.
+      optimizer: whose state is made.
+      config: of the run.
+      objective: whose metrics the window sums.
+      seed: replaces config.seed: as an argument of a jitted function it lets one program serve all seeds.
+      loaded: all parameters but adapters; without them they are random too.
     """
     start = config.seed if seed is None else seed
-    params = definition.init(start)
+    if loaded is None:
+        params = definition.init(start)
+    else:
+        adapters = adapters_of(definition.init(start)) if adapters_of(definition.shapes) else {}
+        # A step overwrites its state, which therefore must not share memory with other arrays.
+        params = unflatten(flatten(jax.tree.map(jnp.copy, loaded)) | adapters)
     trainable = make_groups(config, definition.shapes, definition.layers_of).trainable(params)
     state = {
         "step": jnp.zeros((), jnp.int32),

@@ -173,6 +173,16 @@ def test_what_is_left_of_a_build_that_fails(
     assert (tmp_path / ".corpus.work" / "000000.npz").exists() == kept
 
 
+def test_more_words_than_the_limit_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Sixteen words in each of 60 stories; the held-out text does not count, and a corpus that was not counted is not taken for one that was."""
+    held_out = write(tmp_path / "held_out", ["One two three four. Five six."] * 2)
+    with pytest.raises(DataError, match="has 960 words, more than data.max_words=959 allows"):
+        open_corpus(make_config(folder, validation_source=str(held_out), max_words=959), tmp_path / "run", print)
+    lines: list[str] = []
+    open_corpus(make_config(folder, validation_source=str(held_out), max_words=960), tmp_path / "run", lines.append)
+    assert "The training text has 960 words." in lines
+
+
 def test_repeated_and_empty_documents_are_left_out(tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "text", [*TEXTS, TEXTS[3], "", " \n", TEXTS[3], TEXTS[9]])
     lines: list[str] = []

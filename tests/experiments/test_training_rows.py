@@ -8,11 +8,15 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from experiments.results import finetuning, run, sentences, sets, training
+from experiments.results.bag_of_words import BagOfWords
 from experiments.results.row import CURVE, VARIABLE, Figure, MissingData, Row
+from experiments.results.rows import pretraining_pays
 from experiments.results.training import Published, figure, interval, write_curve
 from lm_research.errors import STOPPED_BY_SIGNAL, DataError
 
@@ -146,6 +150,23 @@ def test_paraphrases_and_intents(data: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert read(tmp_path, "test") == [{"label": "fare", "text": "one"}]
 
 
+def test_queries_out_of_scope_are_left_out_and_semicolons_stay_in_messages(
+    data: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    parts = {
+        f"{scope}{name}": [[f"{name} text", f"{scope}intent"]]
+        for name in ("train", "val", "test")
+        for scope in ("", "oos_")
+    }
+    put(data, "classify/clinc150/data_full.json.gz", json.dumps(parts, indent=1))
+    sets.SETS["clinc150"](tmp_path)
+    assert read(tmp_path, "validation") == [{"label": "intent", "text": "val text"}]
+    for part in ("train", "val", "test"):
+        put(data, f"classify/emotion/{part}.txt.gz", f"text;label_name\ni feel; {part};joy\n")
+    sets.SETS["emotion"](tmp_path)
+    assert read(tmp_path, "test") == [{"label": "joy", "text": "i feel; test"}]
+
+
 def test_the_play_is_cut_where_nanogpt_cuts_it(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     data.mkdir()
     (data.parent / "tinyshakespeare.txt").write_text("0123456789" * 10 + "abc")
@@ -177,15 +198,66 @@ def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(finetuning, "model", lambda: tmp_path / "model")
     monkeypatch.setattr(finetuning, "TRAINER", tmp_path / "trainer.json")
     monkeypatch.setitem(finetuning.SETS, "atis", lambda folder: sets.write(folder, train=[], test=[{}] * 8))
-    (tmp_path / "trainer.json").write_text('{"atis": {"accuracy": [0.70, 0.72, 0.74]}}')
-    one = finetuning.FineTuning("atis", "?", {"accuracy": Published(97.76)}, "A paper", "Because.", left_out=2)
-    beside, scale = one.measure(tmp_path)
+    (tmp_path / "trainer.json").write_text('{"atis": {"scores": {"accuracy": [0.70, 0.72, 0.74]}}}')
+    published = {"accuracy": Published(97.76)}
+    one = finetuning.FineTuning(
+        "atis", "?", published, "A paper", "Because.", left_out=2, floor=("always flight", 71.0)
+    )
+    beside, scale, floor = one.measure(tmp_path)
+    assert floor.name == "accuracy x 100, beside always flight" and floor.theirs == 71.0 and floor.at_least
     assert beside.ours == scale.ours == pytest.approx(72.0)  # 0.9 x 8 of 10
     assert beside.theirs == pytest.approx(72.0) and beside.agrees and not scale.agrees
+    assert beside.tolerance == pytest.approx(4.303 * (8.0**2 + 2.0**2) ** 0.5 / 3**0.5)
+    assert finetuning.beside_trainer("atis", [beside, scale, floor]) == [
+        beside,
+        scale,
+        floor,
+    ]  # of a stored measurement
     assert [call[0] for call in calls] == ["seed_0", "seed_1", "seed_2"] and [call[2] for call in calls] == [0, 1, 2]
     settings = calls[0][3]
     assert settings["task__validation"] == tmp_path / "set" / "test.jsonl"
     assert settings["train__init_from"] == tmp_path / "model"
+
+
+def test_words_that_tell_a_label_are_learned() -> None:
+    """The weights are where the gradient of the penalized loss is zero: for one word and two labels its equation has one solution."""
+    texts, labels = ["Good !", "good", "bad", "bad ?"], ["1", "1", "0", "0"]
+    model = BagOfWords(texts, labels)
+    assert model.accuracy(["GOOD unknown", "so bad"], ["1", "0"]) == 1.0
+    single = BagOfWords(["yes", ""], ["1", "0"])
+    weight = scipy.optimize.brentq(
+        lambda w: w - 1 / (1 + np.exp(w)), 0, 1
+    )  # bias -w: both texts are at distance w from the border
+    assert single.weights[0] == pytest.approx([-weight, weight], abs=1e-3)
+    assert single.weights[1] == pytest.approx([weight / 2, -weight / 2], abs=1e-3)
+
+
+def test_what_pretraining_brings_is_positive_beyond_its_interval() -> None:
+    gain, random, bag = pretraining_pays.compare("TREC", [81.0, 82.0, 83.0], [79.0, 81.0, 80.0], 85.0)
+    assert gain.ours == pytest.approx(2 - 4.303 / 3**0.5) and not gain.agrees  # gains of 2, 1 and 3 points
+    assert (random.ours, random.theirs, bag.theirs) == (82.0, 80.0, 85.0) and random.agrees
+    assert pretraining_pays.compare("TREC", [83.0, 84.0, 85.0], [79.0, 80.0, 81.0], 85.0)[0].agrees
+
+
+def test_random_weights_have_the_network_and_the_vocabulary_of_the_pretrained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(pretraining_pays, "train", fake_train([{"eval_accuracy": 0.8}] * 30, calls))
+    part = [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}]
+    for name in pretraining_pays.NAMES:
+        monkeypatch.setitem(pretraining_pays.SETS, name, lambda folder: sets.write(folder, train=part, test=part))
+    network = dict.fromkeys(pretraining_pays.NETWORK, 7)
+    monkeypatch.setattr(pretraining_pays, "read_json", lambda *a, **k: {"model": network | {"dtype": "auto"}})
+    figures = pretraining_pays.measure(tmp_path)
+    assert len(figures) == 9 and len(calls) == 1 + 3 * (3 + 1 + 1 + 3)
+    random = [call[3] for call in calls if "_0_" in call[0]]
+    trained = [call[3] for call in calls if "_12000_" in call[0]]
+    last = tmp_path / "pretraining" / "checkpoints" / "12000"
+    assert len(random) == len(trained) == 9
+    assert all(one["model__hidden_size"] == 7 and one["tokenizer__path"] == last / "files" for one in random)
+    assert all(one["train__init_from"] == last for one in trained)
+    assert [line[0] for line in json.loads((tmp_path / CURVE).read_text())["lines"]] == [0, 3000, 6000, 12000]
 
 
 def test_folds_are_the_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

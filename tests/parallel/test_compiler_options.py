@@ -15,12 +15,21 @@ FUSED = "xla_tpu_enable_async_collective_fusion"
 DATA = "xla_tpu_enable_data_parallel_all_reduce_opt"
 
 
+LEVEL = "xla_backend_optimization_level"
+
+
 def names(kind: str = "TPU v5 lite", **sizes: int) -> set[str]:
     return set(compiler_options((), SIZES | sizes, "tpu", kind))
 
 
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
 def test_options_depend_on_platform_and_mesh() -> None:
-    assert compiler_options((), SIZES | {"fsdp": 8}, "cpu") == compiler_options((), SIZES | {"fsdp": 8}, "gpu") == {}
+    assert compiler_options((), SIZES | {"fsdp": 8}, "gpu") == {}
+    assert set(compiler_options((), SIZES | {"fsdp": 8}, "cpu")) == {LEVEL}
     assert names() == set()  # nothing to communicate
     assert WINDOWED in names(fsdp=16) and DATA not in names(fsdp=16)
     assert DATA in names(data=16) and WINDOWED not in names(data=16)
@@ -45,7 +54,15 @@ def test_a_run_replaces_extends_and_removes_options() -> None:
     flags = (f"{WINDOWED}=5", "--xla_other = 1", f"{DATA}=default")
     options = compiler_options(flags, SIZES | {"data": 4, "fsdp": 4}, "tpu", "TPU v4")
     assert options[WINDOWED] == "5" and options["xla_other"] == "1" and DATA not in options
-    assert compiler_options(("xla_other=1",), SIZES, "cpu") == {"xla_other": "1"}
+    assert compiler_options(("xla_other=1", f"{LEVEL}=default"), SIZES, "cpu") == {"xla_other": "1"}
+
+
+def test_the_environment_decides_over_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_other=1 --{LEVEL}=2")
+    assert compiler_options((), SIZES, "cpu") == {}
+    assert compiler_options((f"{LEVEL}=3",), SIZES, "cpu") == {LEVEL: "3"}
+    monkeypatch.setenv("XLA_FLAGS", f"--{LEVEL}_of_another=2")
+    assert compiler_options((), SIZES, "cpu") == {LEVEL: "1"}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lm_research import config as config_lib
 from lm_research.config import Budget, Config, resolve
 from lm_research.errors import ConfigError
 from lm_research.run import goodput, time_budget
-from lm_research.run.budget import StepBudget, resolve_budget, resolve_steps
+from lm_research.run.budget import StepBudget, check_epochs, resolve_budget, resolve_steps
 from lm_research.run.goodput import RunHistory, TimeAccount
 from lm_research.run.time_budget import TimeBudget, schedule_position
 from lm_research.training.schedules import make_schedule
@@ -53,6 +53,18 @@ def test_an_invalid_amount_is_refused_with_examples(text: str) -> None:
         config_of(text)
     for example in ("90s", "30min", "2h", "1e18flops", "2e9tokens"):
         assert example in str(caught.value)
+
+
+def test_more_passes_than_the_limit_are_refused() -> None:
+    """26 steps of 4 are the last ones that begin within one pass over 101 examples; a budget of time says nothing about passes."""
+    limited = resolve({"train": {"num_steps": 26, "batch_size": 4, "max_epochs": 1.0}})
+    check_epochs(limited, 101)
+    with pytest.raises(ConfigError, match="26 steps of 4 .* 100 training examples 1.04 times, .* allows 25 steps"):
+        check_epochs(limited, 100)
+    check_epochs(config_lib.replace(limited, train={"max_epochs": 1.04}), 100)
+    check_epochs(config_lib.replace(limited, train={"max_epochs": None}), 1)
+    with pytest.raises(ConfigError, match="2h is a time"):
+        check_epochs(config_of("2h", train={"budget": "2h", "max_epochs": 1.0}), 100)
 
 
 def test_epochs_together_with_a_budget_are_refused() -> None:

@@ -7,6 +7,7 @@ import pathlib
 import random
 import shutil
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from helpers.train_helpers import ROOT, call, checkpoints, metrics, same, summar
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError
+from lm_research.run import evaluator
 from lm_research.tasks import TASKS
 from lm_research.tasks.dataset import open_labeled
 from lm_research.trees import flatten
@@ -222,11 +224,16 @@ def test_tags(tmp_path: pathlib.Path) -> None:
 
 
 def test_adapters_and_a_new_classifier(run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """From the body of a run whose head had other classes. The run's directory and its model give the same predictions."""
+    """From the body of a run whose head had other classes. The run's directory and its model give the same predictions.
+
+    Each held-out part is computed once: the evaluation after the last step is also that of the exported model.
+    """
     lm = lm_research.from_pretrained(run / "model", head="none")
     lm.save_pretrained(tmp_path / "body")
     keys = {"train.init_from": tmp_path / "body", "lora.rank": 4, "train.num_epochs": 1, "task.patience": 0}
-    assert train(tmp_path / "run", **files, **keys) == 0
+    with mock.patch.object(evaluator, "evaluate", wraps=evaluator.evaluate) as calls:
+        assert train(tmp_path / "run", **files, **keys) == 0
+    assert calls.call_count == 2  # the validation and the test part
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions_test.jsonl").read_text().splitlines()]
     for path in (tmp_path / "run", tmp_path / "run" / "model"):
         tuned = lm_research.from_pretrained(path)

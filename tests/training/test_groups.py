@@ -85,6 +85,20 @@ def after(config: Config, steps: int = 1) -> dict[str, Any]:
     return jax.device_get(state)
 
 
+def test_a_loaded_model_is_copied_and_no_random_one_is_made() -> None:
+    """A step overwrites its state, so it must not be the loaded arrays themselves."""
+    definition = types.SimpleNamespace(**vars(DEFINITION) | {"init": None})
+    loaded, settings = DEFINITION.init(0), config({}, ema_decay=0.5)
+    make = tiny.jit(
+        lambda params: init_state(definition, make_optimizer(settings.optimizer), settings, Linear(), None, params)
+    )
+    state, given = make(loaded), flatten(loaded)
+    for name in ("params", "ema"):
+        for path, leaf in flatten(state[name]).items():
+            assert (leaf == PARAMS[path]).all() and leaf.unsafe_buffer_pointer() != given[path].unsafe_buffer_pointer()
+    assert not any(x.any() for x in jax.tree.leaves(state["optimizer"]))
+
+
 SGD = {"name": "sgd", "beta1": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
 
 
