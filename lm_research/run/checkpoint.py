@@ -104,6 +104,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self._manager.all_steps():
             self._learn_rank(step)
+        self._often = bool(config.every_steps or config.local_every_steps)
         self._local = LocalTier(config.local_directory, workdir, log) if config.local_every_steps else None
         self._log = log
         self._resumed: dict[str, Any] = {}  # the manifest of the emergency checkpoint that the run resumed from
@@ -131,8 +132,9 @@ class Checkpoints:
         return next(iter(self._by_rank()), None)
 
     def prepare(self, state: State) -> None:
-        """Prepare for saving states like this one, while the step is compiled."""
-        self._snapshot.reserve(_kept(state))
+        """Prepare for saving states like this one, while the step is compiled, if saves are due every few steps: they get memory of their own."""
+        if self._often:
+            self._snapshot.reserve(_kept(state))
 
     def save(
         self, state: State, metrics: dict[str, float] | None = None, rank: float | None = None, lines: int | None = None

@@ -159,6 +159,17 @@ def test_a_snapshot_reuses_the_memory_of_the_last_one() -> None:
     assert_same(again, original)
 
 
+@pytest.mark.parametrize(
+    "keys", [{"every_steps": 5}, {"every_steps": None, "local_every_steps": 5}, {"every_steps": None}]
+)
+def test_memory_is_kept_for_frequent_saves_only(tmp_path: pathlib.Path, keys: dict[str, Any]) -> None:
+    """A run that saves at its end, when the step's arrays are free, needs it there only."""
+    config = CheckpointConfig(**keys, **({"local_directory": str(tmp_path / "local")} if len(keys) > 1 else {}))
+    with Checkpoints(tmp_path / "run", config, {}) as store:
+        store.prepare(state(1))
+        assert (store._snapshot._kept is not None) == any(keys.values())
+
+
 def test_a_prepared_snapshot_compiles_nothing_and_takes_no_new_memory() -> None:
     """Else the first save of a run would hold training for both."""
     snapshot, tree, compiled = checkpoint_snapshot.Snapshot(), {"own": jnp.arange(93.0).reshape(31, 3)}, []
