@@ -173,6 +173,11 @@ class DataConfig(Section):
                 f"data.max_length={self.max_length} is longer than model.max_length={config.model.max_length}, the model's number "
                 f"of positions. Shorten the sequences or set --config.model.max_length={self.max_length}."
             )
+        if self.max_words and config.task:
+            raise ConfigError(
+                f"data.max_words={self.max_words:,} limits the words of a text, but task {config.task.name} reads records, whose words are not "
+                "counted. Remove it: --config.data.max_words=none."
+            )
         if (tokens := config.train.batch_size * self.max_length) > TOKENS_PER_STEP:
             raise ConfigError(
                 f"train.batch_size={config.train.batch_size} sequences of data.max_length={self.max_length} are {tokens:,} tokens per step; the "

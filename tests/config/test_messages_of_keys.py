@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from lm_research import cli
-from lm_research.config import find, loading
+from lm_research.config import find, loading, resolve
 from lm_research.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -50,3 +50,10 @@ def test_both_ends_of_a_range_are_in_it(key: str, inside: tuple[str, ...], outsi
     for value in outside:
         with pytest.raises(ConfigError, match=key):
             cli.parse([*base, f"--config.{key}={value}"])
+
+
+def test_a_limit_of_words_that_a_task_would_not_count_is_refused() -> None:
+    sections = {"task": {"name": "classification", "train": "t.jsonl", "validation": "v.jsonl"}}
+    resolve(sections)
+    with pytest.raises(ConfigError, match=r"data.max_words=10,000,000 .* task classification reads records"):
+        resolve(sections | {"data": {"max_words": 10_000_000}})
