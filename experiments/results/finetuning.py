@@ -67,11 +67,10 @@ class FineTuning:
             "data__cache_dir": folder / "cache",
             "logging__trackers": "none",
         }
-        if self.task == "tagging" and end == "jsonl":  # ATIS has tags that only its test part has: they count as wrong
-            lines = "".join((data / f"{part}.jsonl").read_text(encoding="utf-8") for part in ("train", "test"))
-            keys["task__labels"] = ",".join(
-                sorted({tag for line in lines.splitlines() for tag in json.loads(line)["tags"]})
-            )
+        if (
+            self.task == "tagging" and "task__column" not in self.settings
+        ):  # ATIS and CoNLL-2000 have tags that only their test parts have: they count as wrong
+            keys["task__labels"] = ",".join(sorted(tags(data / f"train.{end}") | tags(data / f"test.{end}")))
         found = []
         for seed in SEEDS:
             run = folder / f"seed_{seed}"
@@ -96,6 +95,14 @@ class FineTuning:
         """Make the row."""
         source = f"{self.source}; Trainer of transformers, where a figure says so: references/trainer.json"
         return Row(self.title, source, self.why, self.measure, seeds=SEEDS, group="glue")
+
+
+def tags(path: pathlib.Path) -> set[str]:
+    """Return the tags of a file of tagged words, .jsonl or the last column of .conll."""
+    lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
+    if path.suffix == ".jsonl":
+        return {tag for line in lines for tag in json.loads(line)["tags"]}
+    return {line.split()[-1] for line in lines}
 
 
 def beside_trainer(name: str, figures: list[Figure]) -> list[Figure]:

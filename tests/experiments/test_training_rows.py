@@ -150,6 +150,14 @@ def test_paraphrases_and_intents(data: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert read(tmp_path, "test") == [{"label": "fare", "text": "one"}]
 
 
+def test_tags_of_both_kinds_of_files(tmp_path: pathlib.Path) -> None:
+    """CoNLL-2000's test part has I-LST, which its training part lacks."""
+    (tmp_path / "a.conll").write_text("Corp. NNP I-NP\n. . O\n\nIn IN B-PP\n")
+    (tmp_path / "b.jsonl").write_text('{"tokens": ["a", "b"], "tags": ["O", "I-LST"]}\n')
+    assert finetuning.tags(tmp_path / "a.conll") == {"I-NP", "O", "B-PP"}
+    assert finetuning.tags(tmp_path / "b.jsonl") == {"O", "I-LST"}
+
+
 def test_queries_out_of_scope_are_left_out_and_semicolons_stay_in_messages(
     data: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
