@@ -50,7 +50,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "xla_backend_optimization_level",
             "1",
             (),
-            "LLVM takes a third of the compile time less than at level 3, and the steps of BERT and MiniLM are no slower.",
+            "Compilation takes a third less time than at LLVM's level 3, and the steps of BERT and MiniLM are no slower.",
         ),
     ),
     "tpu": (

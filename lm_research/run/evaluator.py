@@ -39,9 +39,8 @@ class Evaluator:
             run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh, run.compiler_options
         )
         self.preview = make_preview(run.config, run.definition, corpus)
-        self._last: tuple[int, dict[str, float], list[Outputs]] | None = (
-            None  # of the whole held-out part: step, scores, outputs
-        )
+        # Step, scores and outputs of the last evaluation, if it read the whole held-out part.
+        self._last: tuple[int, dict[str, float], list[Outputs]] | None = None
         self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_loss_name else None
         self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
