@@ -6,14 +6,17 @@ import dataclasses
 import json
 import math
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from experiments.results.row import CURVE, MEMORY, ROOT, Figure, MissingData
 from lm_research.common.documents import Object, read_json
+from lm_research.common.interrupts import SIGNALS
 from lm_research.errors import STOPPED_BY_SIGNAL, DataError
 from lm_research.run.metrics_log import read_metrics
 
@@ -64,13 +67,31 @@ def command(name: str, *arguments: object) -> None:
       MissingData: it was stopped by a signal, which is no result.
       DataError: it failed.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", f"lm_research.{name}", *map(str, arguments)], cwd=ROOT, stdout=sys.stderr
-    )
-    if done.returncode == STOPPED_BY_SIGNAL:
+    code = run_saving([sys.executable, "-m", f"lm_research.{name}", *map(str, arguments)])
+    if code == STOPPED_BY_SIGNAL:
         raise MissingData(f"lm_research.{name} was stopped. The same command with the same --workdir continues it.")
-    if done.returncode:
-        raise DataError(f"lm_research.{name} ended with exit code {done.returncode}; its message is above.")
+    if code:
+        raise DataError(f"lm_research.{name} ended with exit code {code}; its message is above.")
+
+
+def run_saving(arguments: Sequence[str]) -> int:
+    """Run a program, and return its exit code. SIGTERM and Ctrl-C go to it, so that it saves, and end this process after it."""
+    received: list[int] = []
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=sys.stderr, process_group=0)  # Ctrl-C reaches it through us
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+    return code
 
 
 def interval(values: Sequence[float]) -> float:

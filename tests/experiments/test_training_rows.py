@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,7 @@ import scipy.stats
 
 from experiments.results import finetuning, run, sentences, sets, training
 from experiments.results.bag_of_words import BagOfWords
-from experiments.results.row import CURVE, VARIABLE, Figure, MissingData, Row
+from experiments.results.row import CURVE, ROOT, VARIABLE, Figure, MissingData, Row
 from experiments.results.rows import pretraining_pays
 from experiments.results.training import Published, figure, interval, write_curve
 from lm_research.errors import STOPPED_BY_SIGNAL, DataError
@@ -73,17 +77,42 @@ def test_the_page_has_the_curve_and_the_interval_and_runs_stay_in_the_workdir(
 
 def test_a_stopped_run_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     codes = iter([STOPPED_BY_SIGNAL, 2])
-    done = type("Done", (), {})
-    monkeypatch.setattr(training.subprocess, "run", lambda *a, **k: _with(done(), returncode=next(codes)))
+    monkeypatch.setattr(training, "run_saving", lambda arguments: next(codes))
     with pytest.raises(MissingData, match="continues it"):
         training.train(tmp_path, "configs/quickstart.py", 0)
     with pytest.raises(DataError, match="exit code 2"):
         training.train(tmp_path, "configs/quickstart.py", 0)
 
 
-def _with(made: Any, **values: Any) -> Any:
-    vars(made).update(values)
-    return made
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_run_save_before_the_row_ends(number: int, tmp_path: pathlib.Path) -> None:
+    """A row that ended first killed its run, which had not saved yet."""
+    run = """
+import pathlib, signal, sys, time
+def save(number, frame):
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(60)
+"""
+    row = f"""
+import sys
+from experiments.results.training import run_saving
+from lm_research.common import interrupts
+interrupts.watch()
+with interrupts.raising_on_signal():
+    run_saving([sys.executable, "-c", {run!r}, {str(tmp_path)!r}])
+print("went on")
+"""
+    process = subprocess.Popen([sys.executable, "-c", row], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert (tmp_path / "saved").exists() and "went on" not in output and process.returncode
 
 
 def put(folder: pathlib.Path, name: str, text: str) -> None:
