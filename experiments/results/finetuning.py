@@ -63,7 +63,6 @@ class FineTuning:
             "train__init_from": weights,
             "train__num_epochs": self.epochs,
             "optimizer__learning_rate": RATE,
-            "eval__num_batches": 1,  # of the evaluation after the last step; the scores are those of the whole part, computed once
             "data__cache_dir": folder / "cache",
             "logging__trackers": "none",
         }

@@ -51,7 +51,6 @@ def accuracy(folder: pathlib.Path, name: str, step: int, seed: int) -> float:
         "optimizer__learning_rate": 1e-3,
         "model__dropout_rate": 0.1,
         "model__attention_dropout_rate": 0.1,
-        "eval__num_batches": 1,  # of the evaluation after the last step; the scores are those of the whole part, computed once
         "data__cache_dir": folder / "cache",
         "logging__trackers": "none",
     }
