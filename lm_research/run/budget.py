@@ -24,8 +24,12 @@ def resolve_steps(config: Config, num_examples: int) -> Config:
     """Convert train.num_epochs, if given, to train.num_steps."""
     if not config.train.num_epochs:
         return config
-    steps = math.ceil(config.train.num_epochs * num_examples / config.train.batch_size)
-    return config_lib.replace(config, train={"num_steps": steps})
+    return config_lib.replace(config, train={"num_steps": _steps_of(config.train.num_epochs, num_examples, config)})
+
+
+def _steps_of(passes: float, num_examples: int, config: Config) -> int:
+    """Count the steps of a number of passes, the last of which may begin another one."""
+    return math.ceil(passes * num_examples / config.train.batch_size)
 
 
 def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
@@ -63,7 +67,7 @@ def check_epochs(config: Config, num_examples: int) -> None:
             f"train.budget={train.budget} is a time, which does not say how many passes are made, but train.max_epochs={most:g} limits them. "
             "Use another budget, such as --config.train.num_epochs, or remove the limit."
         )
-    limit = math.ceil(most * num_examples / train.batch_size)
+    limit = _steps_of(most, num_examples, config)
     if train.num_steps > limit:
         raise ConfigError(
             f"{train.num_steps:,} steps of {train.batch_size:,} examples read the {num_examples:,} training examples "
