@@ -12,4 +12,5 @@ ROW = FineTuning(
     source="Kudo and Matsumoto 2000, from memory: support vector machines, the best system of the task",
     why="Another model than the published one, and without its part-of-speech tags.",
     task="tagging",
+    settings={"model__dtype": "auto"},
 ).row()

@@ -14,5 +14,10 @@ ROW = FineTuning(
     why="All 400 training records. From memory, BERT-large has 70.6 on the test part, which has no labels here.",
     task="multiple_choice",
     epochs=10.0,
-    settings={"task__text_key": "premise", "task__pair_key": "question", "task__choices_key": "choice1,choice2"},
+    settings={
+        "model__dtype": "auto",
+        "task__text_key": "premise",
+        "task__pair_key": "question",
+        "task__choices_key": "choice1,choice2",
+    },
 ).row()

@@ -10,7 +10,7 @@ ROW = FineTuning(
     "snips",
     title="SNIPS, intents: MiniLM fine-tuned",
     scores={"accuracy": Published(98.0, origin=READ)},
-    source="monologg/JointBERT at 00324f6, README: DistilBERT, the best of 5 to 10 runs",
+    source="monologg/JointBERT at 00324f6, README: DistilBERT, the best result in 5 to 10 passes",
     why="Another model than the published one, which learns intents and slots together; ours is the mean of the runs, theirs the best one.",
     epochs=1.0,
 ).row()
