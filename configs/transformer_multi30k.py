@@ -10,9 +10,9 @@ Commands
     --config.data.source=lines:SOURCES,TARGETS and --config.data.validation_source=lines:SOURCES,TARGETS.
 
 Hardware   1 CPU core, 2 GB of memory.
-Time       1 hour 27 minutes on one core of two that are shared with other work (Xeon with AMX, jax 0.12, where model.dtype=auto is bfloat16),
+Time       2 hours 9 minutes on one core of two that are shared with other work (Xeon with AMX, jax 0.12, where model.dtype=auto is bfloat16),
            and seven minutes to translate the three test parts.
-Result     sacreBLEU 39.7 on test2016, 31.5 on test2017 and 28.4 on MSCOCO (40.1, 31.6 and 28.5 without case), beside the paper's tokenized BLEU
+Result     sacreBLEU 40.2 on test2016, 32.3 on test2017 and 27.8 on MSCOCO (40.6, 32.5 and 27.9 without case), beside the paper's tokenized BLEU
            of 41.0, 33.4 and 29.9 (from memory): row translation_multi30k of experiments/results/results.md.
 
 Sources
