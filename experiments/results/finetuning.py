@@ -62,7 +62,7 @@ class FineTuning:
             "task__validation": data / f"test.{end}",
             "train__init_from": weights,
             "train__num_epochs": self.epochs,
-            "optimizer__learning_rate": RATE,
+            "optimizer__learning_rate": self.rate,
             "data__cache_dir": folder / "cache",
             "logging__trackers": "none",
         }
@@ -81,7 +81,27 @@ class FineTuning:
             name, own = next(iter(values.items()))
             goal = Published(self.floor[1], origin=COMPUTED, at_least=True)
             figures.append(figure(f"{name} x 100, beside {self.floor[0]}", own, goal))
-        return beside_trainer(self.name, figures)
+        return self.beside_trainer(figures)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(str(self.settings.get("optimizer__learning_rate", RATE)))
+
+    def beside_trainer(self, figures: list[Figure]) -> list[Figure]:
+        """Put the comparison of mean scores with those of Trainer, if it was run with these settings, before the figures; an earlier one goes."""
+        fix = "Remove it; the rows are then compared with published values only."
+        stored = (read_json(TRAINER, Object, fix=fix) if TRAINER.is_file() else {}).get(self.name, {})
+        figures, found = [one for one in figures if not one.name.endswith(BESIDE)], []
+        if (stored.get("epochs"), stored.get("learning_rate")) != (self.epochs, self.rate):
+            return figures
+        for metric, scores in stored["scores"].items():
+            theirs = [100 * score for score in scores]
+            own = next(one for one in figures if one.name == f"{metric} x 100")
+            tolerance = math.hypot(own.interval, interval(theirs))
+            mean = statistics.fmean(theirs)
+            found.append(Figure(own.name + BESIDE, own.ours, mean, tolerance, COMPUTED, interval=own.interval))
+        return found + figures
 
     def _kept(self, name: str, scores: dict[str, float], data: pathlib.Path) -> float:
         """Return a score, an accuracy as a fraction of all records, those that were left out included."""
@@ -102,17 +122,3 @@ def tags(path: pathlib.Path) -> set[str]:
     if path.suffix == ".jsonl":
         return {tag for line in lines for tag in json.loads(line)["tags"]}
     return {line.split()[-1] for line in lines}
-
-
-def beside_trainer(name: str, figures: list[Figure]) -> list[Figure]:
-    """Put the comparison of a set's mean scores with those of Trainer, if there are any, before its figures; an earlier comparison goes."""
-    fix = "Remove it; the rows are then compared with published values only."
-    stored = read_json(TRAINER, Object, fix=fix) if TRAINER.is_file() else {}
-    figures, found = [one for one in figures if not one.name.endswith(BESIDE)], []
-    for metric, scores in stored.get(name, {}).get("scores", {}).items():
-        theirs = [100 * score for score in scores]
-        own = next(one for one in figures if one.name == f"{metric} x 100")
-        tolerance = math.hypot(own.interval, interval(theirs))
-        mean = statistics.fmean(theirs)
-        found.append(Figure(own.name + BESIDE, own.ours, mean, tolerance, COMPUTED, interval=own.interval))
-    return found + figures

@@ -4,7 +4,7 @@
 
 The scores of each seed, as fractions, go to references/trainer.json beside the versions and the arithmetic that made them, and into the
 rows' stored measurements; without a NAME only the latter are brought up to date. Needs torch, transformers, accelerate and scikit-learn. Weights, files, number of steps, batch, rate, schedule, decay, clipping, dropout and length are
-those of finetuning.py; the order of the records (by chance, and those of similar length together) and the draws of dropout are not. With
+those of the rows; the order of the records (by chance, and those of similar length together) and the draws of dropout are not. With
 --bf16 the products are computed in bfloat16 (autocast), as the rows are where the processor has units for it. Metrics are scikit-learn's and
 SciPy's.
 """
@@ -30,12 +30,12 @@ import torch
 import transformers
 
 from experiments.results import run, tables
-from experiments.results.finetuning import RATE, SEEDS, TRAINER, beside_trainer
+from experiments.results.finetuning import SEEDS, TRAINER, FineTuning
 from experiments.results.minilm import model
 from experiments.results.row import Figure
 from experiments.results.sets import SETS
 
-BATCH, EPOCHS, LENGTH = 32, 3.0, 128
+BATCH, LENGTH = 32, 128
 LEFT_OUT = {"atis": 5}  # test records that are not in the file and count as wrong, as in rows/glue_atis.py
 SCORES: dict[str, tuple[str, Callable[[Any, Any], float]]] = {
     "atis": ("accuracy", sklearn.metrics.accuracy_score),
@@ -63,6 +63,11 @@ def features(records: list[dict[str, Any]], names: list[str], tokenizer: Any) ->
     return encoded
 
 
+def recipe(name: str) -> FineTuning:
+    """The settings of a row."""
+    return run.rows()[f"glue_{name}"].measure.__self__  # a bound method
+
+
 def score(name: str, seed: int, folder: pathlib.Path, bf16: bool) -> float:
     """Train with one seed, and score the model after the last step."""
     train, test = read(folder / "train.jsonl"), read(folder / "test.jsonl")
@@ -71,12 +76,12 @@ def score(name: str, seed: int, folder: pathlib.Path, bf16: bool) -> float:
     network = transformers.AutoModelForSequenceClassification.from_pretrained(
         model(), num_labels=len(names) or 1, problem_type=None if names else "regression"
     )
-    steps = math.ceil(EPOCHS * len(train) / BATCH)
+    steps = math.ceil(recipe(name).epochs * len(train) / BATCH)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "run"),
         max_steps=steps,
         per_device_train_batch_size=BATCH,
-        learning_rate=RATE,
+        learning_rate=recipe(name).rate,
         lr_scheduler_type="linear",
         warmup_steps=round(0.1 * steps),
         weight_decay=0.01,
@@ -111,7 +116,7 @@ def update_rows() -> None:
         path = run.FOLDER / "pages" / f"glue_{name}.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if found.get("figures"):
-            figures = beside_trainer(name, [Figure(**figure) for figure in found["figures"]])
+            figures = recipe(name).beside_trainer([Figure(**figure) for figure in found["figures"]])
             found["figures"] = [dataclasses.asdict(figure) for figure in figures]
             path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     tables.write(run.FOLDER, run.rows())
@@ -132,7 +137,8 @@ def main() -> None:
             SETS[name](pathlib.Path(temporary))
             scores = [score(name, seed, pathlib.Path(temporary), args.bf16) for seed in SEEDS]
         stored = json.loads(TRAINER.read_text()) if TRAINER.is_file() else {}
-        stored[name] = made | {"scores": {SCORES[name][0]: scores}}
+        settings = {"epochs": recipe(name).epochs, "learning_rate": recipe(name).rate}
+        stored[name] = made | settings | {"scores": {SCORES[name][0]: scores}}
         TRAINER.parent.mkdir(exist_ok=True)
         TRAINER.write_text(json.dumps(stored, indent=1) + "\n")
         print(name, scores, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -235,7 +236,8 @@ def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(finetuning, "model", lambda: tmp_path / "model")
     monkeypatch.setattr(finetuning, "TRAINER", tmp_path / "trainer.json")
     monkeypatch.setitem(finetuning.SETS, "atis", lambda folder: sets.write(folder, train=[], test=[{}] * 8))
-    (tmp_path / "trainer.json").write_text('{"atis": {"scores": {"accuracy": [0.70, 0.72, 0.74]}}}')
+    stored = {"epochs": 3.0, "learning_rate": 5e-5, "scores": {"accuracy": [0.70, 0.72, 0.74]}}
+    (tmp_path / "trainer.json").write_text(json.dumps({"atis": stored}))
     published = {"accuracy": Published(97.76)}
     one = finetuning.FineTuning(
         "atis", "?", published, "A paper", "Because.", left_out=2, floor=("always flight", 71.0)
@@ -245,11 +247,9 @@ def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_
     assert beside.ours == scale.ours == pytest.approx(72.0)  # 0.9 x 8 of 10
     assert beside.theirs == pytest.approx(72.0) and beside.agrees and not scale.agrees
     assert beside.tolerance == pytest.approx(4.303 * (8.0**2 + 2.0**2) ** 0.5 / 3**0.5)
-    assert finetuning.beside_trainer("atis", [beside, scale, floor]) == [
-        beside,
-        scale,
-        floor,
-    ]  # of a stored measurement
+    assert one.beside_trainer([beside, scale, floor]) == [beside, scale, floor]  # of a stored measurement
+    for other in ({"epochs": 10.0}, {"settings": {"optimizer__learning_rate": 1e-4}}):  # not Trainer's
+        assert dataclasses.replace(one, **other).beside_trainer([beside, scale, floor]) == [scale, floor]
     assert [call[0] for call in calls] == ["seed_0", "seed_1", "seed_2"] and [call[2] for call in calls] == [0, 1, 2]
     settings = calls[0][3]
     assert settings["task__validation"] == tmp_path / "set" / "test.jsonl"
