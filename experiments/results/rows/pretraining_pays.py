@@ -90,8 +90,10 @@ ROW = Row(
     title="What pre-training brings: the quick start's BERT",
     source="no one: goals of our own. Theirs is the same network from random weights with the same vocabulary, settings and seeds, and logistic "
     "regression over words (bag_of_words.py)",
-    why="The encoder has 2 layers x 128 and reads 4 million characters of one book, five times as long as the quick start. Settings of fine-tuning "
-    "were fixed before the first run, and are the same for both.",
+    why="Pre-training brings 3.5, 1.2 and 0.6 points on TREC, SST-2 and SNIPS, but three seeds do not tell these from no gain. The encoder has 2 layers x 128 "
+    "and reads 4 million characters of one book, five times as long as the quick start (held-out loss 2.86 nats a masked token, 3.51 there). A bag of words, which "
+    "knows the words of the training part whole, is better at SST-2 than pieces of a vocabulary of the Bible. Settings of fine-tuning were fixed before the "
+    "first run, and are the same for both.",
     measure=measure,
     seeds=SEEDS,
 )
