@@ -84,6 +84,7 @@ def test_monitoring_may_change_during_a_run(lab: Lab, bert_run: pathlib.Path, tm
     assert [line["step"] for line in metrics(tmp_path) if "loss_nats" in line] == [7, 12, 16, 20]
 
 
+@pytest.mark.slow  # the same by steps, and epochs that become steps, are default tests
 def test_more_epochs(lab: Lab, tmp_path: pathlib.Path) -> None:
     """An epoch of E examples in batches of 8 is E / 8 steps, rounded up; config.json keeps both."""
     small = ("--config.eval.num_samples=0", "--config.train.batch_size=64", "--config.schedule.name=constant")
