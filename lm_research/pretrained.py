@@ -22,9 +22,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lm_research.common.bucket_copies import fetched
 from lm_research.common.disk import reporting_disk_errors
-from lm_research.common.paths import is_remote, path_of
+from lm_research.common.paths import path_of
 from lm_research.config.run_files import checkpoint_steps
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
@@ -33,6 +32,7 @@ from lm_research.decoding.engine import Engine
 from lm_research.decoding.generation_request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UnsupportedTokenizerError, UserError
 from lm_research.interop import gguf_model, huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop.model_directories import inspect, load_params
 from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
 from lm_research.models import label_losses
@@ -553,33 +553,6 @@ def average_checkpoints(run: PathLike, count: int, head: str | None = None, dtyp
         total = jax.tree.map(lambda a, x: a + np.asarray(x, np.float64), total, other.params)
     lm.params = jax.tree.map(lambda a, x: jnp.asarray(a / count, x.dtype), total, lm.params)
     return lm
-
-
-StoredModel = huggingface.Pretrained | native_checkpoint.Native
-
-
-def inspect(
-    directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
-) -> StoredModel:
-    """Read the model's description from a directory of any format, without its parameters; raises PretrainedError."""
-    if is_remote(directory) and not native_checkpoint.is_run(directory):
-        directory = fetched(directory)
-    if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
-        return huggingface.inspect(directory, head, num_labels, None if adapter is None else pathlib.Path(adapter))
-    if adapter is not None:
-        raise PretrainedError(
-            f"{directory} is in the native format, to which peft adapters cannot be added. Convert it with convert --to hf first."
-        )
-    return native_checkpoint.inspect(directory, head, num_labels)
-
-
-def load_params(
-    stored: StoredModel, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
-) -> tuple[Params, Report]:
-    """Load parameters; see interop.huggingface.load_params. The native format ignores `fresh_head`, as it records the head."""
-    if isinstance(stored, native_checkpoint.Native):
-        return native_checkpoint.load_params(stored, mesh, dtype, seed)
-    return huggingface.load_params(stored, mesh, dtype, seed, fresh_head)
 
 
 def find_tokenizer(path: pathlib.Path) -> Any:

@@ -94,7 +94,8 @@ class TrainConfig(Section):
     )
     max_epochs: float | None = key(
         None,
-        "Refuse a run of more passes over the training examples, as competitions demand; None does not limit them.",
+        "Refuse a run of more passes over the training examples, or over one source of a mixture, as competitions demand; None does not limit "
+        "them. Passes of a run that train.init_from continues do not count.",
         low=0.0,
         high=1e9,
     )

@@ -47,7 +47,7 @@ from lm_research.errors import CheckpointError, DataError, UserError
 from lm_research.parallel import processes
 from lm_research.run.lease import Lease
 
-# Changing these keys between restarts changes how a run is watched or saved, not what it computes.
+# Changing these keys between restarts changes how a run is watched, saved or limited, not what it computes.
 FREE_KEYS = (
     "logging.",
     "checkpoint.",
@@ -62,6 +62,8 @@ FREE_KEYS = (
     "xla.",
     "train.stop_after",
     "train.check_every",
+    "train.max_epochs",
+    "data.max_words",
     "plugins",
 )
 # Changing these keys changes where a run ends; see extension.py.

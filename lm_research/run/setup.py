@@ -128,7 +128,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
-    check_epochs(config, examples.num_examples)
+    check_epochs(config, examples)
     parts = (log, is_main, corpus, verification, init, definition, trainable, examples)
     run = RunSetup(config, workdir, copy, mesh, *parts)
     log(describe(run))
