@@ -124,7 +124,8 @@ class TrainConfig(Section):
     )
     init_from: str | None = key(
         None,
-        "Model directory to start from: in Hugging Face's format, in the native format, or that of a run. Its "
+        "Model directory to start from: in Hugging Face's format, in the native format, or that of a run or of one of its "
+        "checkpoints, RUN/checkpoints/STEP. Its "
         "architecture replaces the model section and its tokenizer is used; set tokenizer.path for a directory "
         "without a tokenizer.",
         path=True,
