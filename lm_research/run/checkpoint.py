@@ -29,7 +29,7 @@ from lm_research.config import CheckpointConfig
 from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
 from lm_research.models.digest import digest_arrays
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run.checkpoint_items import FilesSave, KeepBest, KeepThese, PendingWrite, StateRestore, save_in_parts
 from lm_research.run.checkpoint_reading import (
     DAMAGED,
@@ -154,7 +154,7 @@ class Checkpoints:
         if metrics:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         self._saves += 1
-        processes.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
+        exchange.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
         self.wait()  # until the memory of the last snapshot is free
         kept, digests = self._snapshot.take(_kept(state))
         args = ocp.args.Composite(
@@ -222,7 +222,7 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.Composite(state=StateRestore(target)))["state"]
         except Exception as error:
             state = error
-        if not processes.all_processes(not isinstance(state, Exception)):
+        if not exchange.all_processes(not isinstance(state, Exception)):
             raise unreadable(
                 self.directory,
                 step,
@@ -304,7 +304,7 @@ class Checkpoints:
         kept = {step: first_free_path(self.directory / folder / str(step)) for step in steps}
         if not kept:
             return kept
-        processes.all_processes(True)  # all have listed the folder
+        exchange.all_processes(True)  # all have listed the folder
         for step, target in kept.items() if jax.process_index() == 0 else ():
             try:
                 target.parent.mkdir(exist_ok=True)
@@ -314,7 +314,7 @@ class Checkpoints:
                     f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror or error}. "
                     "Move it away to resume from an older one."
                 ) from error
-        processes.all_processes(True)
+        exchange.all_processes(True)
         self._manager.reload()
         for step in steps:
             self._ranks.pop(step, None)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from lm_research.models.digest import finish_digests, join_digests, start_digests
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.training.state import State, copy_arrays, copy_into
 
 Digests = Callable[[], dict[str, str] | None]
@@ -54,7 +54,7 @@ class Snapshot:
 
 
 def _join(name: str, words: Any) -> dict[str, str] | None:
-    texts = processes.collect_texts(name, json.dumps(finish_digests(words)))
+    texts = exchange.collect_texts(name, json.dumps(finish_digests(words)))
     return None if texts is None else join_digests(map(json.loads, texts))
 
 

@@ -44,7 +44,7 @@ from lm_research.common.documents import Object, read_json
 from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, is_remote, kind
 from lm_research.config.run_files import read_whole_config
 from lm_research.errors import CheckpointError, DataError, UserError
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run.lease import Lease
 
 # Changing these keys between restarts changes how a run is watched, saved or limited, not what it computes.
@@ -149,20 +149,20 @@ def check_shared(workdir: pathlib.Path) -> None:
     if jax.process_count() == 1:
         return
     number, key = jax.process_index(), f"shared/{next(_checks)}"
-    name = processes.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
+    name = exchange.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
     seen = f"{workdir} on {socket.gethostname()}"
     if number == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / name).write_bytes(b"")
-        processes.share_texts(f"{key}/written", "")
+        exchange.share_texts(f"{key}/written", "")
         seen = ""
     else:
-        processes.share_texts(f"{key}/written", "")
+        exchange.share_texts(f"{key}/written", "")
         deadline = time.monotonic() + _SHARED_SECONDS
         while seen and time.monotonic() < deadline:
             seen = "" if (workdir / name).exists() else seen
             time.sleep(0.1 if seen else 0)
-    others = {one: text for one, text in enumerate(processes.share_texts(f"{key}/seen", seen)) if text}
+    others = {one: text for one, text in enumerate(exchange.share_texts(f"{key}/seen", seen)) if text}
     if number == 0:
         (workdir / name).unlink(missing_ok=True)
     if others:
