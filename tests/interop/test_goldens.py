@@ -124,7 +124,7 @@ def test_ten_steps_of_adamw_match_transformers_losses(path: pathlib.Path, tmp_pa
     losses = []
     for number in range(len(golden.outputs["losses"])):
         batch = {name: value[number % len(value)] for name, value in golden.inputs.items()}
-        loss, params, state = step(params, state, lm._checked(batch))
+        loss, params, state = step(params, state, lm._checks(batch))
         losses.append(float(loss))
     np.testing.assert_allclose(losses, golden.outputs["losses"], atol=1e-4)
     assert losses[-1] < losses[0] - 0.3
