@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from lm_research.models.activations import capped
 from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
-from lm_research.models.layers import capped
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows, per_part
 
