@@ -12,8 +12,8 @@ local_checkpoints.json  the run's id in checkpoint.local_directory
 trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/; damaged files are kept in checkpoints/damaged/ and *.damaged
 
-In a bucket, checkpoints/ and data/ are written there, and the other files in a local folder that is copied to it (common/bucket_copies.py);
-lease.py is its lock.
+In a bucket, checkpoints/ and data/ are written there, and the other files in a local folder that is copied to it (common/bucket_copies.py), as are
+checkpoints at s3:// (checkpoint_copy.py); lease.py is its lock.
 """
 
 from __future__ import annotations
@@ -148,6 +148,12 @@ def check_shared(workdir: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
+    if not buckets.takes_arrays(workdir):
+        raise CheckpointError(
+            f"--workdir={workdir} takes runs of one process only, and this one has {jax.process_count()}: at s3:// each checkpoint is copied from "
+            "the machine that wrote it, and each process has only its own part. Give a directory on storage that all hosts mount (s3fs, NFS), or "
+            "gs://BUCKET/RUN."
+        )
     number, key = jax.process_index(), f"shared/{next(_checks)}"
     name = exchange.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
     seen = f"{workdir} on {socket.gethostname()}"
