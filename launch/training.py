@@ -45,7 +45,7 @@ def check_training(train: Sequence[str], *, shared: bool = True) -> tuple[str, l
         )
     if "://" in place.workdir and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/.+", place.workdir):
         raise LaunchError(
-            f"--workdir={place.workdir} is an address that runs cannot write to. Give gs://BUCKET/RUN, or mount it on every machine (s3fs, NFS) "
+            f"--workdir={place.workdir} is an address that a run of several processes cannot write to. Give gs://BUCKET/RUN, or mount it on every machine (s3fs, NFS) "
             "and give the absolute path of the mounted directory."
         )
     if shared and not place.workdir.startswith(("/", "gs://")):

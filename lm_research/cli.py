@@ -67,7 +67,7 @@ _USAGE = """\
   --config=FILE.py[:ARG]     config file, such as those in configs/, with an optional argument for its get_config
   --config=RUN               or the directory of an earlier run, or its config.json
   --config.SECTION.KEY=VALUE change one key, for example --config.train.num_steps=200
-  --workdir=DIR              output directory of the run; the same command resumes it
+  --workdir=DIR              output directory of the run, or gs://BUCKET/RUN or s3://BUCKET/RUN; the same command resumes it
   --coordinator=HOST:PORT    runs of several processes that cannot be detected (as they are on TPU pods, GKE and Slurm):
   --num_processes=N          address of process 0, number of processes, and number of this one, from 0. Start the
   --process_id=I             command once per process.
@@ -362,15 +362,13 @@ def _check_flag(name: str) -> None:
 
 
 def directory(text: str, flag: str = "--workdir", *, bucket: bool = False) -> Path:
-    """Return the directory that a flag names, with `~` expanded, or with `bucket` a gs:// address; it need not exist yet.
+    """Return the directory that a flag names, with `~` expanded, or with `bucket` a gs:// or s3:// address; it need not exist yet.
 
     Raises:
       ConfigError: it is empty, another address, a file, or not writable.
     """
-    if "://" in text and not (bucket and text.startswith("gs://")):
-        kinds = (
-            "a file system or to gs:// (Orbax writes checkpoints to no other service)" if bucket else "a file system"
-        )
+    if "://" in text and not (bucket and is_remote(text)):
+        kinds = "a file system, gs:// or s3://" if bucket else "a file system"
         raise ConfigError(
             f"{flag}={text} is a remote address, but this writes to {kinds}. Mount it (gcsfuse, s3fs, NFS) and give the mounted directory."
         )

@@ -22,25 +22,22 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lm_research.common.bucket_copies import fetched
 from lm_research.common.disk import reporting_disk_errors
-from lm_research.common.paths import is_remote, path_of
+from lm_research.common.paths import path_of
 from lm_research.config.run_files import checkpoint_steps
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import generation_config as decoding_options
 from lm_research.decoding.engine import Engine
 from lm_research.decoding.generation_request import read_texts
-from lm_research.errors import PretrainedError, TokenizerError, UnsupportedTokenizerError, UserError
+from lm_research.errors import PretrainedError, TokenizerError, UnsupportedTokenizerError
 from lm_research.interop import gguf_model, huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop.model_directories import inspect, load_params
 from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
-from lm_research.models import label_losses
-from lm_research.models.attention.mask import packed_segments
+from lm_research.models.call_inputs import InputChecks
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
-from lm_research.models.forward import INPUTS, shift_around, shift_right
-from lm_research.models.head_kinds import HEADS
 from lm_research.models.text_embedding import EmbeddingConfig
 from lm_research.parallel.mesh import named_mesh
 from lm_research.tokenizers.base import Tokenizer
@@ -148,7 +145,7 @@ class LanguageModel:
           UserError: an input is unknown, missing, of the wrong shape, longer than the model's positions, or has ids outside
             the vocabulary.
         """
-        arrays = self._checked(inputs)
+        arrays = self._checks(inputs)
         capture = output_hidden_states or output_attentions
         outputs = self._forward(self.params, arrays, capture)
         excluded = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
@@ -170,117 +167,10 @@ class LanguageModel:
 
         return jax.jit(run, static_argnums=2)
 
-    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        unknown = sorted(set(inputs) - set(INPUTS))
-        if unknown:
-            raise UserError(f"The model has no input {', '.join(unknown)}. Its inputs are {', '.join(INPUTS)}.")
-        if "input_ids" not in inputs:
-            raise UserError("The model needs input_ids, an array [B, L] of token ids.")
-        arrays = {name: _array(name, value) for name, value in inputs.items()}
-        arch = self.definition.arch
-        rank = 3 if self.head == "multiple_choice" else 2
-        for name in ("input_ids", "decoder_input_ids"):
-            if name in arrays and arrays[name].ndim != rank:
-                raise UserError(
-                    f"{name} has shape {arrays[name].shape}; this model takes {rank} dimensions (batch first)."
-                )
-        if arch.kind == "encoder-decoder" and "decoder_input_ids" not in arrays:
-            arrays["decoder_input_ids"] = self._decoder_inputs(arrays)
-            if "decoder_attention_mask" not in arrays and family_of(self.family).hides_padded_targets:
-                real = arrays["decoder_input_ids"] != self._pad_id
-                arrays["decoder_attention_mask"] = real.astype(np.int32)
-        if family_of(self.family).hides_padding:
-            self._hide_padding(arrays)
-        if "position_ids" in arrays and "attention_mask" not in arrays and self._packs_positions:
-            positions = jnp.broadcast_to(arrays["position_ids"], arrays["input_ids"].shape)
-            arrays["attention_mask"] = packed_segments(positions)
-        if arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
-            raise UserError(
-                f"This model is a plain {arch.kind}: it has no decoder_input_ids and decoder_attention_mask."
-            )
-        pairs = [("input_ids", arch.encoder or arch), ("decoder_input_ids", arch)]
-        for name, stack in pairs:
-            if name in arrays:
-                self._check_ids(name, arrays[name], stack, arrays)
-        if "global_attention_mask" in arrays and not (arch.encoder or arch).has_global_tokens:
-            raise UserError("This model has no global attention: leave out global_attention_mask.")
-        same = {
-            "attention_mask": "input_ids",
-            "global_attention_mask": "input_ids",
-            "token_type_ids": "input_ids",
-            "task_type_ids": "input_ids",
-            "decoder_attention_mask": "decoder_input_ids",
-        }
-        for name, other in same.items():
-            if name in arrays and arrays[name].shape != arrays[other].shape:
-                raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
-        input_stack = arch.encoder or arch
-        types = input_stack.vocab_size if input_stack.token_types else input_stack.num_types
-        for name, size in (("token_type_ids", types), ("task_type_ids", input_stack.num_task_types)):
-            if size and name in arrays:
-                _check_range(name, arrays[name], size)
-        if self.head == "classification" and "labels" in arrays:
-            self._check_labels(arrays["labels"], len(arrays["input_ids"]))
-        return arrays
-
     @property
-    def _packs_positions(self) -> bool:
-        packs = family_of(self.family).packed_positions
-        uncached = packs == "uncached" and self._config.get("use_cache") is False
-        return self.definition.arch.kind == "decoder" and (packs == "always" or uncached)
-
-    def _hide_padding(self, arrays: dict[str, Any]) -> None:
-        """Make masks of the padding tokens where none are given; the decoder attends to all of the source then."""
-        arch = self.definition.arch
-        stacks = {"attention_mask": ("input_ids", arch.encoder or arch)}
-        if HEADS[self.head].classifies:
-            stacks["decoder_attention_mask"] = ("decoder_input_ids", arch)
-        if "attention_mask" not in arrays:
-            arrays["memory_mask"] = np.ones(arrays["input_ids"].shape, np.int32)
-        for mask, (tokens, stack) in stacks.items():
-            if mask not in arrays:
-                arrays[mask] = (arrays[tokens] != stack.pad_id).astype(np.int32)
-
-    def _check_labels(self, labels: Any, rows: int) -> None:
-        """Raise a UserError if the loss of the classification head does not accept these labels."""
-        classes = self.definition.head.num_labels
-        problem = label_losses.infer_problem_type(self._config.get("problem_type"), labels, classes)
-        single = problem == "single_label_classification"
-        if np.shape(labels)[:1] != (rows,) or labels.size != rows * (1 if single else classes):
-            raise UserError(
-                f"labels have shape {labels.shape}; {problem} with {classes} outputs takes {'one number' if single else classes} for each of "
-                f"{rows} rows. problem_type in config.json sets the kind of labels; without it, integers are classes and floats are multi-label."
-            )
-        if single and not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(f"labels have type {labels.dtype}; {problem} takes integers, the indices of the classes.")
-        if single:
-            _check_range("labels", jnp.where(labels == label_losses.IGNORED, 0, labels), classes)
-
-    def _check_ids(self, name: str, ids: Any, stack: Any, arrays: Mapping[str, Any]) -> None:
-        _check_range(name, ids, stack.vocab_size)
-        if stack.positions == "learned" and "position_ids" not in arrays and ids.shape[-1] > stack.max_length:
-            raise UserError(
-                f"{name} has rows of {ids.shape[-1]} tokens, but the model has positions for {stack.max_length}. Shorten them, "
-                "for example with tokenizer(..., truncation=True)."
-            )
-
-    @property
-    def _pad_id(self) -> int:
-        """The padding token of decoder inputs."""
-        pad = self._config.get("pad_token_id")
-        return max(self.definition.arch.pad_id if pad is None else pad, 0)
-
-    def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
-        pad, config = self._pad_id, decoding_options.with_decoder_keys(self._config)
-        start = config.get("decoder_start_token_id")
-        start = config.get(family_of(self.family).start_token) if start is None else start
-        source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
-        if source is None:
-            raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
-        if family_of(self.family).starts_with_last_token:  # the start token in the files is for `generate` only
-            return shift_around(source, pad)
-        return shift_right(source, pad if start is None else start, pad)
+    def _checks(self) -> InputChecks:
+        keys = decoding_options.with_decoder_keys(self._config)
+        return InputChecks(self.definition, family_of(self.family), self._config, keys)
 
     def embed(
         self,
@@ -316,7 +206,7 @@ class LanguageModel:
         """
 
         def run(batch: Any, *options: Any) -> Any:
-            return self._embed(self.params, self._checked(batch), *options)
+            return self._embed(self.params, self._checks(batch), *options)
 
         return embed_lib.embed(self, run, texts, pooling, normalize, batch_size, prompt_name, prompt)
 
@@ -436,32 +326,6 @@ def _attributes(value: Any, in_list: bool = False) -> Any:
     return [_attributes(one, True) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _array(name: str, value: Any) -> Any:
-    try:
-        array = value if isinstance(value, jax.Array) else np.asarray(value)
-        numeric = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
-    except ValueError:  # rows of different lengths
-        numeric = False
-    if not numeric:
-        raise UserError(
-            f"{name} is not an array of numbers with rows of equal length. Pad them, for example with tokenizer(..., padding=True)."
-        )
-    if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
-        return array.astype(np.int32)
-    if name != "labels":
-        raise UserError(f"{name} has type {array.dtype}; it takes integers.")
-    return array.astype(np.float32)
-
-
-def _check_range(name: str, ids: Any, size: int) -> None:
-    if ids.size and not isinstance(ids, jax.core.Tracer):
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= size:
-            raise UserError(
-                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
-            )
-
-
 def from_pretrained(
     path: PathLike,
     head: str | None = None,
@@ -553,33 +417,6 @@ def average_checkpoints(run: PathLike, count: int, head: str | None = None, dtyp
         total = jax.tree.map(lambda a, x: a + np.asarray(x, np.float64), total, other.params)
     lm.params = jax.tree.map(lambda a, x: jnp.asarray(a / count, x.dtype), total, lm.params)
     return lm
-
-
-StoredModel = huggingface.Pretrained | native_checkpoint.Native
-
-
-def inspect(
-    directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
-) -> StoredModel:
-    """Read the model's description from a directory of any format, without its parameters; raises PretrainedError."""
-    if is_remote(directory) and not native_checkpoint.is_run(directory):
-        directory = fetched(directory)
-    if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
-        return huggingface.inspect(directory, head, num_labels, None if adapter is None else pathlib.Path(adapter))
-    if adapter is not None:
-        raise PretrainedError(
-            f"{directory} is in the native format, to which peft adapters cannot be added. Convert it with convert --to hf first."
-        )
-    return native_checkpoint.inspect(directory, head, num_labels)
-
-
-def load_params(
-    stored: StoredModel, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
-) -> tuple[Params, Report]:
-    """Load parameters; see interop.huggingface.load_params. The native format ignores `fresh_head`, as it records the head."""
-    if isinstance(stored, native_checkpoint.Native):
-        return native_checkpoint.load_params(stored, mesh, dtype, seed)
-    return huggingface.load_params(stored, mesh, dtype, seed, fresh_head)
 
 
 def find_tokenizer(path: pathlib.Path) -> Any:

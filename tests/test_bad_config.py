@@ -156,7 +156,7 @@ WORKDIRS = [
     ("empty", "", "--workdir is empty"),
     ("a file", "note.txt", "is a file"),
     ("below a file", "note.txt/run", "is a file"),
-    ("S3", "s3://bucket/run", "Mount it"),
+    ("another cloud", "az://container/run", "Mount it"),
     ("no bucket", "gs:///run", "names no bucket"),
     ("long", "x" * 256, "255 bytes"),
     ("long path", "x/" * 2050, "4095"),

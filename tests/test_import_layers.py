@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -127,11 +128,11 @@ def may_import(room: str, other: str) -> bool:
     return FLOOR[other] < FLOOR[room]
 
 
-def strangers(path: Path, text: str) -> list[str]:
-    """Imports in `text`, a file of lm_research, that its package may not have."""
+def strangers(path: Path, tree: ast.AST) -> list[str]:
+    """Imports in a file of lm_research that its package may not have."""
     package = ".".join(path.relative_to(ROOT).parts[:-1])
     room, found = room_of(path), []
-    for line, module in imports(ast.parse(text), package):
+    for line, module in imports(tree, package):
         parts = module.split(".")
         if parts[0] in FORBIDDEN_OUTSIDE or (room == "data" and parts[0] in DEVICE_LIBRARIES):
             found.append(f"{path.name}:{line} imports {module}")
@@ -188,6 +189,7 @@ def probes(tree: ast.AST) -> set[str]:
     return found
 
 
+@functools.cache
 def families() -> set[str]:
     texts = [path.read_text(encoding="utf-8") for path in (PACKAGE / "models" / "families").glob("*.py")]
     known = {name for text in texts for name in re.findall(r'FAMILIES\.register\("(\w+)"', text)}
@@ -200,36 +202,27 @@ def test_every_package_has_a_layer() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_from_lower_layers(path: Path) -> None:
-    assert strangers(path, path.read_text(encoding="utf-8")) == []
+def test_a_file(path: Path) -> None:
+    """It imports only from lower layers, names families only where they are described, and probes no objects."""
+    tree, name = ast.parse(path.read_bytes()), str(path.relative_to(PACKAGE))
+    assert strangers(path, tree) == []
+    if not KNOWS_FAMILIES & set(path.parents):
+        assert names_families(tree, families()) == [], "say it through the family's Architecture instead"
+    found = probes(tree)
+    assert found - PROBES.get(name, set()) == set(), "declare it where the class is"
+    assert PROBES.get(name, set()) - found == set(), "no longer there: take it out of PROBES"
 
 
 def test_tests_need_no_other_framework() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in TESTS}
     found = [
         f"{path.name}:{line} {module}"
-        for path in TESTS
-        for line, module in imports(ast.parse(path.read_text(encoding="utf-8")), "tests")
+        for path, text in texts.items()
+        if any(name in text for name in FORBIDDEN_OUTSIDE)
+        for line, module in imports(ast.parse(text), "tests")
         if module.split(".")[0] in FORBIDDEN_OUTSIDE
     ]
     assert found == []
-
-
-def test_families_are_named_only_in_their_own_files() -> None:
-    found = [
-        f"{path.relative_to(ROOT)}:{line}"
-        for path in SOURCES
-        if not KNOWS_FAMILIES & set(path.parents)
-        for line in names_families(ast.parse(path.read_text(encoding="utf-8")), families())
-    ]
-    assert found == [], "say it through the family's Architecture instead"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_members_are_declared(path: Path) -> None:
-    name = str(path.relative_to(PACKAGE))
-    found = probes(ast.parse(path.read_text(encoding="utf-8")))
-    assert found - PROBES.get(name, set()) == set(), "declare it where the class is"
-    assert PROBES.get(name, set()) - found == set(), "no longer there: take it out of PROBES"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +251,7 @@ def test_members_are_declared(path: Path) -> None:
     ],
 )
 def test_the_rule_itself(room: str, statement: str, wrong: bool) -> None:
-    assert bool(strangers(PACKAGE / room, statement)) == wrong
+    assert bool(strangers(PACKAGE / room, ast.parse(statement))) == wrong
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_unrolled_layers_and_bfloat16_agree(name: str, write: Any) -> None:
 def test_tied_tables_stay_tied_through_a_step_and_a_round_trip(name: str, write: Any, tmp_path: pathlib.Path) -> None:
     lm = lm_research.from_pretrained(write(name))
     batch = {"input_ids": ids(lm), "labels": ids(lm)}
-    arrays = lm._checked(batch)
+    arrays = lm._checks(batch)
 
     def loss(params):
         return lm._forward(params, arrays, False)["loss"]
@@ -201,7 +201,7 @@ def test_remat_changes_no_gradient(name: str, remat: str, write: Any) -> None:
     from lm_research.models.forward import forward
 
     lm = lm_research.from_pretrained(write(name))
-    arrays = lm._checked({"input_ids": ids(lm), "labels": ids(lm)})
+    arrays = lm._checks({"input_ids": ids(lm), "labels": ids(lm)})
 
     def gradient(remat: str) -> Any:
         definition = define(lm.definition.arch.replace(remat=remat), lm.definition.head)
@@ -213,15 +213,18 @@ def test_remat_changes_no_gradient(name: str, remat: str, write: Any) -> None:
 def test_a_decoders_inputs_are_made_from_labels_as_each_family_does(write: Any) -> None:
     lm = lm_research.from_pretrained(write("mbart_generation"))
     labels = np.array([[5, 6, 7, 2, 9], [8, 2, 9, -100, -100]])  # the last real token is the language's code, 9
-    made = lm._decoder_inputs({"labels": labels})
+    made = lm._checks.decoder_inputs({"labels": labels})
     np.testing.assert_array_equal(made, [[9, 5, 6, 7, 2], [9, 8, 2, 9, lm.config.pad_token_id]])
     t5 = lm_research.from_pretrained(write("t5_generation"))
-    made = t5._decoder_inputs({"labels": labels})
+    made = t5._checks.decoder_inputs({"labels": labels})
     start, pad = t5.config.decoder_start_token_id or 0, t5.config.pad_token_id
     np.testing.assert_array_equal(made, [[start, 5, 6, 7, 2], [start, 8, 2, 9, pad]])
     # T5GemmaConfig of transformers 5.24 takes the tokens that it lacks from the decoder's.
     pair = lm_research.from_pretrained(write("t5gemma_generation", bos_token_id=None))
-    assert pair.config.decoder.bos_token_id == 2 and pair._decoder_inputs({"labels": labels})[:, 0].tolist() == [2, 2]
+    assert pair.config.decoder.bos_token_id == 2 and pair._checks.decoder_inputs({"labels": labels})[:, 0].tolist() == [
+        2,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(

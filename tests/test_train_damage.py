@@ -69,7 +69,12 @@ def run(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+COVERED = ("flipped array", "a file in its place")  # by test_several_in_a_row_and_again, as quickly
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in COVERED else kind for kind in DAMAGES]
+)
 def test_the_newest_intact_checkpoint_is_resumed(
     lab: Lab, bert_run: pathlib.Path, run: pathlib.Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,9 +218,23 @@ def test_text_that_turns_out_to_be_damaged(
     assert "trusted" not in manifest
 
 
-@pytest.mark.parametrize("mode", ["off", "auto"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("sentences", 2**40), ("sentences", -(2**40)), ("documents", 10**9), ("tokens", 2**16 - 1)]
+    ("name", "value", "mode"),
+    [
+        ("sentences", 2**40, "off"),
+        ("sentences", -(2**40), "auto"),
+        ("documents", 10**9, "auto"),
+        ("tokens", 2**16 - 1, "auto"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("sentences", 2**40, "auto"),
+                ("sentences", -(2**40), "off"),
+                ("documents", 10**9, "off"),
+                ("tokens", 2**16 - 1, "off"),
+            )
+        ),
+    ],
 )
 def test_a_batch_that_hits_damage_before_the_check_of_a_large_store_does(
     lab: Lab,

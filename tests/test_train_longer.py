@@ -8,6 +8,8 @@ import pathlib
 import pytest
 
 from helpers.train_helpers import LOG, SAVE, STEPS, Lab, checkpoints, metrics, summary
+from lm_research.config import resolve
+from lm_research.run.extension import describe_changes
 
 KEY = "--config."
 
@@ -39,6 +41,11 @@ def test_an_extended_run_equals_the_longer_run_where_the_rate_ignores_the_end(
     assert digests(tmp_path / "longer") == digests(tmp_path / "whole")
     line = [line for line in metrics(tmp_path / "longer") if "loss_nats" in line][-1]
     assert line["loss_nats"] == summary(tmp_path / "whole")["train"]["loss_nats"]  # its window began before the old end
+
+
+def test_a_rate_that_does_not_depend_on_the_length_stays() -> None:
+    config = resolve({"schedule": {"name": "inverse_sqrt", "warmup_steps": 4}, "train": {"num_steps": 20}})
+    assert "in step 11, as before." in describe_changes(config, {"train.num_steps": (10, 20)}, 10)
 
 
 def test_the_rate_is_that_of_the_new_length(
@@ -84,6 +91,7 @@ def test_monitoring_may_change_during_a_run(lab: Lab, bert_run: pathlib.Path, tm
     assert [line["step"] for line in metrics(tmp_path) if "loss_nats" in line] == [7, 12, 16, 20]
 
 
+@pytest.mark.slow  # the same by steps, and epochs that become steps, are default tests
 def test_more_epochs(lab: Lab, tmp_path: pathlib.Path) -> None:
     """An epoch of E examples in batches of 8 is E / 8 steps, rounded up; config.json keeps both."""
     small = ("--config.eval.num_samples=0", "--config.train.batch_size=64", "--config.schedule.name=constant")

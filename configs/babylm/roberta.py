@@ -3,7 +3,8 @@
 Commands
     python -m lm_research.train --config=configs/babylm/roberta.py --config.data.source=FOLDER --workdir=runs/babylm_roberta
 
-    FOLDER has the track's training files, of Strict-Small; :strict is the track of 100 million words. A text of more words and a run of
+    FOLDER has the track's training files (*.txt), of Strict-Small; :strict is the track of 100 million words. Where blank lines do not
+    divide them into documents, set --config.data.document_separator=line: whole documents are held out. A text of more words and a run of
     more passes are refused (data.max_words, train.max_epochs). The tokenizer is trained on the same text, as the rules demand.
 
 Hardware   one accelerator, or CPU cores with patience.

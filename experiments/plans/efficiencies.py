@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from lm_research.config import Config
-from lm_research.models.layers import gelu, random_bits
+from lm_research.models.activations import gelu
+from lm_research.models.layers import random_bits
 from lm_research.parallel.hardware import CHIPS
 from lm_research.planning.compiled import topology_mesh
 from lm_research.planning.topology import parse_topology

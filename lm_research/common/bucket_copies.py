@@ -39,6 +39,8 @@ class BucketCopy:
       folder: the local folder to write to and to read from.
     """
 
+    _advice = "Copy them there before the same command runs again."
+
     def __init__(self, address: pathlib.Path, also: Iterable[str] = (), begin: str | None = None) -> None:
         """Fetch the files that are directly in the folder, and start copying.
 
@@ -52,7 +54,7 @@ class BucketCopy:
         self._copying, self._ended = threading.Lock(), threading.Event()
         self._failing: tuple[float, Exception] | None = None  # since when, and why
         self._thread = threading.Thread(target=self._work, name=f"copies to {address}", daemon=True)
-        if not is_remote(address):
+        if not self._is_copied():
             return
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-")) / address.name
         self.folder.mkdir()
@@ -62,6 +64,9 @@ class BucketCopy:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
             raise
         self._thread.start()
+
+    def _is_copied(self) -> bool:
+        return is_remote(self.address)
 
     def _fetch(self, also: Iterable[str], begin: str) -> None:
         system, root = buckets.filesystem(self.address)
@@ -80,22 +85,26 @@ class BucketCopy:
 
     def upload(self, whole: bool = True) -> None:
         """Copy the files that have changed since the last time; without `whole`, large ones that are still written wait."""
-        if not is_remote(self.address):
+        if not self._is_copied():
             return
         with self._copying:
             try:
-                for name, path, stat in self._files():
-                    is_written = stat.st_size > _AT_ONCE and time.time() - stat.st_mtime < SECONDS
-                    if self._sent.get(name) != _version(stat) and (whole or not is_written):
-                        self._send(name, path)
-                        self._sent[name] = _version(stat)
+                self._copy(whole)
             except Exception as error:
                 self._failing = (self._failing or (time.monotonic(),))[0], error
                 raise
             self._failing = None
 
-    def _files(self) -> Iterable[tuple[str, pathlib.Path, os.stat_result]]:
-        for parent, _, names in os.walk(self.folder):
+    def _copy(self, whole: bool, below: str = "") -> None:
+        """Copy what has changed in the folder `below`."""
+        for name, path, stat in self._files(below):
+            is_written = stat.st_size > _AT_ONCE and time.time() - stat.st_mtime < SECONDS
+            if self._sent.get(name) != _version(stat) and (whole or not is_written):
+                self._send(name, path)
+                self._sent[name] = _version(stat)
+
+    def _files(self, below: str) -> Iterable[tuple[str, pathlib.Path, os.stat_result]]:
+        for parent, _, names in os.walk(self.folder / below):
             for name in sorted(names):
                 path = pathlib.Path(parent, name)
                 if name.endswith(_LOCAL) or path.is_symlink():
@@ -137,12 +146,12 @@ class BucketCopy:
         assert self._failing is not None
         return (
             f"{self.address} could not be written for {(time.monotonic() - self._failing[0]) / 60:.1f} minutes: "
-            f"{buckets.reason(self._failing[1])}. The files that it lacks are in {self.folder}: copy them there before the same command runs again."
+            f"{buckets.reason(self._failing[1])}. The files that it lacks are in {self.folder}. {self._advice}"
         )
 
     def close(self, patience: float = PATIENCE) -> None:
         """Copy everything and remove the local folder; raise a DiskError that names it if that fails for `patience` seconds."""
-        if not is_remote(self.address):
+        if not self._is_copied():
             return
         self._ended.set()
         self.flush(patience)
@@ -196,15 +205,21 @@ def fetched(path: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:
     """
     if not is_remote(path):
         return path
-    system, root = buckets.filesystem(path)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in [root] if system.isfile(root) else system.find(root):
-        target = folder / path.name / name.removeprefix(root).lstrip("/")
-        if not name.endswith(("/", *without)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(name, str(target))
+    fetch(path, folder / path.name, without)
     return folder / path.name
+
+
+def fetch(path: pathlib.Path, place: pathlib.Path, without: tuple[str, ...] = ()) -> None:
+    """Copy a folder or an object of a bucket to a place on this machine, several objects at once; leave out names with these endings."""
+    system, root = buckets.filesystem(path)
+    found = [root] if system.isfile(root) else system.find(root)
+    found = [name for name in found if not name.endswith(("/", *without))]
+    targets = [place / name.removeprefix(root).lstrip("/") for name in found]
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    system.get(found, [str(target) for target in targets])
 
 
 def _version(stat: os.stat_result) -> tuple[int, ...]:

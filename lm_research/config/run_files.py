@@ -19,7 +19,7 @@ from lm_research.config.resolving import by_key
 from lm_research.errors import CheckpointError, ConfigError, UserError
 
 Step = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_COMPLETE = "commit_success.txt"
+COMPLETE = "commit_success.txt"  # marks a complete checkpoint in a bucket
 _LARGEST = 2**28  # bytes of a file that grows with the run
 _ADVICE = "Restore it, or repeat the run in another --workdir."
 
@@ -116,11 +116,11 @@ def read_lives(directory: Path) -> list[Life]:
 def checkpoint_steps(directory: Path) -> list[int]:
     """List the steps of the checkpoints in a directory in ascending order; empty if there is no such directory.
 
-    In a bucket, where an unfinished checkpoint has its final name, only those that Orbax has marked as complete.
+    In a bucket, where an unfinished checkpoint has its final name, only those that are marked as complete.
     """
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     if is_remote(directory):
-        names = [name for name in names if name.isdecimal() and (directory / name / _COMPLETE).exists()]
+        names = [name for name in names if name.isdecimal() and (directory / name / COMPLETE).exists()]
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
 
 

@@ -21,6 +21,7 @@ from lm_research.errors import DataError
 Log = Callable[[str], None]
 TRAIN, VALIDATION, DROPPED = 0, 1, 2
 PARTS = ("train", "validation")
+_MUCH = 1_000_000  # characters of held-out text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ def assign_splits(
                 assignments[number] = _cut_document(assignment, config, log)
             else:
                 _hold_out(assignment.parts_D, config.data.validation_fraction)
+                _warn_of_long_documents(assignment, stats[number].characters_D, config, log)
     counts = [
         sum(int((assignment.parts_D == part).sum()) for assignment in assignments) for part in (TRAIN, VALIDATION)
     ]
@@ -168,6 +170,18 @@ def _hold_out(parts_D: np.ndarray, fraction: float) -> None:
     held[draws.argmin()] = True
     held[draws.argmax()] = False
     parts_D[kept[held]] = VALIDATION
+
+
+def _warn_of_long_documents(assignment: SplitAssignment, characters_D: np.ndarray, config: Config, log: Log) -> None:
+    """Log a warning if so few documents were divided that much more text is held out than asked for, such as one of six files."""
+    held, trained = (int(characters_D[assignment.parts_D == part].sum()) for part in (VALIDATION, TRAIN))
+    fraction = config.data.validation_fraction
+    if held > _MUCH and held > 3 * fraction * (held + trained):
+        log(
+            f"Warning: {assignment.spool.source}: {held / (held + trained):.0%} of the text is held out, instead of data.validation_fraction="
+            f"{fraction:g}, because whole documents are, and there are {np.count_nonzero(assignment.parts_D != DROPPED):,}. Divide it into more "
+            "(--config.data.document_separator=line, or blank lines), or set data.validation_source."
+        )
 
 
 def _cut_document(assignment: SplitAssignment, config: Config, log: Log) -> SplitAssignment:

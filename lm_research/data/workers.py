@@ -57,16 +57,13 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, threads: int = 1
-) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Yield function(item) for each item, in order; the results do not depend on `workers`.
 
     Args:
       function: picklable if workers > 1; its exceptions are passed on.
       items: read a few ahead of the results.
       workers: number of processes; 1 calls the function in this one.
-      threads: number of threads that libraries may use in each worker process.
 
     Raises:
       WorkerDied: a worker process was killed.
@@ -75,9 +72,7 @@ def map_in_order(
         yield from map(function, items)
         return
     # Spawned, because a fork of a process with threads (JAX's, a tokenizer's) may hang.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(threads,)
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start)
     pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     items = iter(items)
     try:
@@ -96,10 +91,10 @@ def map_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(threads: int) -> None:
+def _start() -> None:
     """Initialize a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # for the tokenizers library
+    os.environ["RAYON_NUM_THREADS"] = "1"  # of the tokenizers library: the processes use all cores
     # A worker waits on a pipe whose other end it also holds open, so it would outlive a parent that is killed.
     threading.Thread(target=_follow_parent, daemon=True).start()
 

@@ -14,15 +14,8 @@ from lm_research.common.rounding import bucket_size
 from lm_research.common.texts import replace_surrogates
 from lm_research.decoding.beam import STOP_BY_HEURISTIC, STOP_WHEN_EXHAUSTED, STOP_WHEN_FULL, BeamPlan
 from lm_research.decoding.engine import DecodeSpec, Engine, Settings
-from lm_research.decoding.generation_config import (
-    TOKENS,
-    GenerationConfig,
-    LengthLimits,
-    as_list,
-    make_filters,
-    make_options,
-    make_rules,
-)
+from lm_research.decoding.generation_config import TOKENS, GenerationConfig, as_list, make_options
+from lm_research.decoding.generation_settings import LengthLimits, make_filters, make_rules
 from lm_research.decoding.prompts import (
     Rows,
     as_rows,

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.decoding import beam, engine
-from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, make_rules
+from lm_research.decoding.generation_config import GenerationConfig
 from lm_research.decoding.generation_request import beam_plan, beam_settings
+from lm_research.decoding.generation_settings import LengthLimits, make_rules
 from lm_research.decoding.prompts import Prompts
 from lm_research.models.decode import BoundModel
 

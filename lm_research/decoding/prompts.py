@@ -24,6 +24,7 @@ from lm_research.tokenizers.base import Tokenizer
 HIDDEN = -(2**40)
 # Added to a token with global attention (LayerSpec.global_tokens).
 GLOBAL = 2**40
+MIN_LENGTH = 16  # tokens; shorter prompts are padded to as many
 
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
@@ -190,12 +191,11 @@ def make_prompts(
     pad_id: int,
     sources: Sequence[Sequence[int]] | None = None,
     multiple: int = 1,
-    min_length: int = 16,
+    min_length: int = MIN_LENGTH,
     max_length: int = 0,
-    buckets: bool = True,
     first: Sequence[int] | None = None,
 ) -> Prompts[np.ndarray]:
-    """Batch token lists.
+    """Batch token lists; the number of rows and the lengths are rounded up to one of few sizes.
 
     Args:
       rows: the prompts (the decoder's, for encoder-decoders).
@@ -204,16 +204,11 @@ def make_prompts(
       multiple: the number of rows is padded to a multiple of this, the number of devices that the batch is sharded over.
       min_length: shortest padded length of prompts; 1 for the decoder of an encoder-decoder.
       max_length: number of positions of the encoder; 0 for no limit.
-      buckets: round the number of rows and lengths up to one of few sizes.
       first: position of each prompt's first token; None for 0.
     """
     count = len(rows)
-    batch = round_up(bucket_size(count) if buckets else count, multiple)
-
-    def size(rows: Any, min_length: int) -> int:
-        return bucket_size(longest(rows), min_length) if buckets else longest(rows)
-
-    width = size(rows, min_length if sources is None else 1)
+    batch = round_up(bucket_size(count), multiple)
+    width = bucket_size(longest(rows), min_length if sources is None else 1)
     tokens_BP = np.full((batch, width), pad_id, np.int32)
     start_B = np.full(batch, width - 1, np.int32)  # padding rows attend to one token
     for number, row in enumerate(rows):
@@ -222,7 +217,7 @@ def make_prompts(
     source_BM: np.ndarray | None = None
     mask_BM: np.ndarray | None = None
     if sources is not None:
-        length = size(sources, min_length)
+        length = bucket_size(longest(sources), min_length)
         source_BM = np.full((batch, min(length, max_length) if max_length else length), pad_id, np.int32)
         mask_BM = np.zeros_like(source_BM)
         mask_BM[:, 0] = 1
@@ -239,7 +234,7 @@ def make_prompts(
     return Prompts(tokens_BP, start_B, digest_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
 
 
-def seen_rows(prompts: Rows, sources: Rows | None, count: int, min_length: int = 16) -> Seen:
+def seen_rows(prompts: Rows, sources: Rows | None, count: int) -> Seen:
     """Batch the token lists that logits processors see, padded with rows without tokens to `count`, for `Prompts.seen`."""
 
     def batch(rows: list[list[int]], least: int, right: bool) -> np.ndarray:
@@ -248,11 +243,11 @@ def seen_rows(prompts: Rows, sources: Rows | None, count: int, min_length: int =
             line[slice(len(line) - len(row), None) if right else slice(len(row))] = np.clip(row, NO_TOKEN, 2**31 - 1)
         return found_BW
 
-    prompt_BW = batch(prompts.seen, min_length if sources is None else 1, True)
+    prompt_BW = batch(prompts.seen, MIN_LENGTH if sources is None else 1, True)
     counted_B = np.zeros(count, np.int32)
     for number, (row, masked) in enumerate(zip(prompts.seen, prompts.masked, strict=True)):
         counted_B[number] = prompt_BW.shape[1] - len(row) + masked
-    source_BM = None if sources is None else batch(sources.seen, min_length, False)
+    source_BM = None if sources is None else batch(sources.seen, MIN_LENGTH, False)
     return Seen(prompt_BW, counted_B, source_BM)
 
 

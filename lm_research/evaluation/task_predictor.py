@@ -22,6 +22,7 @@ from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.tasks import export
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import open_labeled
+from lm_research.tasks.labels import NOT_TRAINED
 from lm_research.tasks.tagging import COUNT_AS_O
 from lm_research.training.step import make_eval_step
 
@@ -62,7 +63,7 @@ class TaskPredictor:
             self.corpus = open_labeled(config, workdir, kind.reader(config), _warn_if_cut, names)
         except DataError as error:
             unknown = f"which {directory} does not have (if it names its classes differently, set `labels:` in the order of its classes)"
-            raise DataError(str(error).replace("which no training record has", unknown)) from error
+            raise DataError(str(error).replace(NOT_TRAINED, unknown)) from error
         Verification(self.corpus.stores, config.data.verify, _warn_if_cut)
         self.labels = tuple(self.corpus.labels)
         self.task = kind(config, self.corpus)

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lm_research.common.bucket_copies import fetched
+from lm_research.common.buckets import takes_arrays
 from lm_research.common.disk import format_size, unwrapping_os_errors, write_atomically
 from lm_research.common.documents import Count, Object, check, check_fields, read_json
 from lm_research.common.paths import is_remote, odd_file
@@ -392,7 +393,8 @@ def _older_checkpoint(directory: pathlib.Path) -> str:
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
     """Restore only these arrays of the Orbax directory."""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        arrays = native.arrays if is_remote(native.arrays) else native.arrays.absolute()
+        arrays = native.arrays if takes_arrays(native.arrays) else fetched(native.arrays)
+        arrays = arrays if is_remote(arrays) else arrays.absolute()
         metadata = checkpointer.metadata(arrays).item_metadata
         if metadata is None:
             raise ValueError(f"{native.arrays} has no metadata of its arrays")

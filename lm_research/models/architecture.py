@@ -84,7 +84,7 @@ class Architecture:
         distance of the latter has its own row.
       relative_norm: whether the table of "disentangled" positions is normalized; this norm has a scale and a bias.
 
-      activation: activation of the feed-forward layers, a key of layers.ACTIVATIONS.
+      activation: activation of the feed-forward layers, a key of activations.ACTIVATIONS.
 
       pooling: what represents the sequence: the state of the "first" position (padding too), of the "first_real" or "last" one (not
         padding), or of the last `eos_id` ("eos"); the "mean" of all states, or the mean after the pooler's layers ("late_mean").
@@ -112,7 +112,7 @@ class Architecture:
       logit_scale: factor on hidden states before the vocabulary projection.
       logit_cap: soft cap c of token logits, c tanh(logit / c) (Gemma 2); 0 for none.
 
-      balance_weight: factor on the loss that balances the use of experts in training (feed_forward.load_balancing).
+      balance_weight: factor on the loss that balances the use of experts in training (load_balancing.py).
 
       dropout_rate: dropout on embeddings and residual branches.
       attention_dropout_rate: dropout on attention probabilities.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lm_research.models.activations import activation
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.block_sums import BlockSums
 from lm_research.models.attention.cache import LayerCache
@@ -22,7 +23,7 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import Attention, Distances, GlobalTokens, Memory
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Norm, activation, dropout, make_param, named, norm, split_key, zeros_param
+from lm_research.models.layers import Norm, dropout, make_param, named, norm, split_key, zeros_param
 from lm_research.models.rotary import Rotation
 from lm_research.parallel.rules import constrain
 
@@ -105,6 +106,14 @@ class Convolution(nnx.Module):
             filter_GOI = filters[..., offset].reshape(groups, -1, filters.shape[1])
             result_BLD += jnp.einsum("BLGI,GOI->BLGO", near_BLGI, filter_GOI).reshape(x_BLD.shape)
         return jnp.where(real_BL1, result_BLD, 0)
+
+
+class DepthWeights(nnx.Module):
+    """The weights of `arch.depth_weights` after each branch: row n has n + 2, of which the last, the state's own, starts at 1."""
+
+    def __init__(self, branches: int) -> None:
+        for row in range(branches):
+            setattr(self, f"row_{row}", nnx.Param(jnp.zeros(row + 2).at[-1].set(1.0), axes=(None,)))
 
 
 class DepthAverage:

@@ -5,7 +5,8 @@ Legend: lm_research/models/__init__.py.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,8 @@ class Embeddings(nnx.Module):
         arch = self.arch
         table = self.table if arch.has_tokens else table
         assert table is not None
-        table_VE = table.rows_VE
-        x_BLE = self._without_padding(look_up(table_VE, tokens_BL), tokens_BL, arch.frozen_padding)
+        x_BLE, table_VE = look_up_in_turn(table.rows_VE, tokens_BL, arch.compute_dtype)
+        x_BLE = self._without_padding(x_BLE, tokens_BL, arch.frozen_padding)
         if arch.embedding_scale != 1.0:
             scale = arch.embedding_scale
             x_BLE = x_BLE * (float(np.asarray(scale, arch.compute_dtype)) if arch.round_embedding_scale else scale)
@@ -80,7 +81,10 @@ class Embeddings(nnx.Module):
         if arch.num_task_types:
             x_BLE += _rows(self.task_types[...], task_types_BL)
         if arch.token_types and types_BL is not None:
-            x_BLE += look_up(table_VE, types_BL)
+            types_BLE, table_VE = look_up_in_turn(table_VE, types_BL, arch.compute_dtype)
+            x_BLE += types_BLE
+        if arch.has_tokens and table_VE is not table.rows_VE:
+            self.tokens[...] = table_VE  # what predicts tokens later reads the table behind this look-up
         if arch.embedding_norm:
             x_BLE = self.norm(x_BLE)
         if arch.norm_before_positions:
@@ -130,6 +134,40 @@ def look_up(table_VE: jax.Array, tokens_BL: jax.Array) -> jax.Array:
         # Gather whole rows of the table on each device before the look-up: otherwise XLA moves the result instead.
         return jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
     return per_part(lambda table_VE, rows, _: jnp.take(table_VE, rows[0], axis=0), table_VE, [tokens_BL])
+
+
+def look_up_in_turn(table_VE: jax.Array, tokens_BL: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Look up rows, and return the table for whatever reads it next.
+
+    With copies [G, V, E], whose values are numbers of `dtype` (training/table_copies.py), the gradient of these rows is added in place to
+    that of the returned table. Two uses of one array would have a gradient of the table's size each, and a pass over both to add them.
+    """
+    if table_VE.ndim == 2:
+        return look_up(table_VE, tokens_BL), table_VE
+
+    def on_part(table_VE: jax.Array, rows: tuple[jax.Array], _: None) -> tuple[jax.Array, jax.Array]:
+        x_BLE, table_VE = _take_in_turn(jnp.dtype(dtype), table_VE, rows[0])
+        return x_BLE, table_VE[None]
+
+    x_BLE, table_VE = per_part(on_part, table_VE, [tokens_BL])
+    return x_BLE, constrain(table_VE, "batch", "vocab", None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _take_in_turn(dtype: np.dtype, table_VE: jax.Array, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.take(table_VE.astype(dtype), tokens_BL, axis=0).astype(table_VE.dtype), table_VE
+
+
+def _take_forward(dtype: np.dtype, table_VE: jax.Array, tokens_BL: jax.Array) -> tuple[Any, jax.Array]:
+    return _take_in_turn(dtype, table_VE, tokens_BL), tokens_BL
+
+
+def _take_backward(dtype: np.dtype, tokens_BL: jax.Array, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    rows_BLE, table_VE = cotangents
+    return table_VE.at[tokens_BL].add(rows_BLE), None
+
+
+_take_in_turn.defvjp(_take_forward, _take_backward)
 
 
 def _rows(table_TE: jax.Array, types_BL: jax.Array | None) -> jax.Array:

@@ -16,20 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from lm_research.models.activations import activation
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import (
-    Axes,
-    Dense,
-    activation,
-    broadcast_rows,
-    dropout,
-    is_few,
-    make_param,
-    named,
-    norm,
-    zeros_param,
-)
+from lm_research.models.layers import Axes, Dense, broadcast_rows, dropout, is_few, make_param, named, norm, zeros_param
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import batch_shards, constrain, length_parts, partition_spec
 
@@ -221,30 +211,3 @@ class Experts(nnx.Module):
         inner_BLEF = inner_BLEF * projected[1] if gate else inner_BLEF
         inner_BLEF = dropout(inner_BLEF, self.arch.activation_dropout_rate, key)
         return jnp.einsum("BLEF,EFD->BLD", inner_BLEF * weights_BLE[..., None], down)
-
-
-def router_load(routing_BLE: jax.Array, experts_per_token: int, weights_BL: jax.Array | None = None) -> jax.Array:
-    """Sums over positions of whether each expert is used, and of its probability, [2, E], for `load_balancing`.
-
-    Args:
-      routing_BLE: the router's probabilities.
-      experts_per_token: number of experts that each position uses.
-      weights_BL: weights of positions, 0 to exclude one; None is 1 for all.
-    """
-    used_BLE = jax.nn.one_hot(jax.lax.top_k(routing_BLE, experts_per_token)[1], routing_BLE.shape[-1]).sum(-2)
-    weights_BL = jnp.ones(routing_BLE.shape[:2]) if weights_BL is None else weights_BL
-    return jnp.einsum("XBLE,BL->XE", jnp.stack([used_BLE, routing_BLE]), weights_BL.astype(jnp.float32))
-
-
-def load_balancing(load_2E: jax.Array, positions: jax.Array | float) -> jax.Array:
-    """Load-balancing loss: num_experts x sum over experts of (fraction of positions that use it) x (its mean probability).
-
-    It is the number of experts per token if all experts are used equally often, and larger otherwise (Fedus et al. 2022, equations 4 to
-    6, with several experts per position).
-
-    Args:
-      load_2E: the sum of `router_load` over layers.
-      positions: the sum of the weights over layers.
-    """
-    used_E, probs_E = load_2E / positions
-    return load_2E.shape[-1] * (used_E * probs_E).sum()

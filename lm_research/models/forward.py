@@ -19,7 +19,8 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.head_kinds import HEADS, Arrays
 from lm_research.models.heads import Model, question_mask
 from lm_research.models.label_losses import IGNORED, classification_loss, cross_entropy
-from lm_research.models.transformer import StackOutputs, balance_loss, router_loads
+from lm_research.models.load_balancing import balance_loss, router_loads
+from lm_research.models.transformer import StackOutputs
 
 INPUTS = (
     "input_ids",

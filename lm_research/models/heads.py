@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lm_research.models.activations import activation, capped
 from lm_research.models.architecture import Architecture
 from lm_research.models.feed_forward import FeedForward
 from lm_research.models.head_kinds import HEADS, HeadKind
-from lm_research.models.layers import Dense, activation, capped, dropout, make_param, norm, split_key, zeros_param
+from lm_research.models.layers import Dense, dropout, make_param, norm, split_key, zeros_param
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 from lm_research.parallel.rules import per_part
 

@@ -13,11 +13,11 @@ from msgspec import Meta
 
 from lm_research.common.documents import Count, Rate, Size, is_finite
 from lm_research.models import rotary
+from lm_research.models.activations import ACTIVATIONS
 from lm_research.models.architecture import Architecture
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import ACTIVATIONS
 
 MAX_PARAMETERS = 10**13  # 40 TB in float32, ten times the largest existing models
 MAX_LABELS = 2**20

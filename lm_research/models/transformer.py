@@ -5,10 +5,8 @@ Legend: lm_research/models/__init__.py.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -28,12 +26,12 @@ from lm_research.models.attention.mask import (
     positions_from_segments,
 )
 from lm_research.models.attention.module import Distances, GlobalTokens, kernel_rotation, use_fused_kernel
-from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, block_parts
+from lm_research.models.block import Block, BlockCapture, BlockInputs, DepthAverage, DepthWeights, block_parts
 from lm_research.models.embeddings import Embeddings, TokenTable
-from lm_research.models.feed_forward import load_balancing, router_load
 from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import STATISTICS, Dense, as_matrices, dropout, make_param, norm, split_key
+from lm_research.models.layers import Dense, as_matrices, dropout, make_param, norm, split_key
+from lm_research.models.load_balancing import add_loads, collects_loads, router_load
 from lm_research.models.positions import (
     alibi_by_key,
     alibi_slopes,
@@ -42,6 +40,7 @@ from lm_research.models.positions import (
     distance_table,
     relative_bias,
 )
+from lm_research.models.rematerialization import remat_policy
 from lm_research.parallel.rules import length_parts
 
 
@@ -72,52 +71,6 @@ class StackOutputs(NamedTuple):
 State = tuple[jax.Array, tuple[jax.Array, ...]]  # of a stack, and those that DepthAverage sums
 
 
-def remat_policy(arch: Architecture) -> Callable[..., Any]:
-    """The policy of jax.checkpoint for `arch.remat`.
-
-    With "names" and "offload" the statistics of norms and of attention are kept too, which are small. Of quantized products the scaled
-    results are kept, which take half as much memory as the sums of 32 bits.
-    """
-    policies = jax.checkpoint_policies
-    if arch.remat == "offload":
-        return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[STATISTICS],
-            names_which_can_be_offloaded=list(arch.remat_names),
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
-    if arch.remat == "names":
-        return policies.save_only_these_names(STATISTICS, *arch.remat_names)
-    if arch.remat == "dots" and arch.quantization != "none":
-        return policies.save_only_these_names("heads", "mlp", "embed")
-    return policies.dots_with_no_batch_dims_saveable if arch.remat == "dots" else policies.nothing_saveable
-
-
-class RouterLoads(NamedTuple):
-    """How the layers of a stack use their experts: the sum of `feed_forward.router_load` over layers [2, E], and that of the weights."""
-
-    load_2E: jax.Array
-    positions: jax.Array
-
-
-_LOADS: list[list[RouterLoads]] = []
-
-
-@contextlib.contextmanager
-def router_loads() -> Iterator[list[RouterLoads]]:
-    """Collect the router loads of all stacks with experts that are traced inside."""
-    _LOADS.append([])
-    try:
-        yield _LOADS[-1]
-    finally:
-        _LOADS.pop()
-
-
-def balance_loss(loads: Iterable[RouterLoads]) -> jax.Array:
-    """Sum of the load-balancing losses of stacks; 0 without any."""
-    return sum((load_balancing(*load) for load in loads), jnp.zeros(()))
-
-
 class Stacks(nnx.Module):
     """Stacked blocks of several kinds, as an attribute per kind."""
 
@@ -134,14 +87,6 @@ def stacked_blocks(arch: Architecture, rngs: nnx.Rngs) -> Block | Stacks:
 
     blocks = {stack.name: make(stack) for stack in stacks(arch)}
     return blocks[""] if "" in blocks else Stacks(blocks)
-
-
-class DepthWeights(nnx.Module):
-    """The weights of `arch.depth_weights` after each branch: row n has n + 2, of which the last, the state's own, starts at 1."""
-
-    def __init__(self, branches: int) -> None:
-        for row in range(branches):
-            setattr(self, f"row_{row}", nnx.Param(jnp.zeros(row + 2).at[-1].set(1.0), axes=(None,)))
 
 
 class Transformer(nnx.Module):
@@ -214,15 +159,14 @@ class Transformer(nnx.Module):
         if any(spec.conv_width or spec.span_conv_width or spec.attention == "blocks" for spec in arch.layers):
             inputs = inputs._replace(input_BLD=x_BLD, segments_BL=segments_BL)
         weights_BL = None
-        if _LOADS:
+        if collects_loads():
             weights_BL = (segments_BL > 0).astype(jnp.float32)
             inputs = inputs._replace(load_weights_BL=weights_BL)
         if arch.has_block_sums:
             inputs = inputs._replace(block_sums=self._block_sums(segments_BL))
         x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
         if weights_BL is not None and any(spec.num_experts for spec in arch.layers):
-            loads = list(itertools.chain(*(one[-1] for one in layers)))
-            _LOADS[-1].append(RouterLoads(functools.reduce(jnp.add, loads), weights_BL.sum() * len(loads)))
+            add_loads(list(itertools.chain(*(one[-1] for one in layers))), weights_BL)
         x_BLD = self.finish(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])

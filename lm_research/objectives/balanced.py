@@ -9,7 +9,7 @@ import jax
 from typing_extensions import override
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.transformer import balance_loss, router_loads
+from lm_research.models.load_balancing import balance_loss, router_loads
 from lm_research.objectives.base import Batch, Objective, Sums
 
 NAME = "expert_balance"

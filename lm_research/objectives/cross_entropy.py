@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from lm_research.models.activations import capped
 from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
-from lm_research.models.layers import capped
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows, per_part
 
@@ -132,58 +133,67 @@ def _forward(
 
     def accumulate(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
         hidden, targets, weights = rows
-        sums, exp, total, slope = _sums(static, hidden, targets, weights, table, bias_V)
-        # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. Both factors around exp are applied to the small
-        # sides of its products; the one-hot part touches one row of the table a position and is added afterwards.
+        sums, exp, total, at_target, slope = _sums(static, hidden, targets, weights, table, bias_V)
+        # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. The factors of a row are applied to the small
+        # sides of the products. Both terms of a confident prediction's target round to 1, but not their difference. TPUs put it into the place
+        # of exp; elsewhere that takes longer, and the one-hot part is added to one row of the table a position afterwards.
         scale = weights / total
+        if platform() == "tpu":
+            is_target = jnp.arange(exp.shape[1]) == targets[:, None]
+            exp = jnp.where(is_target, (at_target - total)[:, None], exp)
         if slope is not None:
-            exp, weights = exp * slope, weights * jnp.take_along_axis(slope, targets[:, None], axis=1)[:, 0]
+            exp, slope = exp * slope, jnp.take_along_axis(slope, targets[:, None], axis=1)[:, 0]
+            at_target, weights = at_target * slope, weights * slope
         exp_low, scaled = exp.astype(hidden.dtype), (scale[:, None] * hidden).astype(hidden.dtype)
         hidden_gradient = scale[:, None] * jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
-        hidden_gradient -= weights[:, None] * jnp.take(table, targets, axis=0)
         added: Arrays = (_table_product(exp_low, scaled),)
         if bias_V is not None:
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
             added += (jnp.dot(scale, exp, precision=jax.lax.Precision.HIGHEST),)
+        chosen: Arrays = ()
+        if platform() != "tpu":
+            of_table, of_hidden = weights[:, None] * hidden, weights
+            if (
+                hidden.dtype != jnp.float32
+            ):  # what the products added for the target, less what they would have without rounding
+                rounded = at_target.astype(hidden.dtype).astype(jnp.float32)
+                of_table += rounded[:, None] * scaled - (scale * at_target)[:, None] * hidden
+                of_hidden += scale * (rounded - at_target)
+            hidden_gradient -= of_hidden[:, None] * jnp.take(table, targets, axis=0)
+            chosen = (of_table, weights)
         shared = tuple(map(jnp.add, shared, added)) if shared else added
-        return shared, (*sums, hidden_gradient.astype(hidden.dtype), weights)
+        return shared, (*sums, hidden_gradient.astype(hidden.dtype), *chosen)
 
     slices = _slices(hidden_RD, targets_R, weights_R)
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
-        shared, outputs = accumulate((), jax.tree.map(lambda x: x[0], slices))
+        shared, only = accumulate((), jax.tree.map(lambda x: x[0], slices))
+        outputs = jax.tree.map(lambda x: x[None], only)
     else:
         shape = table_VD.shape if platform() == "tpu" else table_VD.shape[::-1]
         shapes = (shape,) if bias_V is None else (shape, bias_V.shape)
         shared, outputs = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
-    loss, correct, hidden_gradient, chosen = outputs
-    weights_R = chosen.reshape(-1)[: len(hidden_RD)]
-    hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
-    bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
+    loss, correct, *rows = outputs
+    hidden_gradient, *chosen = (x.reshape(-1, *x.shape[2:])[: len(hidden_RD)] for x in rows)
+    bias_gradient = None if bias_V is None else shared[1]
+    if chosen and bias_gradient is not None:
+        bias_gradient = bias_gradient.at[targets_R].add(-chosen[1])
     table = jnp.zeros((), table_VD.dtype)  # carries the dtype to the backward pass
-    return (loss.sum(), correct.sum()), (
-        hidden_gradient,
-        shared[0],
-        bias_gradient,
-        hidden_RD,
-        targets_R,
-        weights_R,
-        table,
-    )
+    return (loss.sum(), correct.sum()), (hidden_gradient, shared[0], bias_gradient, chosen[:1], targets_R, table)
 
 
 def _backward(static: tuple[int, float | None], residuals: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
-    hidden_gradient, product, bias_gradient, hidden_RD, targets_R, weights_R, table = residuals
+    hidden_gradient, product, bias_gradient, chosen, targets_R, table = residuals
     # The second output is a count without a gradient. The scale stays in float32: rounding it to bfloat16 would put every
     # element off by the same error of up to 0.4%.
     scale = cotangents[0]
-    chosen_RD = (scale * weights_R)[:, None] * hidden_RD.astype(jnp.float32)
     # Scaled and transposed in one pass over the table. Behind the barrier, because XLA would fold the transposition back
     # into the product.
-    product_VD = product if platform() == "tpu" else jax.lax.optimization_barrier(product).T
-    table_gradient = scale * product_VD
-    table_gradient = table_gradient.at[targets_R].add(-chosen_RD).astype(table.dtype)
+    table_gradient = scale * (product if platform() == "tpu" else jax.lax.optimization_barrier(product).T)
+    for chosen_RD in chosen:
+        table_gradient = table_gradient.at[targets_R].add(-scale * chosen_RD)
     bias_gradient = None if bias_gradient is None else scale * bias_gradient
-    return (scale * hidden_gradient).astype(hidden_gradient.dtype), table_gradient, bias_gradient, None, None
+    hidden_gradient = (scale * hidden_gradient).astype(hidden_gradient.dtype)
+    return hidden_gradient, table_gradient.astype(table.dtype), bias_gradient, None, None
 
 
 _token_loss.defvjp(_forward, _backward)
@@ -195,8 +205,9 @@ def _table_product(exp_RV: jax.Array, scaled_RD: jax.Array) -> jax.Array:
     The latter from a transposed copy of the small factor: on a CPU the product for [V, D], and one that contracts the rows of both factors
     (XLA makes that of a bare .T), run at half the speed.
     """
-    if platform() == "tpu":
-        return jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
+    if platform() == "tpu":  # in rows, which look-ups add to: XLA would write columns, and copy them
+        product_VD = jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
+        return with_layout_constraint(product_VD, Layout(major_to_minor=(0, 1)))
     small_DR = jax.lax.optimization_barrier(scaled_RD.T)
     return jnp.dot(small_DR, exp_RV, preferred_element_type=jnp.float32)
 
@@ -208,8 +219,11 @@ def _sums(
     weights_R: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
-) -> tuple[Arrays, jax.Array, jax.Array, jax.Array | None]:
-    """Compute (loss, correct) of a slice, exp(logits) [R, V] in units of a number per row, its sum over V, and the cap's slope [R, V] or None."""
+) -> tuple[Arrays, jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Compute (loss, correct) of a slice, and what its gradient needs.
+
+    That is exp(logits) [R, V] in units of a number per row, its sum over V, its value for the target, and the cap's slope [R, V] or None.
+    """
     vocab_size, cap = static
     logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
@@ -233,7 +247,7 @@ def _sums(
         total_R = exp_RV.sum(-1)
     loss = (weights_R * (shift_R + jnp.log(total_R) - target_R)).sum()
     correct = (weights_R * (target_R >= largest_R)).sum()
-    return (loss, correct), exp_RV, total_R, slope_RV
+    return (loss, correct), exp_RV, total_R, jnp.exp(target_R - shift_R), slope_RV
 
 
 def _log_sum_exp(logits_RV: jax.Array, near_R: jax.Array) -> jax.Array:

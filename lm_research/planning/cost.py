@@ -104,7 +104,7 @@ def hbm_bytes(program: Program, computation: Computation, one: Instruction) -> f
     """Return the bytes that an instruction reads from HBM and writes to it, padding included.
 
     A fusion reads its operands and writes its results, its inner values pass through no memory. An operand of which only slices are used
-    counts as those slices; an array that is updated in place, as the update.
+    counts as those slices; an array that is updated in place, as the update, which a scatter reads there too, to add to it.
     """
     if one.opcode in FREE or one.opcode.endswith("-done") or is_free_call(one):
         return 0.0
@@ -115,7 +115,9 @@ def hbm_bytes(program: Program, computation: Computation, one: Instruction) -> f
     if one.opcode in _SLICES:
         return one.arrays[0].padded_bytes * (_space(computation, one) == HBM) + _in_hbm(one.arrays)
     if one.opcode == "dynamic-update-slice":
-        return 2 * _update(computation, one) * (one.arrays[0].space == HBM)
+        return 2 * _update(computation, one).padded_bytes * (one.arrays[0].space == HBM)
+    if one.opcode == "scatter":
+        return 3 * _update(computation, one).padded_bytes * (one.arrays[0].space == HBM)
     inner = program.called(one) if one.opcode in ("fusion", "async-start") else None
     if inner is None:
         return sum(_in_hbm(operand.arrays) for operand in computation.operands(one)) + _in_hbm(one.arrays)
@@ -136,6 +138,8 @@ def _share(program: Program, path: tuple[tuple[Computation, Instruction], ...]) 
         first = user.operands[0] == value.name
         if user.opcode in _SLICES and first:
             share += user.arrays[0].elements / max(1, value.arrays[0].elements)
+        elif user.opcode == "scatter" and first:
+            share += _update(inner, user).elements / max(1, value.arrays[0].elements)
         elif user.opcode in _VIEWS:
             share += _share(program, (*path[:-1], (inner, user)))
         elif user.opcode == "fusion" and (callee := program.called(user)):
@@ -161,14 +165,15 @@ def _written(program: Program, inner: Computation, root: Instruction) -> float:
     callee = program.called(source) if source.opcode == "fusion" else None
     if callee is not None and len(source.arrays) == 1:
         return min(_written(program, callee, callee.root), _in_hbm(root.arrays))
-    if source.opcode == "dynamic-update-slice":
-        return _update(inner, source) * (root.arrays[0].space == HBM)
+    if source.opcode in ("dynamic-update-slice", "scatter"):
+        return _update(inner, source).padded_bytes * (root.arrays[0].space == HBM)
     passed = source.opcode in ("parameter", "get-tuple-element") or _passes_on(source)
     return 0.0 if passed else _in_hbm(root.arrays)
 
 
-def _update(computation: Computation, one: Instruction) -> float:
-    return float(computation.instructions[one.operands[1]].arrays[0].padded_bytes)
+def _update(computation: Computation, one: Instruction) -> Array:
+    """What a dynamic-update-slice(array, update, indices...) or a scatter(array, indices, update) of one array writes."""
+    return computation.instructions[one.operands[2 if one.opcode == "scatter" else 1]].arrays[0]
 
 
 def _space(computation: Computation, one: Instruction) -> int:

@@ -14,10 +14,13 @@ import numpy as np
 
 from lm_research import config as config_lib
 from lm_research.config import Config
+from lm_research.data.mixture import Mixture
+from lm_research.data.sampler import Examples
 from lm_research.errors import ConfigError
 from lm_research.training.state import State
 
 NO_END = 2**31 - 2
+_TOLERANCE = 1.01  # of the passes over one source of a mixture
 
 
 def resolve_steps(config: Config, num_examples: int) -> Config:
@@ -57,9 +60,12 @@ def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
     return config_lib.replace(config, train={"num_steps": steps})
 
 
-def check_epochs(config: Config, num_examples: int) -> None:
-    """Raise a ConfigError if a run, whose steps are resolved, makes more passes than train.max_epochs, a part of a step aside."""
-    most, train = config.train.max_epochs, config.train
+def check_epochs(config: Config, examples: Examples) -> None:
+    """Raise a ConfigError if a run, whose steps are resolved, makes more passes than train.max_epochs, a part of a step aside.
+
+    Of a mixture this also holds for each source, to 1%: its examples are not quite in proportion to the weights.
+    """
+    most, train, num_examples = config.train.max_epochs, config.train, examples.num_examples
     if not most:
         return
     if config_lib.has_time_budget(config):
@@ -71,9 +77,17 @@ def check_epochs(config: Config, num_examples: int) -> None:
     if train.num_steps > limit:
         raise ConfigError(
             f"{train.num_steps:,} steps of {train.batch_size:,} examples read the {num_examples:,} training examples "
-            f"{train.num_steps * train.batch_size / num_examples:.3g} times, but train.max_epochs={most:g} allows {limit:,} steps. Train "
+            f"{train.num_steps * train.batch_size / num_examples:.6g} times, but train.max_epochs={most:g} allows {limit:,} steps. Train "
             "shorter, or remove the limit."
         )
+    if isinstance(examples, Mixture):
+        passes = examples.epochs(train.num_steps - 1)
+        name = max(passes, key=passes.__getitem__)
+        if passes[name] > _TOLERANCE * most:
+            raise ConfigError(
+                f"{train.num_steps:,} steps read the source {name} of data.mixture {passes[name]:.3g} times, but train.max_epochs={most:g}. Train "
+                "shorter, lower its weight in data.mixture and data.mixture_stages, or remove the limit."
+            )
 
 
 def check_warmup(config: Config, steps: int) -> None:

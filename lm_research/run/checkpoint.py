@@ -29,7 +29,8 @@ from lm_research.config import CheckpointConfig
 from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
 from lm_research.models.digest import digest_arrays
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
+from lm_research.run.checkpoint_copy import TIMES, CheckpointCopy
 from lm_research.run.checkpoint_items import FilesSave, KeepBest, KeepThese, PendingWrite, StateRestore, save_in_parts
 from lm_research.run.checkpoint_reading import (
     DAMAGED,
@@ -50,7 +51,6 @@ from lm_research.training.state import State
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
 CORPUS = "corpus.json"  # the file that describes the text of a run
-_TIMES = "_CHECKPOINT_METADATA"  # Orbax's: it reads this file as soon as it lists a folder, but does not need it
 _UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of unfinished checkpoints
 DOUBTFUL = "of_damaged_text"  # the folder of checkpoints that may have been trained on damaged text
 
@@ -80,6 +80,7 @@ class Checkpoints:
           before: called in process 0's writer before a checkpoint becomes complete: stores what a run that resumes from it needs beside it.
         """
         self.directory = (workdir if is_remote(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
+        self._copy = CheckpointCopy(self.directory)
         self.files, self._before = dict(files), before
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}
@@ -98,10 +99,11 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
         for step in checkpoint_steps(self.directory) if not is_remote(self.directory) else ():
-            path = self.directory / str(step) / _TIMES
+            path = self.directory / str(step) / TIMES
             if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe is empty, and reading it would block Orbax
                 path.unlink(missing_ok=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(self._copy.folder, options=options)
+        self._copy.kept = self._manager.all_steps
         for step in self._manager.all_steps():
             self._learn_rank(step)
         self._often = bool(config.every_steps or config.local_every_steps)
@@ -154,7 +156,7 @@ class Checkpoints:
         if metrics:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         self._saves += 1
-        processes.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
+        exchange.meet(f"save checkpoint {step}", f"save/{self._saves}", lambda: saved_so_far(self.directory))
         self.wait()  # until the memory of the last snapshot is free
         kept, digests = self._snapshot.take(_kept(state))
         args = ocp.args.Composite(
@@ -211,6 +213,7 @@ class Checkpoints:
         self._snapshot.free()
         expected = read_manifest(self.directory, step)["digests"]
         assert step is not None, "there is one"
+        self._copy.fetch(step)
         names = [name for name in shapes if name not in TRANSIENT]
         target = {
             name: jax.tree.map(
@@ -222,7 +225,7 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.Composite(state=StateRestore(target)))["state"]
         except Exception as error:
             state = error
-        if not processes.all_processes(not isinstance(state, Exception)):
+        if not exchange.all_processes(not isinstance(state, Exception)):
             raise unreadable(
                 self.directory,
                 step,
@@ -259,7 +262,7 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 if not self._falls_back:
                     raise
-                failed[step] = str(error)
+                failed[step] = self._copy.named(str(error))
                 continue
             for damaged, kept in self._set_aside(list(failed)).items():
                 log(f"WARNING: {describe_damage(failed[damaged])} It is kept in {kept}.")
@@ -304,7 +307,7 @@ class Checkpoints:
         kept = {step: first_free_path(self.directory / folder / str(step)) for step in steps}
         if not kept:
             return kept
-        processes.all_processes(True)  # all have listed the folder
+        exchange.all_processes(True)  # all have listed the folder
         for step, target in kept.items() if jax.process_index() == 0 else ():
             try:
                 target.parent.mkdir(exist_ok=True)
@@ -314,7 +317,8 @@ class Checkpoints:
                     f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror or error}. "
                     "Move it away to resume from an older one."
                 ) from error
-        processes.all_processes(True)
+        exchange.all_processes(True)
+        self._copy.forget(kept)
         self._manager.reload()
         for step in steps:
             self._ranks.pop(step, None)
@@ -333,14 +337,16 @@ class Checkpoints:
         return read_file(self.directory, name, self.latest_step if step is None else step)
 
     def wait(self) -> None:
-        """Wait until everything saved so far is on disk and visible."""
+        """Wait until everything saved so far is in the run directory and visible."""
         with self._writing():
             self._manager.wait_until_finished()
+        self._copy.flush()
 
     def close(self) -> None:
         """Wait for unfinished writes and stop Orbax's threads."""
         with self._writing():
             self._manager.close()
+        self._copy.close()
         if self._local is not None:
             self._local.close(saved=(newest_step(self.directory) or 0) >= self._local.step)
 
@@ -356,6 +362,7 @@ class Checkpoints:
         for write in self._pending:  # another part of the checkpoint may have failed first
             with contextlib.suppress(Exception):
                 write.result()
+        self._copy.__exit__(kind, error, traceback)
         if disk.errno_of(error) is not None and jax.process_count() == 1 and not is_remote(self.directory):
             unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
             for path in unfinished:  # free their disk space
@@ -367,7 +374,7 @@ class Checkpoints:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Name the checkpoints in write errors, which Orbax may raise in a later call than the one that began the write."""
-        return disk.unwrapping_os_errors(self.directory, self._takes)
+        return disk.unwrapping_os_errors(self._copy.folder, self._takes)
 
     def _takes(self) -> str:
         return f"A checkpoint takes about {disk.format_size(self._bytes)}."

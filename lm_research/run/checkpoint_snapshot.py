@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from lm_research.models.digest import finish_digests, join_digests, start_digests
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.training.state import State, copy_arrays, copy_into
 
 Digests = Callable[[], dict[str, str] | None]
@@ -19,8 +19,8 @@ class Snapshot:
     """The state that is being written, where the writer would otherwise read memory that the next step overwrites.
 
     On GPUs and TPUs, Orbax copies the arrays to the host before it returns, and the digests are computed on the devices, queued before the
-    next step. On a CPU, Orbax reads the arrays in place. So they are copied here, into memory that is kept from the start of the run (memory
-    that is new has to be cleared by the system first), and the writer computes the digests from the copy.
+    next step. On a CPU, Orbax reads the arrays in place. So they are copied here, into memory that is kept from the first save, or from
+    `reserve` (memory that is new has to be cleared by the system first), and the writer computes the digests from the copy.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Snapshot:
 
 
 def _join(name: str, words: Any) -> dict[str, str] | None:
-    texts = processes.collect_texts(name, json.dumps(finish_digests(words)))
+    texts = exchange.collect_texts(name, json.dumps(finish_digests(words)))
     return None if texts is None else join_digests(map(json.loads, texts))
 
 

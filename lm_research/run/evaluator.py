@@ -14,7 +14,7 @@ from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.objectives.base import Outputs
 from lm_research.parallel.batches import local_rows
-from lm_research.parallel.processes import sum_over_processes
+from lm_research.parallel.exchange import sum_over_processes
 from lm_research.run.callbacks import every
 from lm_research.run.metrics_log import MetricsWriter
 from lm_research.run.setup import RunSetup

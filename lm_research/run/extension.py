@@ -57,5 +57,8 @@ def _of_the_rate(config: Config, ends: dict[str, Any], done: int) -> str:
     )
     before = config_lib.replace(config, train={name.removeprefix("train."): value for name, value in ends.items()})
     if done < steps and not config_lib.has_time_budget(before):
-        line += f": {float(rate(done)):.3g} in step {done + 1:,}, where it would have been {float(make_schedule(before)(done)):.3g}"
+        now, then = float(rate(done)), float(make_schedule(before)(done))
+        line += f": {now:.3g} in step {done + 1:,}, " + (
+            "as before" if now == then else f"where it would have been {then:.3g}"
+        )
     return line + "."

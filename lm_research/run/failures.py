@@ -11,7 +11,7 @@ from lm_research.common.disk import atomic_file
 from lm_research.data.sampler import BatchBuilder
 from lm_research.data.verify import Verification
 from lm_research.errors import DataError, NonFiniteLoss
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.summary import summarize
 from lm_research.training.state import State
@@ -24,8 +24,8 @@ def raise_if_damaged(verification: Verification, checkpoints: Checkpoints) -> No
       DataError: the text is damaged; checkpoints that may have been trained on it were moved aside.
     """
     damage = verification.damage
-    if processes.all_processes(damage is None):
-        if processes.all_processes(not verification.pending):
+    if exchange.all_processes(damage is None):
+        if exchange.all_processes(not verification.pending):
             checkpoints.trust_all()
         return
     message = str(damage or "Another process has found damage in its token store; see its log.")

@@ -56,7 +56,7 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
 
     Args:
       config: checked, see config.resolve.
-      workdir: the run directory, a path or a gs:// address, which no other process may use meanwhile, see `run_directory.lock`.
+      workdir: the run directory, a path or a gs:// or s3:// address, which no other process may use meanwhile, see `run_directory.lock`.
       callbacks: called after the run's own.
 
     Raises:

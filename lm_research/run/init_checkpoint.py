@@ -14,11 +14,12 @@ from lm_research.config import Config, ModelConfig, replace
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop.model_directories import inspect, load_params
 from lm_research.interop.weight_reader import listed
 from lm_research.models.definition import Params, define
 from lm_research.models.families import FAMILIES, family_of
 from lm_research.models.families.common import given
-from lm_research.pretrained import PathLike, inspect, load_params
+from lm_research.pretrained import PathLike
 from lm_research.tasks.embedding import EmbeddingConfig
 from lm_research.tokenizers.loading import load_tokenizer
 

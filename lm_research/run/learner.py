@@ -16,7 +16,7 @@ from lm_research import config as config_lib
 from lm_research.errors import CheckpointError
 from lm_research.interop import native_checkpoint
 from lm_research.objectives.base import Batch
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.compiler_options import refused_options
 from lm_research.parallel.rules import replicated
@@ -100,7 +100,7 @@ class Learner:
             with account.paused("compile"), refused_options(self._run.config.xla.flags):
                 arguments = (self.state, batch, *schedule_args)
                 self._compiled[shape] = compile_step(self._train_step, arguments, self._peak, self._run.log)
-                processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
+                exchange.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
         compiled = self._compiled[shape]
         return batch, lambda state: compiled(state, batch, *schedule_args, peak=self._peak)
 

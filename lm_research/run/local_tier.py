@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.errors import CheckpointError
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 from lm_research.run import local_shards
 from lm_research.run.checkpoint_snapshot import own_arrays
 from lm_research.run.local_shards import Key, Place
@@ -50,7 +50,7 @@ class LocalTier:
           CheckpointError: this host's directory cannot be written.
         """
         number = jax.process_index()
-        run = processes.share_texts("local/run", _run_id(workdir) if number == 0 else "")[0]
+        run = exchange.share_texts("local/run", _run_id(workdir) if number == 0 else "")[0]
         self._log, self._root = log, pathlib.Path(directory).expanduser().absolute() / run
         self._folder = self._root / str(number)  # processes may share a host
         try:
@@ -62,7 +62,7 @@ class LocalTier:
             ) from error
         self._server = local_shards.ShardServer(self._folder)
         address = [processes.own_host(), self._server.port, self._server.token]
-        self._addresses = [json.loads(text) for text in processes.share_texts("local/address", json.dumps(address))]
+        self._addresses = [json.loads(text) for text in exchange.share_texts("local/address", json.dumps(address))]
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "local checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
         self.step = 0
@@ -113,7 +113,7 @@ class LocalTier:
             problem = str(error)
             self._log(f"WARNING: the local checkpoint of step {self.step} cannot be written: {problem}")
         self._writing = None
-        complete = processes.all_processes(not problem)
+        complete = exchange.all_processes(not problem)
         for folder in self._root.glob("*/*"):
             if folder.name.isdecimal() and (
                 (int(folder.name) < self.step) if complete else folder.name == str(self.step)
@@ -137,7 +137,7 @@ class LocalTier:
         mine = json.dumps({step: [list(key) for key in found] for step, found in places.items()})
         held = [
             {int(step): {_key(key) for key in keys} for step, keys in json.loads(text).items()}
-            for text in processes.share_texts(f"local/found/{self._count}", mine)
+            for text in exchange.share_texts(f"local/found/{self._count}", mine)
         ]
         wanted = {
             path: (x.shape, s)
@@ -147,8 +147,8 @@ class LocalTier:
             everyone: set[Key] = set().union(*(found.get(step, set()) for found in held))
             complete = all(_needed(wanted, process) <= everyone for process in range(jax.process_count()))
             state = self._read(step, wanted, shapes, places.get(step, {}), held) if complete else None
-            if processes.all_processes(state is not None):
-                texts = processes.share_texts(f"local/manifest/{self._count}/{step}", json.dumps(manifests.get(step)))
+            if exchange.all_processes(state is not None):
+                texts = exchange.share_texts(f"local/manifest/{self._count}/{step}", json.dumps(manifests.get(step)))
                 manifest = next(found for text in texts if (found := json.loads(text)) is not None)
                 assert state is not None
                 self.step = step
@@ -212,7 +212,7 @@ class LocalTier:
     def close(self, saved: bool) -> None:
         """Stop; if all is `saved` in the run directory, remove what is here. All processes must call this."""
         self.finish()
-        processes.all_processes(True)  # no neighbor is still sending
+        exchange.all_processes(True)  # no neighbor is still sending
         self._thread.shutdown()
         self._server.close()
         if saved:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lm_research.common import interrupts
 from lm_research.data.sampler import BatchBuilder
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 from lm_research.run.budget import StepBudget
 from lm_research.run.callbacks import Callback, StepCall, every
 from lm_research.run.evaluator import Evaluator
@@ -116,7 +116,7 @@ class Loop:
         minutes = self.run.config.checkpoint.every_minutes
         if not minutes or (jax.process_count() > 1 and not every(self.run.config.logging.every_steps, step)):
             return False
-        return processes.broadcast_flag(time.monotonic() - since > 60 * minutes)
+        return exchange.broadcast_flag(time.monotonic() - since > 60 * minutes)
 
     def _save(self, step: int, scores: dict[str, float] | None) -> None:
         self._check_finite()

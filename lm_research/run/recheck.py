@@ -37,7 +37,7 @@ from lm_research.errors import CheckpointError, ConfigError, DeviceFault
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.digest import digest_words
 from lm_research.objectives.base import Batch, Objective
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.parallel.batches import to_host
 from lm_research.parallel.mesh import AXES
 from lm_research.parallel.rules import RULES, as_batch_shard
@@ -120,7 +120,7 @@ class Recheck(Callback):
     def _rehearse(self, call: StepCall) -> None:
         if self._compares_devices is None:
             fits = _fits(call.state["params"], self._mesh.local_devices[0])
-            self._compares_devices = self._mesh.size > 1 and processes.broadcast_flag(fits)
+            self._compares_devices = self._mesh.size > 1 and exchange.broadcast_flag(fits)
             self._log(f"train.check_every={self._every}: {self._form()}")
         if self._compares_devices:
             self._compare_devices(call)

@@ -12,8 +12,8 @@ local_checkpoints.json  the run's id in checkpoint.local_directory
 trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/; damaged files are kept in checkpoints/damaged/ and *.damaged
 
-In a bucket, checkpoints/ and data/ are written there, and the other files in a local folder that is copied to it (common/bucket_copies.py);
-lease.py is its lock.
+In a bucket, checkpoints/ and data/ are written there, and the other files in a local folder that is copied to it (common/bucket_copies.py), as are
+checkpoints at s3:// (checkpoint_copy.py); lease.py is its lock.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from lm_research.common.documents import Object, read_json
 from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, is_remote, kind
 from lm_research.config.run_files import read_whole_config
 from lm_research.errors import CheckpointError, DataError, UserError
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run.lease import Lease
 
-# Changing these keys between restarts changes how a run is watched or saved, not what it computes.
+# Changing these keys between restarts changes how a run is watched, saved or limited, not what it computes.
 FREE_KEYS = (
     "logging.",
     "checkpoint.",
@@ -62,6 +62,8 @@ FREE_KEYS = (
     "xla.",
     "train.stop_after",
     "train.check_every",
+    "train.max_epochs",
+    "data.max_words",
     "plugins",
 )
 # Changing these keys changes where a run ends; see extension.py.
@@ -146,21 +148,27 @@ def check_shared(workdir: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
+    if not buckets.takes_arrays(workdir):
+        raise CheckpointError(
+            f"--workdir={workdir} takes runs of one process only, and this one has {jax.process_count()}: at s3:// each checkpoint is copied from "
+            "the machine that wrote it, and each process has only its own part. Give a directory on storage that all hosts mount (s3fs, NFS), or "
+            "gs://BUCKET/RUN."
+        )
     number, key = jax.process_index(), f"shared/{next(_checks)}"
-    name = processes.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
+    name = exchange.share_texts(f"{key}/name", f".shared-{uuid.uuid4().hex}" if number == 0 else "")[0]
     seen = f"{workdir} on {socket.gethostname()}"
     if number == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / name).write_bytes(b"")
-        processes.share_texts(f"{key}/written", "")
+        exchange.share_texts(f"{key}/written", "")
         seen = ""
     else:
-        processes.share_texts(f"{key}/written", "")
+        exchange.share_texts(f"{key}/written", "")
         deadline = time.monotonic() + _SHARED_SECONDS
         while seen and time.monotonic() < deadline:
             seen = "" if (workdir / name).exists() else seen
             time.sleep(0.1 if seen else 0)
-    others = {one: text for one, text in enumerate(processes.share_texts(f"{key}/seen", seen)) if text}
+    others = {one: text for one, text in enumerate(exchange.share_texts(f"{key}/seen", seen)) if text}
     if number == 0:
         (workdir / name).unlink(missing_ok=True)
     if others:

@@ -24,7 +24,7 @@ from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.models.quantization import check_quantization
 from lm_research.objectives.balanced import balanced
 from lm_research.objectives.base import Objective, Trainable
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.compiler_options import compiler_options
 from lm_research.parallel.hardware import current_chip
@@ -113,7 +113,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     use_compile_cache(log, is_main)
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
 
-    with processes.process_0_first("corpus"):
+    with exchange.process_0_first("corpus"):
         corpus = tasks.trainable_class(config).open_corpus(config, workdir, log)
     verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
     vocab_size = pick_vocab_size(config, corpus)
@@ -128,7 +128,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
-    check_epochs(config, examples.num_examples)
+    check_epochs(config, examples)
     parts = (log, is_main, corpus, verification, init, definition, trainable, examples)
     run = RunSetup(config, workdir, copy, mesh, *parts)
     log(describe(run))

@@ -28,7 +28,7 @@ from lm_research.common.disk import write_atomically
 from lm_research.common.documents import Object, check_fields, read_json
 from lm_research.config import Config
 from lm_research.errors import CheckpointError, ConfigError
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run.budget import NO_END, StepBudget, check_warmup
 from lm_research.run.goodput import RunHistory, TimeAccount
 from lm_research.training.state import State
@@ -70,9 +70,9 @@ class TimeBudget(StepBudget):
         self.last = NO_END
         self._earlier = stored.get("earlier", [])
         is_new = bool(self._plans) and stored.get("budget") not in (None, config.train.budget)
-        if processes.broadcast_flag(is_new):  # plan as if the budget had been this one from the first step
+        if exchange.broadcast_flag(is_new):  # plan as if the budget had been this one from the first step
             self._earlier = [*self._earlier, {name: stored.get(name) for name in ("budget", "plans")}]
-            more = processes.broadcast_numbers([self._steps_left(start)])[0]
+            more = exchange.broadcast_numbers([self._steps_left(start)])[0]
             self._plans = []
             check_warmup(config, max(1, start + more))
             self._plan(0, max(1, start, start + more))
@@ -82,7 +82,7 @@ class TimeBudget(StepBudget):
             log(
                 f"budget: {config.train.budget}, {self._seconds_left():,.0f} s of it left for steps {start} to {self.end}"
             )
-            if start < self.end and not processes.broadcast_flag(self._seconds_left() > 0):
+            if start < self.end and not exchange.broadcast_flag(self._seconds_left() > 0):
                 self._plan(start, start + 1)
         else:  # until the calibration, use a schedule without an end
             if start:
@@ -109,7 +109,7 @@ class TimeBudget(StepBudget):
         jax.block_until_ready(take())
         with self._account.paused("start"):
             one = _seconds(take, 1)
-            count = processes.broadcast_numbers([int(np.clip(_CALIBRATION * self._budget / one, 2, 30))])[0]
+            count = exchange.broadcast_numbers([int(np.clip(_CALIBRATION * self._budget / one, 2, 30))])[0]
             step = _seconds(take, count)
         # Assume that a forward pass is a third of a step; real evaluations are measured later.
         evaluation, checkpoint = eval_batches * step / 3, 1 + min(1.0, step)
@@ -118,7 +118,7 @@ class TimeBudget(StepBudget):
         self._recent = np.array([count * step, count])
         start = self._step
         self._start_measuring(start)
-        more = processes.broadcast_numbers([self._steps_left(start)])[0]
+        more = exchange.broadcast_numbers([self._steps_left(start)])[0]
         if more < 1:
             raise ConfigError(
                 f"train.budget={self._config.train.budget} is used up before the first step: {self._spent():.0f} s for reading the "
@@ -139,7 +139,7 @@ class TimeBudget(StepBudget):
         # The tolerance is larger early on, when fluctuations have time to even out.
         tolerance = max(1.0, _TOLERANCE * self._budget, _REMAINING_TOLERANCE * self._seconds_left())
         off = abs(end - self.end) * self._costs["step"] > tolerance
-        end = processes.broadcast_numbers([end if off else self.end])[0]
+        end = exchange.broadcast_numbers([end if off else self.end])[0]
         if end == self.end:
             return False
         self._plan(step, end)
@@ -248,8 +248,8 @@ def schedule_position(plans: Iterable[tuple[int, int]]) -> np.ndarray:
 def _of_process_0(plans: Sequence[_Plan]) -> list[tuple[int, int]]:
     """Broadcast (step, end) of process 0's plans to all processes."""
     numbers = [number for plan in plans for number in (plan["step"], plan["end"])]
-    count = 2 * processes.broadcast_numbers([len(plans)])[0]
-    shared = processes.broadcast_numbers(numbers if len(numbers) == count else [0] * count)
+    count = 2 * exchange.broadcast_numbers([len(plans)])[0]
+    shared = exchange.broadcast_numbers(numbers if len(numbers) == count else [0] * count)
     return list(zip(shared[::2], shared[1::2], strict=True))
 
 

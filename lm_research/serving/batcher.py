@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, as_list, make_rules
+from lm_research.decoding.generation_config import GenerationConfig, as_list
 from lm_research.decoding.generation_request import encode, engine_of, resolve_options
+from lm_research.decoding.generation_settings import LengthLimits, make_rules
 from lm_research.decoding.prompts import row_digests
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError

@@ -151,7 +151,7 @@ class Slots:
           engine: the model.
           count: requested number of rows.
           length: tokens of a row.
-          rules: rules of all rows, from generation_config.make_rules, and `ends_E`, the end tokens.
+          rules: rules of all rows, from generation_settings.make_rules, and `ends_E`, the end tokens.
         """
         arch, count = engine.definition.arch, round_up(count, engine.rows_multiple)
         self.engine, self.count, self.length, self.rules, self.vocab_size = (

@@ -37,7 +37,7 @@ from lm_research.tasks.base import (
     flatten_slots,
 )
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
-from lm_research.tasks.labels import label_key, label_names, label_numbers
+from lm_research.tasks.labels import NOT_TRAINED, label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import PaddedExamples
 from lm_research.tokenizers.base import Tokenizer
@@ -183,9 +183,7 @@ class ClassificationReader(Reader):
         labels = self._labels(record)
         for name in labels:
             if name not in numbers:
-                raise DataError(
-                    f"{record.where} has the label {name!r}, which no training record has. {suggest(name, numbers)}"
-                )
+                raise DataError(f"{record.where} has the label {name!r}, {NOT_TRAINED}. {suggest(name, numbers)}")
         if self.task.problem_type == "single_label":
             return numbers[labels[0]]
         return [int(name in labels) for name in numbers]

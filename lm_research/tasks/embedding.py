@@ -25,11 +25,13 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research import metrics
+from lm_research.common.paths import as_path
 from lm_research.config import Config, TaskConfig, key
 from lm_research.data.store import TokenStore
 from lm_research.decoding.embed import similarity_pairwise
 from lm_research.errors import ConfigError, DataError, UserError
-from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop import sentence_transformers
+from lm_research.interop.model_directories import inspect
 from lm_research.models import text_embedding
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
@@ -55,10 +57,7 @@ def init_embedding(path: str | None) -> text_embedding.EmbeddingConfig:
     """
     if not path:
         return text_embedding.EmbeddingConfig()
-    directory = pathlib.Path(path)
-    is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
-    files = (native_checkpoint if is_ours else huggingface).inspect(directory).files
-    settings = sentence_transformers.load(files) or text_embedding.EmbeddingConfig()
+    settings = sentence_transformers.load(inspect(as_path(path)).files) or text_embedding.EmbeddingConfig()
     if settings.further or settings.dense:
         raise ConfigError(
             f"{path} has a {(*settings.further, 'Dense')[0]} module after the pooling (modules.json), which this task can neither train "

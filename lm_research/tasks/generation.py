@@ -12,7 +12,6 @@ import abc
 import ast
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,13 +20,15 @@ import numpy as np
 from typing_extensions import override
 
 from lm_research import metrics
+from lm_research.common.paths import as_path
 from lm_research.config import Config, TaskConfig, key, resolve
 from lm_research.config.run_files import read_config
 from lm_research.decoding.generation_config import FILE, load_defaults, make_options, with_decoder_keys
 from lm_research.decoding.jit_generate import ARGUMENTS, decode
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
-from lm_research.interop import huggingface, native_checkpoint
+from lm_research.interop import native_checkpoint
+from lm_research.interop.model_directories import inspect
 from lm_research.metrics.texts import is_equal
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import family_of
@@ -257,9 +258,8 @@ def read_init_settings(path: str | None) -> dict[str, Any]:
     """
     if not path:
         return {}
-    directory = pathlib.Path(path)
-    is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
-    found = (native_checkpoint if is_ours else huggingface).inspect(directory)
+    directory = as_path(path)
+    found = inspect(directory)
     settings = {**with_decoder_keys(found.config), **load_defaults(found.files), "family": found.family}
     start = family_of(found.family).start_token
     if settings.get("decoder_start_token_id") is None and start != Family.start_token:

@@ -15,6 +15,8 @@ from typing import Any
 
 from lm_research.errors import DataError
 
+# What is wrong with the label of a held-out record.
+NOT_TRAINED = "which no training record has (if it is right, list all labels in --config.task.labels, and the record counts as wrong)"
 _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _NONE = ("", "nan", "null")
 

@@ -29,7 +29,7 @@ from lm_research.metrics.tags import mark_entities
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelsConfig, LabelTask, WindowsConfig
 from lm_research.tasks.dataset import IGNORED, Reader, Row
-from lm_research.tasks.labels import label_key, label_numbers
+from lm_research.tasks.labels import NOT_TRAINED, label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
 from lm_research.tasks.rows import WindowExamples
 from lm_research.tokenizers.base import Tokenizer
@@ -127,9 +127,7 @@ class TaggingReader(Reader):
             words, tags = self._pair(record)
             for tag in tags:
                 if tag not in numbers:
-                    raise DataError(
-                        f"{record.where} has the tag {tag!r}, which no training record has. {suggest(tag, numbers)}"
-                    )
+                    raise DataError(f"{record.where} has the tag {tag!r}, {NOT_TRAINED}. {suggest(tag, numbers)}")
             # A word that is longer than a row is cut to its beginning.
             pieces = [word[:longest] or [blank] for word in tokenizer.encode_words(words)]
             spans = [WordWindow(0, len(words), 0, len(words))]

@@ -76,7 +76,9 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         )
         folders = [file.parents[1] for file in checkpointed]
         steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
-        if is_folder and not holds_tokenizer(path) and holds_tokenizer(path / "files"):  # a checkpoint
+        if (
+            is_folder and not holds_tokenizer(path) and holds_tokenizer(path / "files")
+        ):  # a checkpoint; see also `_local`
             steps = {0: path}
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown ~user, or has a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -103,7 +105,8 @@ def _local(path: pathlib.Path) -> pathlib.Path:
     if not is_remote(path):
         return path
     newest = newest_step(path / "checkpoints")
-    return fetched(path if newest is None else path / "checkpoints" / str(newest) / "files", without=_WEIGHTS)
+    checkpoint = path if newest is None else path / "checkpoints" / str(newest)
+    return fetched(checkpoint / "files" if (checkpoint / "files").is_dir() else path, without=_WEIGHTS)
 
 
 def holds_tokenizer(path: pathlib.Path) -> bool:

@@ -83,6 +83,20 @@ def test_a_source_without_repeats_gives_no_warning() -> None:
     ]
 
 
+def test_holding_out_one_of_a_few_long_documents_is_a_warning() -> None:
+    """Of files without blank lines each is one document, of which one is held out at least."""
+    lines: list[str] = []
+    few = spool("few", "abcdef")
+    few.stats().characters_D[:] = 2_000_000
+    assign_splits([few], None, config(0.01), lines.append)
+    assert lines[0].startswith("Warning: few: 17% of the text is held out, instead of data.validation_fraction=0.01")
+    assert "there are 6." in lines[0] and len(lines) == 2
+    assign_splits([few], None, config(0.1), lines.append)
+    few.stats().characters_D[:] = 1_000_000
+    assign_splits([few], None, config(0.01), lines.append)
+    assert len(lines) == 4
+
+
 def test_a_validation_source() -> None:
     """It comes last, all of it is held out, and its documents are removed from the others."""
     lines: list[str] = []

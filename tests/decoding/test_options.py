@@ -13,14 +13,12 @@ from lm_research.decoding import generation_config
 from lm_research.decoding.generation_config import (
     FILE,
     GenerationConfig,
-    LengthLimits,
     check_types,
     load_defaults,
-    make_filters,
     make_options,
-    make_rules,
     save_defaults,
 )
+from lm_research.decoding.generation_settings import LengthLimits, make_filters, make_rules
 from lm_research.decoding.logits_processors import NO_TOKEN
 from lm_research.errors import PretrainedError, UserError
 

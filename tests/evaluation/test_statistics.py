@@ -94,6 +94,12 @@ def test_equal_samples_for_all_models() -> None:
     assert (values[0] == values[1]).all() and np.ptp(values[0]) > 0
 
 
+class OfGroups(scorers.GroupedLabelScorer):
+    """One metric of examples beside those of groups: the others take most of the time."""
+
+    names = ("accuracy",)
+
+
 def together(
     logits: list[list[float]], labels: list[int], groups: list[str], credits: list[float]
 ) -> scorers.GroupedLabelScorer:
@@ -101,7 +107,7 @@ def together(
         {"logits": one, "label": str(label), "together": group, "credit": credit}
         for one, label, group, credit in zip(logits, labels, groups, credits, strict=True)
     ]
-    return scorers.GroupedLabelScorer(rows, ("0", "1"))
+    return OfGroups(rows, ("0", "1"))
 
 
 def test_records_of_a_group_are_drawn_together() -> None:

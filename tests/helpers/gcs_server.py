@@ -198,6 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
         for verb in ("/rewriteTo/b/", "/copyTo/b/"):
             if verb in rest:
                 return self._copy(bucket, rest, verb)
+        if "/moveTo/o/" in rest:
+            source, _, target = rest.partition("/moveTo/o/")
+            answer = self._copy(bucket, f"{source}/copyTo/b/{bucket}/o/{target}", "/copyTo/b/")
+            cloud.objects.pop((bucket, urllib.parse.unquote(source)), None)
+            return answer
         return self._object(method, bucket, urllib.parse.unquote(rest), options, headers)
 
     def _object(

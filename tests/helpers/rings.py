@@ -1,4 +1,4 @@
-"""Run by test_ring.py in a process with eight simulated devices.
+"""Run by test_ring.py in a process with eight simulated devices; its arguments are names of cases.
 
 It prints, for each case, how far ring attention (or flash, where no devices share a row's positions) is from whole attention: the largest difference of outputs, and of gradients relative to the largest.
 """
@@ -6,6 +6,7 @@ It prints, for each case, how far ring attention (or flash, where no devices sha
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import jax
@@ -130,6 +131,9 @@ def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) 
     ]
 
 
+def find(name: str) -> list[float]:
+    return compare(*CASES[name]) if name in CASES else compare_models(*PATTERNS[name])
+
+
 if __name__ == "__main__":
-    found = {name: compare(*case) for name, case in CASES.items()}
-    print(json.dumps(found | {name: compare_models(*pattern) for name, pattern in PATTERNS.items()}))
+    print(json.dumps({name: find(name) for name in sys.argv[1:]}))

@@ -26,7 +26,7 @@ import lm_research
 from helpers import golden_models
 from lm_research.decoding.generation_config import make_options
 from lm_research.errors import PretrainedError, UserError
-from lm_research.pretrained import inspect
+from lm_research.interop.model_directories import inspect
 from lm_research.run.init_checkpoint import InitCheckpoint
 
 # As written in JSON.

@@ -21,9 +21,10 @@ from helpers import golden_models
 from lm_research.decoding.generation_config import load_defaults
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop import flax_file, huggingface, peft, sentence_transformers
+from lm_research.interop.model_directories import inspect
 from lm_research.models.architecture import Architecture
 from lm_research.models.limits import invalid_reason, num_parameters
-from lm_research.pretrained import LanguageModel, inspect
+from lm_research.pretrained import LanguageModel
 
 
 def written(directory: pathlib.Path, golden: str, changes: dict[str, str]) -> pathlib.Path:

@@ -10,9 +10,9 @@ import pytest
 
 from helpers import golden_models
 from lm_research.interop import huggingface
+from lm_research.interop.model_directories import inspect
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import FAMILIES
-from lm_research.pretrained import inspect
 
 
 def config_of(golden: str) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.attention.mask import attention_bias, chunk_segments
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
-from lm_research.models.feed_forward import Experts, load_balancing, router_load
+from lm_research.models.feed_forward import Experts
 from lm_research.models.heads import HeadSpec
+from lm_research.models.load_balancing import load_balancing, router_load
 from lm_research.models.positions import alibi_slopes
 from lm_research.trees import flatten, unflatten
 

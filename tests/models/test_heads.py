@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from helpers import tiny
+from lm_research.models.activations import ACTIVATIONS
 from lm_research.models.definition import define
 from lm_research.models.heads import HeadSpec, Pooler, Projection
-from lm_research.models.layers import ACTIVATIONS
 
 
 def test_projection_gives_float32_logits() -> None:

@@ -18,15 +18,14 @@ from flax import nnx
 
 from helpers import tiny
 from lm_research.models import layers
+from lm_research.models.activations import activation, capped
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layers import (
     FEW_ROWS,
     Dense,
     LayerNorm,
     RMSNorm,
-    activation,
     broadcast_rows,
-    capped,
     dropout,
     few_rows,
     make_param,

@@ -1,7 +1,7 @@
 """Run by test_eight_devices.py in a process with eight simulated devices; prints its results as JSON.
 
-Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A family with
-"+muon" has that optimizer, one with "+lora" adapters. A mesh is a preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is
+Arguments: a folder to work in, how many steps, what to train on which meshes as JSON, {family: [mesh, ...]}, and in the same form
+what to place on them without training. A family with "+muon" has that optimizer, one with "+lora" adapters. A mesh is a preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is
 a single device. With "tpu" layers compute as they do there.
 """
 
@@ -74,6 +74,22 @@ def shard_shapes(tree: Any) -> dict[str, list[list[int]]]:
     return found
 
 
+def parts_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of the shards of parameters and moments."""
+    parts = {"params": state["params"], "mu": state["optimizer"]["mu"], "nu": state["optimizer"]["nu"]}
+    return {name: shard_shapes(tree) for name, tree in parts.items()}
+
+
+def place(family: str, name: str) -> dict[str, Any]:
+    """The shards of a state before the first step."""
+    config = config_of(family, name)
+    definition, optimizer = adapt(define(config, few.VOCAB), config.lora), make_optimizer(config.optimizer)
+    objective = build_objective(config, few.Words(sentinels=8), definition.arch)
+    shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
+    shardings = state_shardings(mesh_of(config.mesh), definition, shapes, config.mesh)
+    return parts_of(jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), shardings))
+
+
 def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, Any]:
     """Some real training steps on a mesh, from parameters that do not depend on it."""
     config = config_of(family, name, steps)
@@ -99,13 +115,8 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
             state = step(state, to_global(mesh, feed(number), leading=1))
             metrics.append(window_means(objective, jax.device_get(state["window"])))
             state["window"] = jax.device_put(empty, shardings["window"])
-    parts = {"params": state["params"], "mu": state["optimizer"]["mu"], "nu": state["optimizer"]["nu"]}
     flat = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state["params"])])
-    return {
-        "metrics": metrics,
-        "params": flat.tolist(),
-        "shards": {name: shard_shapes(tree) for name, tree in parts.items()},
-    }
+    return {"metrics": metrics, "params": flat.tolist(), "shards": parts_of(state)}
 
 
 def initial_difference() -> float:
@@ -186,7 +197,7 @@ def quantized_differences() -> list[float]:
     return [float(np.abs(np.asarray(a) - b).max() / np.abs(b).max()) for a, b in zip(found, alone, strict=True)]
 
 
-def main(folder: str, steps: str, plan: str) -> None:
+def main(folder: str, steps: str, plan: str, placed: str) -> None:
     assert jax.device_count() == 8
     # On one device the loss is computed in slices, on several at once: both must agree.
     cross_entropy.SLICE_ROWS = 8
@@ -197,6 +208,9 @@ def main(folder: str, steps: str, plan: str) -> None:
         found["quantized"] = quantized_differences()
     for family, meshes in json.loads(plan).items():
         found[family] = {mesh: train(family, mesh, store, int(steps)) for mesh in meshes}
+    found["placed"] = {
+        family: {mesh: place(family, mesh) for mesh in meshes} for family, meshes in json.loads(placed).items()
+    }
     print(json.dumps(found))
 
 

@@ -12,15 +12,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A run without a model, whose process 1 compiles for longer than a save may wait, and does not come to the second save.
 RUN = """
 import pathlib, sys, time
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 with processes.joined(pathlib.Path(sys.argv[1])):
     number = processes.jax.process_index()
     time.sleep(4 * number)
-    processes.wait_for_all("step compiled")
-    processes.meet("save checkpoint 10", "save/1", lambda: "")
+    exchange.wait_for_all("step compiled")
+    exchange.meet("save checkpoint 10", "save/1", lambda: "")
     print("met\\n", end="", flush=True)  # in one write: both processes share a pipe
     time.sleep(600 * number)
-    processes.meet("save checkpoint 20", "save/2", lambda: "Checkpoint 10 is complete.")
+    exchange.meet("save checkpoint 20", "save/2", lambda: "Checkpoint 10 is complete.")
 """
 
 

@@ -17,12 +17,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A run without a model: repeated collectives, as in steps and evaluations.
 RUN = """
 import pathlib, sys
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 with processes.joined(pathlib.Path(sys.argv[1])):
-    processes.all_processes(True)
+    exchange.all_processes(True)
     print("together", flush=True)
     while True:
-        processes.all_processes(True)
+        exchange.all_processes(True)
 """
 
 

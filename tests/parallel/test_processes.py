@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from lm_research import cli
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 from lm_research.parallel.rendezvous import PodError, join_rendezvous
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,9 +35,9 @@ def test_a_single_process() -> None:
     assert processes.find_process() is None
     with processes.joined(pathlib.Path("never_made")) as is_main:
         assert is_main
-    assert processes.broadcast_flag(True) and not processes.broadcast_flag(False)
+    assert exchange.broadcast_flag(True) and not exchange.broadcast_flag(False)
     assert processes.should_stop(3, True) and not processes.should_stop(3, False)
-    with processes.process_0_first("nothing"):
+    with exchange.process_0_first("nothing"):
         pass
 
 

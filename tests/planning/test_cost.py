@@ -92,6 +92,16 @@ COMPUTATIONS = """\
 }
 """
 
+COMPUTATIONS += """
+%scatter (p0: f32[12,16,512,768], p1: s32[], p2: bf16[1,16,512,768]) -> f32[12,16,512,768] {
+  %p0 = f32[12,16,512,768]{3,2,1,0:T(8,128)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %p2 = bf16[1,16,512,768]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %wide = f32[1,16,512,768]{3,2,1,0:T(8,128)} convert(%p2)
+  ROOT %out = f32[12,16,512,768]{3,2,1,0:T(8,128)} scatter(%p0, %p1, %wide), update_window_dims={1,2,3}, to_apply=%add
+}
+"""
+
 
 @pytest.mark.parametrize(
     ("instruction", "expected"),
@@ -111,6 +121,12 @@ COMPUTATIONS = """\
             8192 * 768 * 2 + STACK / 12 + 4,  # and the index
         ),
         ("f32[1,16,512,768]{3,2,1,0:T(8,128)} fusion(%stack, %i), kind=kLoop, calls=%read", 2 * STACK / 12 + 4),
+        # Updates of one layer's size are read in bfloat16; its rows are read and written in float32.
+        (
+            "f32[12,16,512,768]{3,2,1,0:T(8,128)} fusion(%stack, %i, %a), kind=kCustom, calls=%scatter",
+            8192 * 768 * 2 + 2 * STACK / 12 + 4,
+        ),
+        ("f32[12,16,512,768]{3,2,1,0:T(8,128)} scatter(%stack, %i, %a), to_apply=%add", 3 * 8192 * 768 * 2),
         (
             "(bf16[8192,768]{1,0:T(8,128)(2,1)S(1)}, bf16[8192,768]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%a)",
             8192 * 768 * 2,

@@ -1,6 +1,6 @@
 """Run by test_recheck.py in a process with eight simulated devices, some of which are made to flip a bit; prints the results as JSON.
 
-For each mesh: healthy devices; device 3 always wrong in the gradient of its rows; device 5 wrong only in its first one; device 6 wrong in one
+Arguments: a folder to work in, and the mesh. Healthy devices; device 3 always wrong in the gradient of its rows; device 5 wrong only in its first one; device 6 wrong in one
 of both updates.
 """
 
@@ -71,17 +71,14 @@ def first(call: int) -> bool:
     return call == 0
 
 
-def main(folder: str) -> None:
+def main(folder: str, mesh: str) -> None:
     store = tiny.store(pathlib.Path(folder), tiny.documents(seed=0, count=40))
     model = dict(
         num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, dropout_rate=0.1, attention_dropout_rate=0.1
     )
-    found = {}
-    for name, sizes in MESHES.items():
-        train = dict(batch_size=16, accumulation_steps=2, num_steps=2, check_every=2)
-        config = few.setting("masked_lm", "bert", model=model, train=train, mesh=sizes)
-        found[name] = scenarios(config, store, pathlib.Path(folder) / name)
-    print(json.dumps(found))
+    train = dict(batch_size=16, accumulation_steps=2, num_steps=2, check_every=2)
+    config = few.setting("masked_lm", "bert", model=model, train=train, mesh=MESHES[mesh])
+    print(json.dumps(scenarios(config, store, pathlib.Path(folder) / "run")))
 
 
 def scenarios(config: config_lib.Config, store: Any, folder: pathlib.Path) -> dict[str, Any]:
@@ -135,4 +132,4 @@ def print_nothing(text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm_research.config import CheckpointConfig, MeshConfig
-from lm_research.parallel import processes
+from lm_research.parallel import exchange, processes
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import local_shards
 from lm_research.run.checkpoint import Checkpoints
@@ -80,7 +80,7 @@ def main(action: str, workdir: pathlib.Path, local: pathlib.Path, kind: str, *ki
                 jax.tree.map(lambda x: x.delete(), state)  # as the next step does
             store._local.finish()
             print("saved", flush=True)
-            processes.wait_for_all("saved")
+            exchange.wait_for_all("saved")
             os._exit(0)  # as if both had lost their machines: close() would wait, and remove the files if all is saved
 
 

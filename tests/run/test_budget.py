@@ -17,12 +17,24 @@ import pytest
 from helpers.train_helpers import Lab, checkpoints, metrics, same, summary
 from lm_research import config as config_lib
 from lm_research.config import Budget, Config, resolve
+from lm_research.data.mixture import Mixture, Stage
+from lm_research.data.sampler import Examples
 from lm_research.errors import ConfigError
 from lm_research.run import goodput, time_budget
 from lm_research.run.budget import StepBudget, check_epochs, resolve_budget, resolve_steps
 from lm_research.run.goodput import RunHistory, TimeAccount
 from lm_research.run.time_budget import TimeBudget, schedule_position
 from lm_research.training.schedules import make_schedule
+
+
+class Numbered(Examples):
+    """Examples of which only the number matters."""
+
+    def __init__(self, num_examples: int) -> None:
+        self.num_examples = num_examples
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        raise NotImplementedError
 
 
 def config_of(text: str, **sections: Any) -> Config:
@@ -58,13 +70,29 @@ def test_an_invalid_amount_is_refused_with_examples(text: str) -> None:
 def test_more_passes_than_the_limit_are_refused() -> None:
     """26 steps of 4 are the last ones that begin within one pass over 101 examples; a budget of time says nothing about passes."""
     limited = resolve({"train": {"num_steps": 26, "batch_size": 4, "max_epochs": 1.0}})
-    check_epochs(limited, 101)
+    check_epochs(limited, Numbered(101))
     with pytest.raises(ConfigError, match="26 steps of 4 .* 100 training examples 1.04 times, .* allows 25 steps"):
-        check_epochs(limited, 100)
-    check_epochs(config_lib.replace(limited, train={"max_epochs": 1.04}), 100)
-    check_epochs(config_lib.replace(limited, train={"max_epochs": None}), 1)
+        check_epochs(limited, Numbered(100))
+    check_epochs(config_lib.replace(limited, train={"max_epochs": 1.04}), Numbered(100))
+    check_epochs(config_lib.replace(limited, train={"max_epochs": None}), Numbered(1))
     with pytest.raises(ConfigError, match="2h is a time"):
-        check_epochs(config_of("2h", train={"budget": "2h", "max_epochs": 1.0}), 100)
+        check_epochs(config_of("2h", train={"budget": "2h", "max_epochs": 1.0}), Numbered(100))
+
+
+def test_no_source_of_a_mixture_is_read_more_often_than_the_limit() -> None:
+    """25 steps of 40 read 1,000 examples once in all, but half of them are those of a source of 100, five times."""
+    config = resolve({"train": {"num_steps": 25, "batch_size": 40, "max_epochs": 2.0}})
+    sources = {"small": Numbered(100), "large": Numbered(900)}
+    check_epochs(config, Mixture(sources, [Stage(0, (0.1, 0.9))], 40))
+    halves = Mixture(sources, [Stage(0, (0.5, 0.5))], 40)
+    with pytest.raises(ConfigError, match="25 steps read the source small .* 4.8 times, but train.max_epochs=2"):
+        check_epochs(config, halves)
+    check_epochs(config_lib.replace(config, train={"max_epochs": 5.0}), halves)
+    late = Mixture(sources, [Stage(0, (0.1, 0.9)), Stage(20, (0.9, 0.1))], 40)  # 80 rows, then 144 in 4 steps
+    with pytest.raises(ConfigError, match="small .* 2.24 times"):
+        check_epochs(config, late)
+    proportional = Mixture(sources, [Stage(0, (0.1008, 0.8992))], 40)  # 10.08 passes over one source
+    check_epochs(config_lib.replace(config, train={"num_steps": 250, "max_epochs": 10.0}), proportional)
 
 
 def test_epochs_together_with_a_budget_are_refused() -> None:

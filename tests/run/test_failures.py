@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm_research.errors import DataError, NonFiniteLoss
-from lm_research.parallel import processes
+from lm_research.parallel import exchange
 from lm_research.run import failures
 
 
@@ -66,7 +66,7 @@ def test_damaged_text(
     own: str | None, others: bool, pending: bool, calls: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints are trusted once all text is verified in all processes."""
-    monkeypatch.setattr(processes, "all_processes", lambda well: well and others)
+    monkeypatch.setattr(exchange, "all_processes", lambda well: well and others)
     checkpoints = Checkpoints()
     verification = types.SimpleNamespace(damage=own and DataError(own), pending=pending)
     if message is None:

@@ -70,28 +70,28 @@ def test_a_parked_state_outlives_the_step() -> None:
     assert np.array_equal(kept["a"], np.arange(6.0).reshape(2, 3))
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The results on eight devices, by mesh and fault."""
-    command = [sys.executable, str(HERE / "faulty_devices.py"), str(tmp_path_factory.mktemp("faulty"))]
+@pytest.fixture(
+    scope="module", params=["all", pytest.param("dp", marks=pytest.mark.slow)]
+)  # devices with parts of parameters, and with whole ones
+def eight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results on eight devices, by fault."""
+    command = [sys.executable, str(HERE / "faulty_devices.py"), str(tmp_path_factory.mktemp("faulty")), request.param]
     done = subprocess.run(command, env=eight_devices(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("mesh", ["dp", "all"])
-def test_healthy_devices_pass_and_change_nothing(eight: dict, mesh: str) -> None:
+def test_healthy_devices_pass_and_change_nothing(eight: dict) -> None:
     """Dropout is on: it must not depend on which device has the rows."""
-    assert eight[mesh]["healthy"] == {"equal": True, "passed": 2}
+    assert eight["healthy"] == {"equal": True, "passed": 2}
 
 
-@pytest.mark.parametrize("mesh", ["dp", "all"])
 @pytest.mark.parametrize(
     ("fault", "device", "how"),
     [("always", 3, "on different devices"), ("once", 5, "on different devices"), ("update", 6, "twice")],
 )
-def test_a_faulty_device_is_named(eight: dict, mesh: str, fault: str, device: int, how: str) -> None:
-    said = eight[mesh][fault]
+def test_a_faulty_device_is_named(eight: dict, fault: str, device: int, how: str) -> None:
+    said = eight[fault]
     assert said["passed"] <= 1
     assert said["error"].startswith("Step 2: ") and how in said["error"]
     assert re.search(r"on devices? (.*?)\)", said["error"])[0] == f"on device {device} (cpu, process 0)"

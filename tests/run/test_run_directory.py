@@ -141,6 +141,15 @@ def test_a_run_may_switch_its_quantization(tmp_path: pathlib.Path) -> None:
     assert changed == {"train.quantization": ("none", "int8")}
 
 
+def test_a_run_may_change_the_limits_that_refuse_it(tmp_path: pathlib.Path) -> None:
+    """Their messages say to remove them; they do not change what is computed."""
+    run_directory.store_config(tmp_path, replace(CONFIG, train={"max_epochs": 1.0}, data={"max_words": 9}))
+    assert run_directory.check_config(tmp_path, CONFIG) == {
+        "data.max_words": (9, None),
+        "train.max_epochs": (1.0, None),
+    }
+
+
 def test_a_run_of_a_version_with_fewer_keys_resumes(tmp_path: pathlib.Path) -> None:
     """It ran with what are now the defaults of the new keys; any other value is refused."""
     stored = json.loads(dumps(CONFIG))

@@ -172,7 +172,7 @@ def test_a_study_of_only_failures_ends_with_an_error(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.parametrize(
     ("workdir", "words"),
-    [("", "is empty"), ("s3://bucket/study", "remote address"), ("FILE", "is a file"), ("~/study", "")],
+    [("", "is empty"), ("az://container/study", "remote address"), ("FILE", "is a file"), ("~/study", "")],
 )
 def test_a_study_is_where_its_runs_are(
     workdir: str, words: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

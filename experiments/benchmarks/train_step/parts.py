@@ -19,11 +19,12 @@ from flax import nnx
 from experiments.benchmarks.train_step import workload
 from experiments.benchmarks.train_step.ours_side import OurSide, make_config
 from experiments.benchmarks.train_step.workload import Row
+from lm_research.models.activations import activation
 from lm_research.models.attention.mask import attention_bias
 from lm_research.models.attention.module import reference_attention
 from lm_research.models.families import define_model
 from lm_research.models.heads import Projection
-from lm_research.models.layers import Dense, activation, dropout, norm
+from lm_research.models.layers import Dense, dropout, norm
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.training.optimizer import make_optimizer
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lm_research.models.activations import activation, capped
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.block_sums import BlockSums
 from lm_research.models.attention.cache import LayerCache
@@ -21,7 +22,7 @@ from lm_research.models.attention.mask import MASKED, AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.tpu import tile_heads, tpu_attend
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, Norm, activation, capped, dropout, make_param, norm, split_key
+from lm_research.models.layers import Dense, Norm, dropout, make_param, norm, split_key
 from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
 from lm_research.models.rotary import Rotation, make_rotation, rotary_frequencies, rotary_scale, rotate
 from lm_research.models.span_convolution import SpanConvolution

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from lm_research.models.activations import capped
 from lm_research.models.attention.mask import AttentionMask
-from lm_research.models.layers import capped, dropout
+from lm_research.models.layers import dropout
 from lm_research.parallel.rules import RULES, partition_spec
 
 

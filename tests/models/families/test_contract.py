@@ -122,7 +122,9 @@ def test_config_json_describes_the_model(name: str) -> None:
     assert all(path.endswith("/bias") for path in shapes.keys() - own.keys())  # which zeros mean
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", tiny.families(*LEARNS)
+)  # files of all families that have goldens are compared by their tests
 def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
     definition = define_model(tiny_config(name), 64)
     family = FAMILIES[name].stored_as(definition.arch)
@@ -136,9 +138,7 @@ def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
         assert len(set(stored)) == len(stored)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in LEARNS else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", tiny.families(*LEARNS))
 def test_it_learns_is_saved_and_read_back(name: str, tmp_path: object) -> None:
     """A step down the gradient lowers the loss of a model with other than initial weights, whose files give the same outputs."""
     definition = define_model(tiny_config(name), 64, DEFAULT_HEADS[define_model(tiny_config(name), 64).arch.kind])
