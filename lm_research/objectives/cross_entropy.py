@@ -153,9 +153,8 @@ def _forward(
         chosen: Arrays = ()
         if platform() != "tpu":
             of_table, of_hidden = weights[:, None] * hidden, weights
-            if (
-                hidden.dtype != jnp.float32
-            ):  # what the products added for the target, less what they would have without rounding
+            if hidden.dtype != jnp.float32:
+                # What the products added for the target, less what they would have without rounding.
                 rounded = at_target.astype(hidden.dtype).astype(jnp.float32)
                 of_table += rounded[:, None] * scaled - (scale * at_target)[:, None] * hidden
                 of_hidden += scale * (rounded - at_target)
