@@ -67,7 +67,7 @@ _USAGE = """\
   --config=FILE.py[:ARG]     config file, such as those in configs/, with an optional argument for its get_config
   --config=RUN               or the directory of an earlier run, or its config.json
   --config.SECTION.KEY=VALUE change one key, for example --config.train.num_steps=200
-  --workdir=DIR              output directory of the run, or gs://BUCKET/RUN or s3://BUCKET/RUN; the same command resumes it
+  --workdir=DIR              output directory of the run, also gs:// or s3://; the same command resumes it
   --coordinator=HOST:PORT    runs of several processes that cannot be detected (as they are on TPU pods, GKE and Slurm):
   --num_processes=N          address of process 0, number of processes, and number of this one, from 0. Start the
   --process_id=I             command once per process.
