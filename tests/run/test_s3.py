@@ -6,6 +6,7 @@ import json
 import pathlib
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import numpy as np
@@ -42,8 +43,12 @@ def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server = moto_server.ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    address = f"http://127.0.0.1:{port}"
+    urllib.request.urlopen(
+        urllib.request.Request(f"{address}/moto-api/reset", method="POST")
+    )  # objects of earlier ones
     settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "stand-in",
         "AWS_SECRET_ACCESS_KEY": "stand-in",
         "AWS_DEFAULT_REGION": "us-east-1",
