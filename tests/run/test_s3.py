@@ -102,7 +102,7 @@ def complete() -> list[int]:
 def test_a_run_is_stopped_by_a_signal_and_continues_on_another_machine(
     _bucket: None, lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    keys = ["--config.data.cache_dir=None"]  # so that the corpus is in the bucket too
+    keys = ["--config.data.cache_dir=none"]  # so that the corpus is in the bucket too
     first = lab.start(RUN, *keys, before=SLOW_FEED + SLOW_COPIES, **machine(tmp_path / "1"))
     kill_when(first, complete, signal.SIGTERM)
     code, output = finish(first)
