@@ -76,12 +76,13 @@ def score(name: str, seed: int, folder: pathlib.Path, bf16: bool) -> float:
     network = transformers.AutoModelForSequenceClassification.from_pretrained(
         model(), num_labels=len(names) or 1, problem_type=None if names else "regression"
     )
-    steps = math.ceil(recipe(name).epochs * len(train) / BATCH)
+    row = recipe(name)
+    steps = math.ceil(row.epochs * len(train) / BATCH)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "run"),
         max_steps=steps,
         per_device_train_batch_size=BATCH,
-        learning_rate=recipe(name).rate,
+        learning_rate=row.rate,
         lr_scheduler_type="linear",
         warmup_steps=round(0.1 * steps),
         weight_decay=0.01,

@@ -248,7 +248,7 @@ def test_fine_tuning_stands_beside_trainer(monkeypatch: pytest.MonkeyPatch, tmp_
     assert beside.theirs == pytest.approx(72.0) and beside.agrees and not scale.agrees
     assert beside.tolerance == pytest.approx(4.303 * (8.0**2 + 2.0**2) ** 0.5 / 3**0.5)
     assert one.beside_trainer([beside, scale, floor]) == [beside, scale, floor]  # of a stored measurement
-    for other in ({"epochs": 10.0}, {"settings": {"optimizer__learning_rate": 1e-4}}):  # not Trainer's
+    for other in ({"epochs": 10.0}, {"rate": 1e-4}):  # not Trainer's
         assert dataclasses.replace(one, **other).beside_trainer([beside, scale, floor]) == [scale, floor]
     assert [call[0] for call in calls] == ["seed_0", "seed_1", "seed_2"] and [call[2] for call in calls] == [0, 1, 2]
     settings = calls[0][3]

@@ -16,5 +16,6 @@ ROW = FineTuning(
     "Computed in bfloat16 where the processor has units for it.",
     task="tagging",
     epochs=10.0,
-    settings={"model__dtype": "auto", "optimizer__learning_rate": 1e-4},
+    rate=1e-4,
+    settings={"model__dtype": "auto"},
 ).row()

@@ -12,5 +12,6 @@ ROW = FineTuning(
     scores={"accuracy": Published(96.5, origin=READ)},
     source="google/uncertainty-baselines at 11dff4b, baselines/clinc_intent/README.md: BERT-base, test accuracy of the queries in scope",
     why="Another model than the published one, of a fifth of its parameters, and three passes. Queries out of scope are neither trained on nor scored.",
-    settings={"model__dtype": "auto", "optimizer__learning_rate": 1e-4},
+    rate=1e-4,
+    settings={"model__dtype": "auto"},
 ).row()

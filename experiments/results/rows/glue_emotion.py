@@ -13,5 +13,6 @@ ROW = FineTuning(
     source="huggingface.co/bhadresh-savani/distilbert-base-uncased-emotion, model card: test accuracy of DistilBERT after eight passes, verified by its hub",
     why="Another model than the published one, of a third of its parameters, and one pass instead of eight.",
     epochs=1.0,
-    settings={"model__dtype": "auto", "optimizer__learning_rate": 1e-4},
+    rate=1e-4,
+    settings={"model__dtype": "auto"},
 ).row()

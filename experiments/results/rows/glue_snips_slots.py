@@ -14,5 +14,6 @@ ROW = FineTuning(
     why="Another model than the published one, which learns intents and slots together; ours is the mean of the runs, theirs the best one.",
     task="tagging",
     epochs=5.0,
-    settings={"model__dtype": "auto", "optimizer__learning_rate": 1e-4},
+    rate=1e-4,
+    settings={"model__dtype": "auto"},
 ).row()

@@ -14,6 +14,7 @@ ROW = FineTuning(
     why="Another model than the published one, of an eighth of its parameters, which reads lower-cased text and learns universal tags alone, in two passes.",
     task="tagging",
     epochs=2.0,
-    settings={"model__dtype": "auto", "task__column": "UPOS", "optimizer__learning_rate": 1e-4},
+    rate=1e-4,
+    settings={"model__dtype": "auto", "task__column": "UPOS"},
     floor=("the most frequent tag of each form", 86.20),
 ).row()
