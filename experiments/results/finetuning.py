@@ -34,7 +34,7 @@ class FineTuning:
       scores: name in the summary (without eval_) -> published score in percent.
       source: of the published scores.
       why: why they differ.
-      task: classification, tagging or multiple_choice: the config.
+      task: classification, tagging, multiple_choice or question_answering: the config.
       epochs: passes over the training part.
       rate: the learning rate.
       settings: further keys of the config, as in `train`.

@@ -23,6 +23,7 @@ from lm_research.common import flags
 from lm_research.errors import DONE, ConfigError, suggest
 
 Records = list[dict[str, Any]]
+PIECES = "pair/babylm_finetune/en"
 
 
 def write(folder: pathlib.Path, **parts: Iterable[dict[str, Any]]) -> None:
@@ -79,10 +80,15 @@ def stanford(folder: pathlib.Path, kind: str) -> None:
     write(folder, **{part: first_words(f"stsa.{kind}.{name}") for part, name in names.items()})
 
 
+def glue_sentences(name: str) -> Records:
+    """Read one of the source's parts of GLUE's SST-2."""
+    rows = table(f"glue/SST-2/{name}.tsv.gz")
+    return [{"label": row["label"], "text": row["sentence"].strip()} for row in rows]
+
+
 def stanford_phrases(folder: pathlib.Path) -> None:
     """Write SST-2 with the phrases of its training sentences (GLUE's training part), and the test sentences of the treebank."""
-    parts = [table(f"glue/SST-2/{name}.tsv.gz") for name in ("train", "dev")]
-    train = [{"label": row["label"], "text": row["sentence"].strip()} for part in parts for row in part]
+    train = glue_sentences("train") + glue_sentences("dev")
     held, test = first_words("stsa.binary.dev"), first_words("stsa.binary.test")
     write(folder, train=train, validation=held, test=test)
 
@@ -166,10 +172,36 @@ def emotion(folder: pathlib.Path) -> None:
         write(folder, **{part: [{"label": label, "text": text} for text, _, label in rows]})
 
 
-def superglue(folder: pathlib.Path, name: str, train: str, test: str) -> None:
-    """Write a set of SuperGLUE as its archive has it; `test` is the validation part."""
+def several_emotions(folder: pathlib.Path) -> None:
+    """Write GoEmotions, whose messages have one or more of 28 labels."""
+    names = public("classify/goemotions/original/labels.txt").read_text(encoding="utf-8").split()
+    for part, name in {"train": "train", "validation": "dev", "test": "test"}.items():
+        rows = table(f"classify/goemotions/original/{name}.tsv.gz", "text labels id")
+        records = [
+            {"label": [names[int(number)] for number in row["labels"].split(",")], "text": row["text"]} for row in rows
+        ]
+        write(folder, **{part: records})
+
+
+def objects(folder: pathlib.Path, train: str, test: str) -> None:
+    """Write a set whose files have one object a line, as they are; `test` is the validation part of SuperGLUE and of the pieces of NLI."""
     for part, file in (("train", train), ("test", test)):
-        write(folder, **{part: [json.loads(line) for line in lines(f"superglue/{name}/{file}.jsonl.gz")]})
+        write(folder, **{part: [json.loads(line) for line in lines(f"{file}.jsonl.gz")]})
+
+
+def questions(folder: pathlib.Path) -> None:
+    """Write TyDiQA-GoldP's English training questions; a tenth of their contexts is `test`, because the development part has no answers."""
+    packed = public("qa/tydiqa_goldp/tydiqa.goldp.en.train.json.gz").read_bytes()
+    articles = json.loads(gzip.decompress(packed))["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    contexts = list(dict.fromkeys(paragraph["context"] for paragraph in paragraphs))
+    held = set(random.Random(0).sample(contexts, len(contexts) // 10))
+    records: dict[str, Records] = {"train": [], "test": []}
+    for paragraph in paragraphs:
+        part = records["test" if paragraph["context"] in held else "train"]
+        for one in paragraph["qas"]:
+            part.append({"context": paragraph["context"], "question": one["question"], "answers": one["answers"]})
+    write(folder, **records)
 
 
 def slots(folder: pathlib.Path, name: str) -> None:
@@ -235,8 +267,26 @@ SETS: dict[str, Callable[[pathlib.Path], None]] = {
     "ud_ewt": parts_of_speech,
     "clinc150": assistant_intents,
     "emotion": emotion,
-    "cb": functools.partial(superglue, name="CB", train="train", test="val"),
-    "copa": functools.partial(superglue, name="COPA_full", train="train-en", test="val-en"),
+    "sst2_glue": functools.partial(two_parts, part=glue_sentences, train=["train", "dev"], test=["test"]),
+    "goemotions": several_emotions,
+    "tydiqa": questions,
+    "copa": functools.partial(objects, train="superglue/COPA_full/train-en", test="superglue/COPA_full/val-en"),
+    **{
+        name: functools.partial(objects, train=f"superglue/{where}/{train}", test=f"superglue/{where}/val")
+        for name, where, train in (
+            ("cb", "CB", "train"),
+            ("boolq", "BoolQ", "train"),
+            ("rte32", "RTE", "train"),
+            ("wic", "WiC", "train"),
+            ("wsc", "WSC", "dev32"),  # the 32 of `train` all have one label
+        )
+    },
+    **{
+        f"{name}_piece": functools.partial(
+            objects, train=f"{PIECES}/{name}/{name}_en.train", test=f"{PIECES}/{name}/{name}_en.valid"
+        )
+        for name in ("mnli", "xnli")
+    },
     "tinyshakespeare": tinyshakespeare,
 }
 

@@ -28,7 +28,8 @@ of `rows/`; `row.py` describes its parts.
 
 # Published results that have no row, so that their absence is seen.
 WITHOUT_ROW = """
-- Fine-tuning: SST-2, GoEmotions, TyDiQA-GoldP, pieces of PAWS and XNLI, SuperGLUE's small sets except CB and COPA.
+- Fine-tuning on PAWS-X: the public data have its development and test parts, and no English training part.
+- TyDiQA-GoldP's development part, whose public files have no answers (glue_tydiqa is scored on a tenth of the training part).
 - Fine-tuning beside transformers' Trainer with equal settings, except on the sets of `references/trainer.json`.
 - Translation: Multi30k de-en and en-fr, and small en-ja.
 - tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.

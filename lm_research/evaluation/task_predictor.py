@@ -31,7 +31,7 @@ _CLASS_TASKS = ("classification", "tagging")
 # Keys of config.task that are taken from the fine-tuning run.
 _RUN_KEYS = (
     *("source_prefix", "generation", "decoder_start", "source_language", "target_language"),
-    *("column", "doc_stride", "long_sentences"),
+    *("column", "doc_stride", "long_sentences", "label_threshold"),
 )
 _DEFAULT_LENGTH = 512  # tokens of a sequence, if neither the run nor the model specifies it
 

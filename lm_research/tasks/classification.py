@@ -62,7 +62,7 @@ _HF_PROBLEM_TYPES = {
 class ClassificationConfig(PairConfig, LabelsConfig):
     """Settings of classification and regression."""
 
-    not_reading = TaskConfig.not_reading | {"label_smoothing", "class_weights"}
+    not_reading = TaskConfig.not_reading | {"label_smoothing", "class_weights", "label_threshold"}
     for_training = TaskConfig.for_training | {"label_smoothing", "class_weights"}
 
     problem_type: str = key(
@@ -72,6 +72,9 @@ class ClassificationConfig(PairConfig, LabelsConfig):
         choices=("single_label", "multi_label", "regression"),
     )
     label_separator: str = key(",", "multi_label: separator of the labels in a field that is a single string.")
+    label_threshold: float = key(
+        0.5, "multi_label: labels with a higher probability than this are predicted.", low=0.001, high=0.999
+    )
     group_key: str | None = key(
         None,
         "single_label: field whose value is equal in all examples of a group; group_accuracy is the fraction of "
@@ -406,13 +409,18 @@ class Classification(LabelTask):
         missing = {"groups": not task.group_key, "credits": not (task.group_key and task.relevance_key)}
         return tuple(name for name in super().metric_inputs() if not missing.get(name))
 
+    def _chosen(self, logits: np.ndarray) -> np.ndarray:
+        """Mark the labels whose probability is above task.label_threshold, bool [..., C]."""
+        threshold = self.settings.label_threshold
+        return logits > math.log(threshold / (1 - threshold))
+
     @override
     def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         logits, labels = concat_outputs(outputs, "logits"), concat_outputs(outputs, "labels_B")
         if self.problem_type == "regression":
             return metrics.MetricInputs("values", predictions=logits.reshape(labels.shape), references=labels)
         if self.problem_type == "multi_label":
-            return metrics.MetricInputs("multi_label", predictions=logits > 0, references=labels > 0)
+            return metrics.MetricInputs("multi_label", predictions=self._chosen(logits), references=labels > 0)
         optional = {"groups": "groups_B", "credits": "credits_B"}
         further = {name: concat_outputs(outputs, key) for name, key in optional.items() if key in outputs[0]}
         return metrics.MetricInputs(
@@ -435,7 +443,7 @@ class Classification(LabelTask):
                     def names(chosen: Any) -> list[str]:
                         return [name for name, one in zip(self.labels, chosen, strict=True) if one]
 
-                    yield {"label": names(label > 0), "prediction": names(logits > 0)}
+                    yield {"label": names(label > 0), "prediction": names(self._chosen(logits))}
                 else:
                     probs = np.exp(logits - logits.max())
                     best = int(logits.argmax())

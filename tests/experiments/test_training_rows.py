@@ -205,6 +205,36 @@ def test_queries_out_of_scope_are_left_out_and_semicolons_stay_in_messages(
     assert read(tmp_path, "test") == [{"label": "joy", "text": "i feel; test"}]
 
 
+def test_messages_with_several_emotions(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The numbers of labels count from 0; quotes belong to the text."""
+    for part in ("train", "dev", "test"):
+        put(data, f"classify/goemotions/original/{part}.tsv.gz", f'"{part}" it is\t2,0\tid1\nno\t1\tid2\n')
+    (data / "classify" / "goemotions" / "original" / "labels.txt").write_text("admiration\namusement\nneutral\n")
+    sets.SETS["goemotions"](tmp_path)
+    assert read(tmp_path, "test") == [
+        {"label": ["neutral", "admiration"], "text": '"test" it is'},
+        {"label": ["amusement"], "text": "no"},
+    ]
+
+
+def test_questions_about_one_context_stay_together(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A tenth of the contexts is the test part."""
+    answers = [{"text": "a", "answer_start": 0}]
+    paragraphs = [
+        {"context": f"a {n // 2}", "qas": [{"id": "1", "question": f"which {n}?", "answers": answers}]}
+        for n in range(40)
+    ]
+    articles = [{"paragraphs": [paragraph]} for paragraph in paragraphs]
+    put(data, "qa/tydiqa_goldp/tydiqa.goldp.en.train.json.gz", json.dumps({"data": articles}, indent=1))
+    sets.SETS["tydiqa"](tmp_path)
+    train, test = read(tmp_path, "train"), read(tmp_path, "test")
+    assert (len(train), len(test)) == (36, 4)
+    contexts = [{one["context"] for one in part} for part in (train, test)]
+    assert not contexts[0] & contexts[1] and len(contexts[1]) == 2
+    assert sorted(int(one["question"][6:-1]) for one in train + test) == list(range(40))
+    assert all(one["answers"] == answers for one in train + test)
+
+
 def test_the_play_is_cut_where_nanogpt_cuts_it(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     data.mkdir()
     (data.parent / "tinyshakespeare.txt").write_text("0123456789" * 10 + "abc")

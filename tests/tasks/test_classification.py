@@ -201,9 +201,11 @@ def test_a_finished_model_is_evaluated_without_settings_of_its_training() -> Non
     assert {"label_separator", "group_key"} <= suite._task_keys()
 
 
-def scored(kind: str, names: tuple[str, ...], logits: Any, labels: Any) -> tuple[Any, list[dict[str, Any]], str]:
+def scored(
+    kind: str, names: tuple[str, ...], logits: Any, labels: Any, **settings: Any
+) -> tuple[Any, list[dict[str, Any]], str]:
     """The inputs of metrics, the predictions and the baseline; the last of the rows is padding."""
-    config = resolve({"task": {"name": "classification", "train": "x.jsonl", "problem_type": kind}})
+    config = resolve({"task": {"name": "classification", "train": "x.jsonl", "problem_type": kind} | settings})
     arrays = {part: {"labels": np.array(labels[:-1])} for part in ("train", "validation")}
     task = Classification(config, types.SimpleNamespace(tokenizer=None, labels=names, arrays=arrays))
     weights = np.array([1.0] * (len(labels) - 1) + [0.0], np.float32)
@@ -218,6 +220,14 @@ def test_several_labels_are_those_above_a_probability_of_one_half() -> None:
     assert inputs["references"].tolist() == [[True, True], [False, False]]
     assert found == [{"label": ["a", "b"], "prediction": ["a"]}, {"label": [], "prediction": []}]
     assert baseline == "1 labels a record on average"
+
+
+def test_a_lower_threshold_predicts_more_labels() -> None:
+    """Odds of 3 to 7 are a probability of 0.3."""
+    logits = np.log([[3.1 / 7, 2.9 / 7], [3.1 / 7, 1.1], [1, 1]])
+    inputs, found, _ = scored("multi_label", ("a", "b"), logits, [[1, 1], [0, 1], [0, 0]], label_threshold=0.3)
+    assert inputs["predictions"].tolist() == [[True, False], [True, True]]
+    assert [one["prediction"] for one in found] == [["a"], ["a", "b"]]
 
 
 def test_values_keep_the_shape_of_their_labels() -> None:
