@@ -20,7 +20,7 @@ from typing import Any
 
 from lm_research.common import buckets
 from lm_research.common.buckets import is_remote
-from lm_research.common.disk import DiskError
+from lm_research.common.disk import DiskError, reporting_disk_errors
 from lm_research.errors import UserError
 
 SECONDS = 5.0  # between two looks for files that have changed
@@ -164,8 +164,10 @@ class BucketCopy:
         if not is_remote(path):
             yield path
             return
-        with cls(path.parent, begin=path.name) as copy:
-            yield copy.folder / path.name
+        with reporting_disk_errors(lambda: "", path):
+            buckets.check_writable(path.parent)
+            with cls(path.parent, begin=path.name) as copy:
+                yield copy.folder / path.name
 
     def named(self, text: str) -> str:
         """Replace the local folder in a message by the address."""
@@ -214,12 +216,8 @@ def fetched(path: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:
 def fetch(path: pathlib.Path, place: pathlib.Path, without: tuple[str, ...] = ()) -> None:
     """Copy a folder or an object of a bucket to a place on this machine, several objects at once; leave out names with these endings."""
     system, root = buckets.filesystem(path)
-    found = [root] if system.isfile(root) else system.find(root)
-    found = [name for name in found if not name.endswith(("/", *without))]
-    targets = [place / name.removeprefix(root).lstrip("/") for name in found]
-    for target in targets:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    system.get(found, [str(target) for target in targets])
+    found = [""] if system.isfile(root) else names(path)
+    buckets.download({path / name: place / name for name in found if not name.endswith(without)})
 
 
 def _version(stat: os.stat_result) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ import os
 import pathlib
 import re
 import traceback
+import uuid
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,7 +24,8 @@ _ARRAYS = ("gs",)  # where Orbax reads and writes arrays, besides file systems
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _ADDRESS = re.compile(r"(gs|s3)://")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-_CLIENTS = ("gcsfs", "s3fs", "aiobotocore", "botocore", "aiohttp", "google")
+_CLIENTS = ("fsspec", "gcsfs", "s3fs", "aiobotocore", "botocore", "aiohttp", "google")
+_BUFFER = 2**16  # bytes of an object that are read at once, from the client's own, larger buffer
 FIXES = {
     errno.EACCES: "Let the account that runs this list, read, write and delete objects there, or log in with another one",
     errno.ENOENT: "Check the address, and that the bucket exists",
@@ -70,9 +73,12 @@ def remote_path(text: str, where: str = "", error: type[UserError] = ConfigError
 
 
 def _configure() -> None:
-    """Let every client list what is there now, and etils use these clients even if TensorFlow is installed."""
+    """Let every client list what is there now and repeat refused requests, and etils use these clients even if TensorFlow is installed."""
     import fsspec
 
+    os.environ.setdefault(
+        "AWS_MAX_ATTEMPTS", "7"
+    )  # which take half a minute; by default a listing fails after some seconds
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault(
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
@@ -95,6 +101,13 @@ def write(path: Any, content: bytes) -> None:
     system.pipe_file(name, content)
 
 
+def check_writable(folder: Any) -> None:
+    """Write and delete an object of a folder, before hours of work whose result cannot be stored there; raises the client's error."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    write(probe, b"")
+    probe.unlink()
+
+
 def read(path: Any) -> bytes:
     """Read an object in one request, as it is at one moment; a file object would ask for its size first."""
     system, name = filesystem(path)
@@ -106,6 +119,15 @@ def upload(file: str | os.PathLike[str], path: Any) -> None:
     """Write an object from a local file of any size."""
     system, name = filesystem(path)
     system.put_file(os.fspath(file), name)
+
+
+def download(places: Mapping[Any, pathlib.Path]) -> None:
+    """Copy objects of one bucket to files of this machine, several at once."""
+    for target in places.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if places:
+        system = filesystem(next(iter(places)))[0]
+        system.get([filesystem(source)[1] for source in places], list(map(str, places.values())))
 
 
 def move(source: Any, target: Any) -> None:
@@ -131,11 +153,16 @@ def create(path: Any, content: bytes) -> bool:
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that a client's error reports, or None."""
     for one in (error, error.__cause__):
-        code = str(vars(one).get("code", "")) if one is not None else ""
+        known = vars(one) if one is not None else {}
+        code = str(known.get("code", ""))
         if code.isdecimal():
             return int(code)
+        if isinstance(answer := known.get("response"), dict) and "ResponseMetadata" in answer:  # botocore's
+            return int(answer["ResponseMetadata"]["HTTPStatusCode"])
     found = _STATUS.search(str(error))
-    return int(found[1] or found[2]) if found else None
+    if found:
+        return int(found[1] or found[2])
+    return 401 if "credentials" in str(error) else None  # which no server has seen
 
 
 def from_client(error: BaseException) -> bool:
@@ -146,8 +173,8 @@ def from_client(error: BaseException) -> bool:
         return True
     if not isinstance(error, OSError | TimeoutError):
         return False
-    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    return any(f"/{client}/" in file for client in _CLIENTS for file in files)
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f"/{client}/" in frame.filename for client in _CLIENTS for frame in frames)
 
 
 def reason(error: BaseException) -> str:
@@ -158,6 +185,11 @@ def reason(error: BaseException) -> str:
     return named.get(status or 0) or " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
+def stamp(entry: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the size of an object in a detailed listing, and the second in which it was written."""
+    return entry["size"], str(int((entry.get("mtime") or entry["LastModified"]).timestamp()))
+
+
 def open_object(path: Any) -> io.BufferedReader:
     """Open an object for reading.
 
@@ -165,8 +197,7 @@ def open_object(path: Any) -> io.BufferedReader:
       OSError: it cannot be opened; the strerror has the reason.
     """
     try:
-        opened: io.BufferedReader = path.open("rb")
-        return opened
+        return io.BufferedReader(path.open("rb"), _BUFFER)  # the clients' own files read no lines of limited length
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except Exception as error:

@@ -7,23 +7,22 @@ sizes is written last and marks a complete copy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
-from lm_research.common.disk import atomic_folder
+from lm_research.common import buckets
+from lm_research.common.disk import atomic_folder, reporting_disk_errors
 from lm_research.common.documents import parse_json, short
-from lm_research.common.paths import path_of, stays_inside
-from lm_research.data.sources.files import DRIVERS, is_remote
+from lm_research.common.paths import is_remote, path_of, stays_inside
 from lm_research.errors import DataError
 
 LIST = "files.json"
-_PIECE = 16 * 2**20  # bytes copied at once
 _Bytes = Annotated[int, Meta(ge=0)]
 
 
@@ -68,6 +67,8 @@ def find_or_build(
     if not cache_dir or not is_remote(cache_dir):
         build(folder)
     elif not _download(f"{cache_dir.rstrip('/')}/{key}", folder):
+        with _reporting(remote := _path(cache_dir)):
+            buckets.check_writable(remote)
         build(folder)
         _upload(folder, f"{cache_dir.rstrip('/')}/{key}")
     return folder
@@ -88,13 +89,13 @@ def local_folder(address: str) -> pathlib.Path:
 def _download(address: str, folder: pathlib.Path) -> bool:
     """Download a corpus; returns False if there is none, or it is incomplete."""
     remote = _path(address)
-    with _BucketErrors(address):
-        if not (remote / LIST).exists():
+    with _reporting(remote):
+        try:
+            listed = buckets.read(remote / LIST)
+        except FileNotFoundError:
             return False
-        listed = (remote / LIST).read_bytes()
-    sizes = parse_json(
-        listed, f"{address}/{LIST}", dict[str, _Bytes], fix=f"Delete {address}; the next run rebuilds it."
-    )
+    fix = f"Delete {address}; the next run rebuilds it."
+    sizes = parse_json(listed, f"{address}/{LIST}", dict[str, _Bytes], fix=fix)
     for name in sizes:
         if not stays_inside(name):
             raise DataError(
@@ -102,55 +103,28 @@ def _download(address: str, folder: pathlib.Path) -> bool:
                 f"to {address}, and delete it; the next run rebuilds it."
             )
     with atomic_folder(folder) as temporary:
+        with _reporting(remote):
+            buckets.download({remote / name: temporary / name for name in sizes})
         for name, size in sizes.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            with _BucketErrors(address), (remote / name).open("rb") as source, (temporary / name).open("wb") as target:
-                shutil.copyfileobj(source, target, _PIECE)
             found = (temporary / name).stat().st_size
             if found != size:
-                raise DataError(
-                    f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; the next run rebuilds it."
-                )
+                raise DataError(f"{address}/{name} has {found:,} bytes instead of {size:,}. {fix}")
     return True
 
 
 def _upload(folder: pathlib.Path, address: str) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    remote, sizes = _path(address), {}
-    with _BucketErrors(address):
-        for path in files:
+    sizes, remote = {}, _path(address)
+    with _reporting(remote):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
-            (remote / name).parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as source, (remote / name).open("wb") as target:
-                shutil.copyfileobj(source, target, _PIECE)
+            buckets.upload(path, remote / name)
             sizes[name] = path.stat().st_size
-        (remote / LIST).write_text(json.dumps(sizes, indent=1) + "\n")
+        buckets.write(remote / LIST, (json.dumps(sizes, indent=1) + "\n").encode())
 
 
-def _path(address: str) -> Any:
-    from etils import epath
-
-    return epath.Path(address)
+def _path(address: str) -> pathlib.Path:
+    return buckets.remote_path(address, error=DataError)
 
 
-class _BucketErrors:
-    """A context that turns the many errors of bucket clients into a DataError."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ImportError):
-            driver = DRIVERS[self.address.partition(":")[0]]
-            raise DataError(
-                f"config.data.cache_dir={self.address} is in a bucket, which needs the package {driver}. Install it with `pip install "
-                f"{driver}`, or name a local folder."
-            ) from error
-        if isinstance(error, Exception) and not isinstance(error, DataError):
-            words = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(
-                f"The corpora at {self.address} cannot be read or written: {words}. Check the address and your access."
-            ) from error
+def _reporting(remote: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    return reporting_disk_errors(lambda: "", remote)

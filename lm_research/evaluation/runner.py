@@ -253,7 +253,7 @@ def _files(model: str) -> list[Any]:
     if is_remote(path):
         system, root = buckets.filesystem(path)
         return [
-            [name.removeprefix(root), one["size"], str(one.get("updated") or one.get("LastModified"))]
+            [name.removeprefix(root), *buckets.stamp(one)]
             for name, one in system.find(root, detail=True).items()
             if name.endswith(suffixes) and "/.lock/" not in name
         ]

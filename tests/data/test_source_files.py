@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import importlib.util
 import io
 import json
 import lzma
 import pathlib
 import struct
+import time
 
 import pyarrow
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
-from etils.epath import backend
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from pyarrow import parquet
 
+from helpers.clouds import served
+from lm_research.common import buckets
+from lm_research.common.paths import as_path
 from lm_research.config import DataConfig
 from lm_research.data.sources import files, fingerprint, read_documents
 from lm_research.data.sources.problems import Problems
@@ -160,38 +160,35 @@ def test_patterns(tmp_path: pathlib.Path) -> None:
         read(tmp_path)
 
 
-class Buckets(DirFileSystem):
-    """Stand-in for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder."""
-
-    def _join(self, path: str) -> str:
-        return super()._join(path.removeprefix("gs://"))
-
-
-def test_buckets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the client, which needs a network, is real: etils.epath, fsspec and our own code."""
-    monkeypatch.setattr(
-        backend.fsspec_backend, "_get_filesystem", lambda name: Buckets(str(tmp_path), LocalFileSystem())
-    )
-    for name, content in {
-        "a/x.txt": b"first",
-        "a/b/y.txt.gz": gzip.compress(b"second"),
-        "c.jsonl": b'"third"\n',
-    }.items():
-        (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "bucket" / name).write_bytes(content)
-    assert read("gs://bucket/a/x.txt") == ["first"]
-    assert read("gs://bucket/a") == ["second", "first"]
-    assert read("gs://bucket/*.jsonl") == ["third"]
-    seen = fingerprint("gs://bucket/a", DataConfig())
-    (tmp_path / "bucket/a/x.txt").write_bytes(b"longer now")
-    assert fingerprint("gs://bucket/a", DataConfig()) != seen
-    with pytest.raises(DataError, match="'gs://bucket/nothing' does not exist"):
-        read("gs://bucket/nothing")
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_buckets(scheme: str) -> None:
+    with served(scheme):
+        for name, content in {
+            "a/x.txt": b"first",
+            "a/b/y.txt.gz": gzip.compress(b"second"),
+            "c.jsonl": b'"third"\n',
+            "ab/z.txt": b"another folder",
+        }.items():
+            buckets.write(as_path(f"{scheme}://bucket/{name}"), content)
+        assert read(f"{scheme}://bucket/a/x.txt") == ["first"]
+        assert read(f"{scheme}://bucket/a") == ["second", "first"]
+        assert read(f"{scheme}://bucket/*.jsonl") == ["third"]
+        assert [file.name for file in files.find_files(f"{scheme}://bucket/a*/**/*.txt*")] == [
+            "a/b/y.txt.gz",
+            "a/x.txt",
+            "ab/z.txt",
+        ]
+        seen = fingerprint(f"{scheme}://bucket/a", DataConfig())
+        time.sleep(1.1)  # listings tell seconds
+        buckets.write(as_path(f"{scheme}://bucket/a/x.txt"), b"again")
+        assert fingerprint(f"{scheme}://bucket/a", DataConfig()) != seen
+        for missing in ("bucket/nothing", "another/x.txt"):
+            with pytest.raises(DataError, match=f"'{scheme}://{missing}' does not exist"):
+                read(f"{scheme}://{missing}")
 
 
-def test_bucket_without_its_client() -> None:
-    if importlib.util.find_spec("gcsfs"):
-        pytest.skip("it is installed")
+def test_bucket_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="needs the package gcsfs.*pip install gcsfs"):
         fingerprint("gs://bucket/a", DataConfig())
 

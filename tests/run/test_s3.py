@@ -6,12 +6,12 @@ import json
 import pathlib
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from helpers import s3_server
 from helpers.train_helpers import SAVE, SLOW_FEED, STEPS, Lab, finish, kill_when, same
 from lm_research import compare, convert, from_pretrained, predict, report
 from lm_research.common import buckets
@@ -23,7 +23,7 @@ from lm_research.run import run_directory
 from lm_research.trees import flatten
 
 pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 RUN = "s3://bucket/runs/a"
 SLOW_COPIES = """
 import time
@@ -34,34 +34,10 @@ buckets.write = lambda path, content: (time.sleep(0.3 * ("/checkpoints/" in str(
 
 
 @pytest.fixture
-def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _bucket() -> Iterator[None]:
     """A server with an empty bucket, which this process and those that it starts use."""
-    import boto3
-    import s3fs
-    from etils.epath import backend
-
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://127.0.0.1:{port}"
-    urllib.request.urlopen(
-        urllib.request.Request(f"{address}/moto-api/reset", method="POST")
-    )  # objects of earlier ones
-    settings = {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "stand-in",
-        "AWS_SECRET_ACCESS_KEY": "stand-in",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    try:
-        boto3.client("s3").create_bucket(Bucket="bucket")
+    with s3_server.served_here():
         yield
-    finally:
-        server.stop()
     assert not pathlib.Path("s3:").exists()
 
 

