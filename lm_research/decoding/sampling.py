@@ -6,7 +6,7 @@ Each filter is a pure function (scores, setting, keep) -> scores that sets remov
 A draw depends on the seed, on the row's identity (its prompt, and the number of equal prompts before it) and on the number of
 the new token, so other rows of the batch do not change it.
 
-Legend: R rows, C candidates, V vocabulary.
+Legend: R rows, C candidates, V vocabulary, N blocks of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm_research.parallel.hardware import platform
+
 NEVER = -jnp.inf
+BLOCK = 512  # tokens that `best` searches at once
 
 
 def temperature(scores_RC: jax.Array, value: Any, keep: int = 1) -> jax.Array:
@@ -92,11 +95,27 @@ def apply(scores_RC: jax.Array, settings: Mapping[str, Any], keep: int = 1) -> j
 def best(scores_RV: jax.Array) -> jax.Array:
     """Choose the highest-scoring token [R], the first of equals.
 
-    Two vectorized passes are several times as fast on a CPU as argmax.
+    On a CPU, one vectorized pass for the highest score of each block of tokens, and a search of one block, are several times as fast as
+    argmax.
     """
+    if platform() != "cpu":
+        return jnp.argmax(scores_RV, axis=1).astype(jnp.int32)
+    size = min(BLOCK, scores_RV.shape[1])
+    rest = scores_RV.shape[1] % size
+    highest_RN = scores_RV[:, : scores_RV.shape[1] - rest].reshape(len(scores_RV), -1, size).max(2)
+    if rest:
+        highest_RN = jnp.concatenate([highest_RN, scores_RV[:, -rest:].max(1, keepdims=True)], axis=1)
+    start_R = jnp.minimum(
+        _first_highest(highest_RN) * size, scores_RV.shape[1] - size
+    )  # the last block overlaps the one before
+    block_RV = jax.vmap(lambda scores_V, start: jax.lax.dynamic_slice_in_dim(scores_V, start, size))(scores_RV, start_R)
+    return start_R + _first_highest(block_RV)
+
+
+def _first_highest(scores_RV: jax.Array) -> jax.Array:
+    """The first place [R] of the highest score."""
     places_V = jnp.arange(scores_RV.shape[1], dtype=jnp.int32)
-    highest_R1 = scores_RV.max(1, keepdims=True)
-    first_R = jnp.where(scores_RV == highest_R1, places_V, scores_RV.shape[1]).min(1)
+    first_R = jnp.where(scores_RV == scores_RV.max(1, keepdims=True), places_V, scores_RV.shape[1]).min(1)
     return jnp.minimum(first_R, scores_RV.shape[1] - 1)  # NaN equals nothing
 
 

@@ -47,7 +47,7 @@ def empty(
         heads, width = (1, 1) if spec.attention == "none" else (spec.num_kv_heads, spec.head_size)
         size = capacity(spec.reach, slots, step, shared)
         if bound.blocks is not None:
-            return jnp.zeros((rows * heads, size, width), arch.compute_dtype)
+            return jnp.zeros((rows * heads, size, width), jnp.float32)
         return constrain(jnp.zeros((*repeats, rows, heads, size, width), arch.compute_dtype), None, *CACHE_AXES)
 
     layers: Layers

@@ -19,7 +19,19 @@ from jax.sharding import PartitionSpec
 from lm_research.models.activations import activation
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Axes, Dense, broadcast_rows, dropout, is_few, make_param, named, norm, zeros_param
+from lm_research.models.layers import (
+    Axes,
+    Dense,
+    as_columns,
+    as_rows,
+    broadcast_rows,
+    dropout,
+    is_few,
+    make_param,
+    named,
+    norm,
+    zeros_param,
+)
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import batch_shards, constrain, length_parts, partition_spec
 
@@ -75,8 +87,8 @@ class FeedForward(nnx.Module):
             inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
             return self.down(dropout(inner_BLF, self.arch.activation_dropout_rate, dropout_key))
         # Few rows are columns in all products, and transposed only once before and once after.
-        inner_FR = self._activated(Dense.apply_to_columns, jax.lax.optimization_barrier(x_RD.T))
-        return jax.lax.optimization_barrier(self.down.apply_to_columns(inner_FR)).T.reshape(x_BLD.shape)
+        inner_FR = self._activated(Dense.apply_to_columns, as_columns(x_RD))
+        return as_rows(self.down.apply_to_columns(inner_FR), len(x_RD)).reshape(x_BLD.shape)
 
     def _activated(self, product: Callable[[Any, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         name, up = self.arch.activation, product(self.up, x)

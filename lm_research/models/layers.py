@@ -141,7 +141,7 @@ class Dense(nnx.Module):
 
     def apply_to_columns(self, x_IR: jax.Array) -> jax.Array:
         """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
-        y_OR = self.kernel[...].astype(self.dtype) @ x_IR
+        y_OR = times_columns(self.kernel[...].astype(self.dtype), x_IR)
         return y_OR if self.bias is None else y_OR + self.bias[...].astype(self.dtype)[:, None]
 
 
@@ -262,13 +262,29 @@ def is_few(x_RI: jax.Array) -> bool:
 
 
 def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Array:
-    """Compute x matrix^T, [R, outputs], as (matrix x^T)^T, which reads the matrix once in memory order: up to 3 times as fast on a CPU.
+    """Compute x matrix^T, [R, outputs], as (matrix x^T)^T, which reads the matrix once in memory order: up to 3 times as fast on a CPU."""
+    return as_rows(times_columns(matrix_OI, as_columns(x_RI), dtype), len(x_RI))
 
-    The barriers keep XLA from reversing the product.
+
+def as_columns(x_RI: jax.Array) -> jax.Array:
+    """Rows as columns [inputs, R] behind a barrier, which keeps XLA from reversing products with them; in bfloat16 two at least.
+
+    XLA converts a bfloat16 matrix to float32 before each product with one column, or with columns that are not in memory order.
     """
-    x_IR = jax.lax.optimization_barrier(x_RI.T)
-    y_OR = jnp.matmul(matrix_OI, x_IR, preferred_element_type=dtype)
-    return jax.lax.optimization_barrier(y_OR).T
+    if x_RI.dtype != jnp.bfloat16:
+        return jax.lax.optimization_barrier(x_RI.T)
+    return transposed(jnp.pad(x_RI, ((0, max(2 - len(x_RI), 0)), (0, 0))))
+
+
+def times_columns(matrix_OI: jax.Array, x_IR: jax.Array, dtype: Any = None) -> jax.Array:
+    """The product [outputs, R] with columns, in the type of `x_IR` by default; jax 0.10 multiplies bfloat16 as such only to float32."""
+    sums = jnp.promote_types(x_IR.dtype, jnp.float32)
+    return jnp.matmul(matrix_OI, x_IR, preferred_element_type=sums).astype(dtype or x_IR.dtype)
+
+
+def as_rows(y_OR: jax.Array, count: int) -> jax.Array:
+    """The first `count` columns as rows, behind a barrier."""
+    return jax.lax.optimization_barrier(y_OR).T[:count]
 
 
 class LayerNorm(nnx.Module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from lm_research.errors import UserError
 from lm_research.models.attention.cache import capacity
-from lm_research.parallel.hardware import free_bytes
+from lm_research.parallel.hardware import free_bytes, platform
 
 MAX_SCORE_BYTES = 1 << 30  # attention scores of one forward pass over several texts
 _COPIES = 2  # of scores that exist at the same time: before and after the softmax
@@ -21,7 +21,7 @@ def score_bytes(arch: Any, queries: int, keys: int) -> int:
 
 
 def cache_bytes(arch: Any, rows: int, slots: int, source_length: int = 0) -> int:
-    """Return the size of the keys and values of all layers.
+    """Return the size of the keys and values of all layers, which are in float32 on CPUs.
 
     Args:
       arch: the decoder.
@@ -31,7 +31,7 @@ def cache_bytes(arch: Any, rows: int, slots: int, source_length: int = 0) -> int
     """
     specs = [(spec, capacity(spec.reach, slots, step=1)) for spec in arch.layer_specs]
     values = sum(spec.num_kv_heads * spec.head_size * (kept + source_length) for spec, kept in specs)
-    return 2 * rows * values * np.dtype(arch.compute_dtype).itemsize
+    return 2 * rows * values * (4 if platform() == "cpu" else np.dtype(arch.compute_dtype).itemsize)
 
 
 def max_batch_size(field: str, arch: Any, length: int) -> int:

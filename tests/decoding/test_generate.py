@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import toys
+from helpers import tiny, toys
 from helpers.toys import ByteTokenizer, Exact
 from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
@@ -50,6 +50,15 @@ def test_greedy_takes_the_best_token_at_each_step(lm: LanguageModel, exact: Exac
     assert output.new_tokens == [greedy(exact, prompt, 6) for prompt in PROMPTS]
     assert output.sequences.shape == (3, 5 + 6) and output.sequences.dtype == np.int32
     assert output.sequences[1].tolist() == [0, 0, 0, 0, 1, *output.new_tokens[1]]
+
+
+def test_bfloat16_takes_the_best_token_of_bfloat16() -> None:
+    definition = toys.definition(40, dtype="bfloat16")
+    lm = LanguageModel(definition, tiny.random_params(definition, scale=0.5), "gpt2", {})
+    exact = Exact(lm)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        found = generate(lm, prompts, max_new_tokens=6, return_dict_in_generate=True).new_tokens
+        assert found == [greedy(exact, prompt, 6) for prompt in prompts]
 
 
 def test_either_side_may_be_padded(lm: LanguageModel) -> None:

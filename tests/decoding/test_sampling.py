@@ -158,6 +158,14 @@ def test_draws_follow_the_filtered_distribution(settings: dict, candidates: int)
 def test_the_best_is_the_first_of_equals() -> None:
     scores_RC = jnp.array([[0.0, 2.0, 2.0, 1.0], [3.0, 3.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, 0.0, -1.0]])
     assert sampling.best(scores_RC).tolist() == [1, 0, 2]
+    block = sampling.BLOCK
+    for size in (block, 2 * block, 2 * block + 3):
+        scores_RC = np.zeros((5, size), np.float32)
+        for row, places in enumerate([(3, size - 1), (block - 1, size - 1), (size - 1,), (size - block, size - 2)]):
+            scores_RC[row, list(places)] = 1
+        expected = [3, block - 1, size - 1, size - block, 0]
+        assert sampling.best(jnp.asarray(scores_RC)).tolist() == expected == scores_RC.argmax(1).tolist()
+    assert 0 <= int(sampling.best(jnp.full((1, block + 1), jnp.nan))[0]) <= block
 
 
 def test_more_candidates_than_top_k_draw_the_same() -> None:

@@ -32,8 +32,8 @@ def test_rows_match_the_goals() -> None:
     assert [row.name for row in workload.choose("small")] == [name for name in rows if name.startswith("4x")]
     with pytest.raises(ValueError, match="Rows:"):
         workload.choose("5x5-batch1")
-    # 85M in blocks and 38.6M in the token table, four bytes each.
-    assert round(rows["12x768-batch1"].step_bytes / 4e6, 1) == 123.5
+    # 85M in blocks and 38.6M in the token table.
+    assert round(rows["12x768-batch1"].step_numbers / 1e6, 1) == 123.5
 
 
 def test_each_call_gets_new_prompts_the_same_on_both_sides() -> None:
@@ -61,3 +61,7 @@ def test_the_table_shows_missed_goals() -> None:
     alone = {"row": dataclasses.asdict(ROW), "sides": {"ours": side(1.0)}}
     alone["summary"] = run.summarize(alone)
     assert "| - |" in run.line(alone)
+    read = {dtype: f"| {size * (12 * 4 * 256**2 + 50257 * 256) * 128 / 1e9:.1f} |" for dtype, size in run.BYTES.items()}
+    assert read["float32"] in run.line(alone) and read["float32"] != read["bfloat16"]
+    alone["sides"]["ours"]["options"] = {"dtype": "bfloat16"}
+    assert read["bfloat16"] in run.line(alone) and "| bfloat16 |" in run.line(alone)

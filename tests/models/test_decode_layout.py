@@ -43,3 +43,25 @@ def test_layers_compute_the_same(changes: dict, length: int) -> None:
     model = definition.bind(params)
     expected = model.predict_tokens(x_BLD).logits()
     np.testing.assert_allclose(decode_layout.predict(bound, x_BLD), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 3, FEW_ROWS + 1])
+def test_bfloat16_matrices_are_copied_as_such(length: int) -> None:
+    definition = tiny.model("gpt2", dtype="bfloat16")
+    params = tiny.random_params(definition)
+    bound = decode_layout.bind(definition, tiny.jit(lambda params: decode_layout.unroll(definition, params))(params))
+    assert {bound.head.dtype, bound.blocks[0].feed_forward.up.kernel.dtype} == {jnp.dtype(jnp.bfloat16)}
+    x_BLD = jnp.asarray(np.random.default_rng(0).normal(size=(1, length, 16)), jnp.bfloat16)
+    model = definition.bind(params)
+    np.testing.assert_allclose(
+        decode_layout.predict(bound, x_BLD), model.predict_tokens(x_BLD).logits(), atol=1e-5, rtol=1e-5
+    )
+    graph, stacked = nnx.split(model.decoder.layers)
+    block = nnx.merge(graph, nnx.State(jax.tree.map(lambda leaf: leaf[0], stacked)))
+    layers = [
+        (block.feed_forward, bound.blocks[0].feed_forward),
+        (block.attention.query, bound.blocks[0].attention.query),
+    ]
+    for layer, other in layers:
+        assert other(x_BLD).dtype == jnp.bfloat16 and other(x_BLD).shape == layer(x_BLD).shape
+        np.testing.assert_allclose(other(x_BLD), layer(x_BLD), atol=0.02, rtol=0.02)

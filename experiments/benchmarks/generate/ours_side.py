@@ -1,4 +1,4 @@
-"""`generate` of lm_research."""
+"""`generate` of lm_research. `options`: dtype, of the products."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
         intermediate_size=4 * row.width,
         vocab_size=workload.VOCAB_SIZE,
         max_length=workload.MAX_LENGTH,
+        dtype=options["dtype"],
     )
     config = config_lib.resolve({"model": model, "objective": {"name": "causal_lm"}})
     definition = define_model(config.model, config.model.vocab_size)

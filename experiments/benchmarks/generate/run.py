@@ -23,12 +23,12 @@ from experiments.benchmarks.train_step.machine import busy_seconds, describe, de
 from experiments.benchmarks.train_step.report import OURS, TORCH, is_quiet
 
 MODULES = {OURS: "ours_side", TORCH: "torch_side"}
-# Ways to run transformers, of which the faster is timed.
-WAYS = {
-    "sdpa": {"attention": "sdpa"},
-    "eager": {"attention": "eager"},
-    "sdpa static": {"attention": "sdpa", "cache": "static"},
+# Ways to run each side, of which the fastest is timed.
+WAYS: dict[str, list[dict[str, str]]] = {
+    OURS: [{}],
+    TORCH: [{"attention": "sdpa"}, {"attention": "eager"}, {"attention": "sdpa", "cache": "static"}],
 }
+BYTES = {"float32": 4, "bfloat16": 2}
 PATIENCE = 3  # rounds tried for each requested quiet round
 
 
@@ -38,6 +38,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--rows", default="small", help="small (default), all, or names such as 4x256-batch1,12x768-beam4"
     )
     parser.add_argument("--side", default="both", choices=("both", "ours"), help="ours leaves transformers out")
+    parser.add_argument(
+        "--dtype",
+        default="fastest",
+        choices=("fastest", *BYTES),
+        help="type of both sides, or each side's fastest (default)",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="number of quiet rounds")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("results.json"))
     parser.add_argument("--tables", type=pathlib.Path, help="only print the table of an earlier output file")
@@ -60,16 +66,20 @@ def main(argv: list[str]) -> int:
     }
     results: list[dict[str, Any]] = []
     for row in rows:
-        results.append(measure(row, both, options.repeats))
+        results.append(measure(row, both, options.dtype, options.repeats))
         print(line(results[-1]), file=sys.stderr, flush=True)
         options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
     print(table(results))
     return 0
 
 
-def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
+def measure(row: Row, both: bool, dtype: str, repeats: int) -> dict[str, Any]:
     """Run rounds of both sides in turns until `repeats` were quiet."""
-    ways = {OURS: {}, TORCH: WAYS[choose_way(row)]} if both else {OURS: {}}
+    dtypes = [*BYTES] if dtype == "fastest" else [dtype]
+    ways = {
+        name: choose_way(row, name, [{"dtype": one, **way} for one in dtypes for way in WAYS[name]])
+        for name in ((OURS, TORCH) if both else (OURS,))
+    }
     workers = {name: Worker(MODULES[name]) for name in ways}
     sides: dict[str, dict[str, Any]] = {}
     try:
@@ -94,20 +104,24 @@ def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
     return result | {"summary": summarize(result)}
 
 
-def choose_way(row: Row) -> str:
-    """Choose the variant of transformers with the fastest of two calls."""
-    fastest = {}
-    for name, options in WAYS.items():
-        worker = Worker(MODULES[TORCH])
+def choose_way(row: Row, side: str, ways: list[dict[str, str]]) -> dict[str, str]:
+    """Choose the options of a side with the fastest of two calls."""
+    if len(ways) == 1:
+        return ways[0]
+    seconds = []
+    for options in ways:
+        worker = Worker(MODULES[side])
         try:
             worker.request(build=dataclasses.asdict(row), options=options)
             worker.request(go=1)
-            fastest[name] = min(worker.request(go=2)["seconds"])
+            seconds.append(min(worker.request(go=2)["seconds"]))
         except RuntimeError as error:
-            print(f"transformers cannot run {name}: {error}", file=sys.stderr)
+            print(f"{side} cannot run {options}: {error}", file=sys.stderr)
+            seconds.append(float("inf"))
         finally:
             worker.close()
-    return min(fastest, key=fastest.get)
+        print(f"{row.name}, {side} {' '.join(options.values())}: {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+    return ways[seconds.index(min(seconds))]
 
 
 def take_turn(worker: Worker) -> dict[str, Any]:
@@ -147,6 +161,7 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
 
 COLUMNS = (
     "model",
+    "types",
     "ours tokens/s",
     "transformers tokens/s",
     "ratio",
@@ -178,10 +193,12 @@ def line(result: dict[str, Any]) -> str:
     def speed(side):
         return f"{row.tokens / side['median']:,.0f}" if side else "-"
 
-    bandwidth = f"{row.step_bytes * NEW / ours['fastest'] / 1e9:.1f}"
+    types = [side.get("options", {}).get("dtype", "float32") for side in result["sides"].values()]
+    bandwidth = f"{BYTES[types[0]] * row.step_numbers * NEW / ours['fastest'] / 1e9:.1f}"
     quiet = f"{summary['quiet']} of {summary['rounds']}"
     cells = [
         row.name,
+        " / ".join(types),
         speed(ours),
         speed(theirs),
         ratios[0],

@@ -1,4 +1,4 @@
-"""transformers' generate: GPT2LMHeadModel in float32. `options`: attention ("sdpa" or "eager"), cache (None or "static")."""
+"""transformers' generate of GPT2LMHeadModel. `options`: dtype of the model, attention ("sdpa" or "eager"), cache (None or "static")."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
     )
     attention = options.get("attention", "sdpa")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    model.to(getattr(torch, options["dtype"]))
     given = {"cache_implementation": options["cache"]} if options.get("cache") else {}
 
     def generate(ids: np.ndarray) -> np.ndarray:

@@ -32,9 +32,9 @@ class Row:
         return self.batch * NEW
 
     @property
-    def step_bytes(self) -> int:
-        """Bytes of weights that one new token (for all rows) has to read: the blocks and the token table, in float32."""
-        return 4 * (12 * self.layers * self.width**2 + VOCAB_SIZE * self.width)
+    def step_numbers(self) -> int:
+        """Number of weights that one new token (for all rows) has to read: the blocks and the token table."""
+        return 12 * self.layers * self.width**2 + VOCAB_SIZE * self.width
 
 
 ROWS = tuple(

@@ -30,7 +30,8 @@ class Cache(NamedTuple):
     """Keys and values of each layer [B, G, C, K], and those of the encoder's states [B, G, M, K].
 
     Unstacked layers merge batch and heads into one axis, [B x G, C, K], the form that XLA's batched products take. If XLA has to
-    reshape an array that was just written, it fuses the write into every reader, each time with a copy of the whole array.
+    reshape or convert an array that was just written, it fuses the write into every reader, each time with a copy of the whole array. So
+    these arrays are in float32, to which XLA converts bfloat16 for such products on CPUs.
     """
 
     keys: Layers
@@ -143,7 +144,7 @@ class LayerCache:
         """Store keys and values of new tokens, and return the keys and values to attend to."""
         slots, size = self.slots, self.key.shape[-2]
         assert slots is not None
-        key_BGLK, value_BGLK = key_BLGK.swapaxes(1, 2), value_BLGK.swapaxes(1, 2)
+        key_BGLK, value_BGLK = (x.swapaxes(1, 2).astype(self.key.dtype) for x in (key_BLGK, value_BLGK))
         if slots.in_order(self.window, size):
             self.key, self.value = write(self.key, key_BGLK, slots.slot), write(self.value, value_BGLK, slots.slot)
             span = slots.visible_BLS.shape[-1]

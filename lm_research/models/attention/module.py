@@ -75,7 +75,7 @@ def dot_product_attention(
     probs: list[jax.Array] | None = None,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """Compute softmax(cap(scale q k^T) + bias) v with the softmax in float32: [B, L, H, K] in the values' type.
+    """Compute softmax(cap(scale q k^T) + bias) v with the softmax in float32: [B, L, H, K] in the queries' type.
 
     Heads of keys and values come before positions: products over contiguous [S, K] matrices are 10 to 25% faster on a CPU. H / G query
     heads share a key/value head, which is not copied; keys and values may merge batch and heads into one axis, [B x G, S, K].
@@ -100,8 +100,8 @@ def dot_product_attention(
     probs_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
     if probs is not None:
         probs.append(probs_BHLS)
-    probs_BHLS = dropout(probs_BHLS.astype(value_BGSK.dtype), dropout_rate, dropout_key)
-    mixed = jnp.einsum("...QS,...SK->...QK", probs_BHLS.reshape(scores.shape), value_BGSK)
+    probs_BHLS = dropout(probs_BHLS.astype(query_BLHK.dtype), dropout_rate, dropout_key)
+    mixed = jnp.einsum("...QS,...SK->...QK", probs_BHLS.reshape(scores.shape), value_BGSK).astype(query_BLHK.dtype)
     return mixed.reshape(batch, heads, length, -1).swapaxes(1, 2)
 
 
