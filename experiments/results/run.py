@@ -1,10 +1,10 @@
 """`python -m experiments.results.run [--only NAME,NAME]`: measure rows of the table of results, and write it.
 
 A row compares published figures with this library's, and is one file of experiments/results/rows. Its measurement is stored in
-pages/NAME.json, its page is pages/NAME.md, and the table is results.md. --list prints the names of rows, and of groups (glue, classify),
-which select all of their rows. Without --only, the rows that need no training are measured; those that train take minutes or hours, and
-continue an interrupted run if --workdir is given. A row that fails stays in the table with the reason, and one that has not been measured
-with its command.
+pages/NAME.json, its page is pages/NAME.md, and the table is results.md. --list prints the names of rows, and of groups (glue, classify,
+translation), which select all of their rows. Without --only, the rows that need no training are measured; those that train take minutes
+or hours, and continue an interrupted run if --workdir is given. A row that fails stays in the table with the reason, and one that has not
+been measured with its command.
 
 The data are read from the folder that LM_RESEARCH_PUBLIC_DATA names, by default ../shared/data/public next to the repository.
 """

@@ -31,7 +31,6 @@ WITHOUT_ROW = """
 - Fine-tuning on PAWS-X: the public data have its development and test parts, and no English training part.
 - TyDiQA-GoldP's development part, whose public files have no answers (glue_tydiqa is scored on a tenth of the training part).
 - Fine-tuning beside transformers' Trainer with equal settings, except on the sets of `references/trainer.json`.
-- Translation: Multi30k de-en and en-fr, and small en-ja.
 - tinyshakespeare with nanoGPT's larger recipe (`configs/tinyshakespeare.py:gpu`, 1.47 nats), which needs a GPU.
 - BLiMP and Zorro with BERT, ELECTRA and T5 trained on ten million words, and BabyLM's tracks on their own corpora (`configs/babylm`).
 - What pre-training brings on downstream sets with larger encoders and corpora than the quick start's.

@@ -18,7 +18,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from experiments.results import finetuning, run, sentences, sets, training
+from experiments.results import finetuning, run, sentences, sets, training, translation
 from experiments.results.bag_of_words import BagOfWords
 from experiments.results.row import CURVE, ROOT, VARIABLE, Figure, MissingData, Row
 from experiments.results.rows import pretraining_pays
@@ -338,6 +338,35 @@ def test_folds_are_the_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.
     assert [one.ours for one in row.measure(tmp_path)] == [76.0, 76.0]
     assert [call[3]["task__train"].parent.name for call in calls] == ["mr0", "mr1"]
     assert {call[1] for call in calls} == {"configs/sentence_classifier.py:mr"}
+
+
+def test_translation_in_a_direction(
+    monkeypatch: pytest.MonkeyPatch, data: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Only test parts with a published score are translated, from files of the pair's two languages in order."""
+    calls: list[tuple[Any, ...]] = []
+    commands: list[tuple[Any, ...]] = []
+
+    def command(name: str, *arguments: Any) -> None:
+        commands.append((name, *arguments))
+        if name == "evaluate":
+            scores = {"test": {"scores": {"bleu": {"mean": 40.0}}}}
+            (tmp_path / "scores").mkdir()
+            (tmp_path / "scores" / "results.json").write_text(json.dumps({"tasks": scores}))
+
+    monkeypatch.setattr(translation, "train", fake_train([{}], calls))
+    monkeypatch.setattr(translation, "command", command)
+    corpus = translation.Corpus("mt/two", "dev", {"test": "test_1", "other": "test_2"})
+    (data / "mt" / "two").mkdir(parents=True)
+    published = {"test": Published(41.0, 0.5)}
+    found = translation.Translation(corpus, "de-en", "?", published, "A paper", "Because.", steps=7).measure(tmp_path)
+    assert [(one.name, one.ours, one.theirs, one.agrees) for one in found] == [("BLEU, test", 40.0, 41.0, False)]
+    settings, place = calls[0][3], data / "mt" / "two"
+    assert settings["data__source"] == f"lines:{place}/train.de.gz,{place}/train.en.gz"
+    assert settings["data__validation_source"] == f"lines:{place}/dev.de.gz,{place}/dev.en.gz"
+    assert settings["train__num_steps"] == 7 and [one[0] for one in commands] == ["convert", "evaluate"]
+    (task,) = json.loads((tmp_path / "suite.json").read_text())["tasks"]
+    assert task["data"] == f"lines:{place}/test_1.de.gz,{place}/test_1.en.gz"
 
 
 @pytest.mark.slow
