@@ -80,8 +80,8 @@ class ModelConfig(Section):
     )
     dtype: str = key(
         "float32",
-        "Compute dtype; parameters are always float32. auto is bfloat16 on TPUs, GPUs, and CPUs with AMX from jax 0.12 on, "
-        "and float32 on other CPUs; the run's own config has the type that was chosen.",
+        "Compute dtype; parameters are always float32. auto is bfloat16 on TPUs, GPUs, and CPUs with AMX (before jax "
+        "0.12 with scan_layers=False), and float32 on other CPUs; the run's own config has the type that was chosen.",
         choices=("float32", "bfloat16", "auto"),
     )
     scan_layers: bool = key(

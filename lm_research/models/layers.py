@@ -19,7 +19,6 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from lm_research.models.architecture import Architecture
 from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
-from lm_research.parallel.precision import FAST_CPU_JAX
 from lm_research.parallel.rules import constrain, first_row, gathers_parameters, length_parts, parameter_parts
 
 Axes = tuple[str | None, ...]
@@ -225,11 +224,8 @@ def as_matrices(layers: Any) -> Any:
 
 
 def multiplies_bfloat16(dtype: Any) -> bool:
-    """Whether XLA multiplies numbers of this type on CPUs as bfloat16, from operands in memory order, instead of as float32.
-
-    It does since jax 0.12.
-    """
-    return dtype == jnp.bfloat16 and platform() == "cpu" and jax.__version_info__ >= FAST_CPU_JAX
+    """Whether XLA multiplies numbers of this type on a CPU as bfloat16, if `bfloat16_product` asks for it."""
+    return dtype == jnp.bfloat16 and platform() == "cpu"
 
 
 def transposed(x_IO: jax.Array) -> jax.Array:
@@ -241,15 +237,20 @@ def transposed(x_IO: jax.Array) -> jax.Array:
     return with_layout_constraint(jax.lax.optimization_barrier(x_IO).T, Layout((0, 1)))
 
 
+def _rounded_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
+    """A product of bfloat16 matrices; XLA before jax 0.12 multiplies as float32 on CPUs unless the sums stay in float32."""
+    return jnp.matmul(x_RI, matrix_IO, preferred_element_type=jnp.float32).astype(x_RI.dtype)
+
+
 @jax.custom_vjp
 def bfloat16_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
     """A product of bfloat16 matrices whose gradients are such products too, for `multiplies_bfloat16`."""
-    return x_RI @ matrix_IO
+    return _rounded_product(x_RI, matrix_IO)
 
 
 bfloat16_product.defvjp(
-    lambda x_RI, matrix_IO: (x_RI @ matrix_IO, (x_RI, matrix_IO)),
-    lambda kept, y_RO: (y_RO @ transposed(kept[1]), transposed(kept[0]) @ y_RO),
+    lambda x_RI, matrix_IO: (_rounded_product(x_RI, matrix_IO), (x_RI, matrix_IO)),
+    lambda kept, y_RO: (_rounded_product(y_RO, transposed(kept[1])), _rounded_product(transposed(kept[0]), y_RO)),
 )
 
 

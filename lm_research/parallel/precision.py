@@ -9,18 +9,19 @@ import jax
 from lm_research.config import Config, replace
 from lm_research.parallel.hardware import platform
 
-FAST_CPU_JAX = (0, 12)  # the first version whose products on CPUs use bfloat16 units (layers.multiplies_bfloat16)
+# Before this version, each pass of a loop on a CPU converts the bfloat16 of all layers to float32 and back.
+LOOPING_JAX = (0, 12)
 
 
-def auto_dtype(name: str = "") -> str:
+def auto_dtype(scan_layers: bool, name: str = "") -> str:
     """Choose "bfloat16" or "float32" for a platform, the current one by default.
 
-    bfloat16 on TPUs, GPUs, and CPUs with AMX from jax 0.12 on.
+    bfloat16 on TPUs, GPUs, and CPUs with AMX; of layers in a loop there, from jax 0.12 on.
     """
-    name = name or platform()
-    if name != "cpu":
+    if (name or platform()) != "cpu":
         return "bfloat16"
-    return "bfloat16" if jax.__version_info__ >= FAST_CPU_JAX and "amx_bf16" in processor_flags() else "float32"
+    faster = not scan_layers or jax.__version_info__ >= LOOPING_JAX
+    return "bfloat16" if faster and "amx_bf16" in processor_flags() else "float32"
 
 
 def processor_flags(file: str = "/proc/cpuinfo") -> frozenset[str]:
@@ -35,4 +36,6 @@ def processor_flags(file: str = "/proc/cpuinfo") -> frozenset[str]:
 
 def with_dtype(config: Config, name: str = "") -> Config:
     """Replace model.dtype=auto by the type of a platform, the current one by default."""
-    return replace(config, model={"dtype": auto_dtype(name)}) if config.model.dtype == "auto" else config
+    if config.model.dtype != "auto":
+        return config
+    return replace(config, model={"dtype": auto_dtype(config.model.scan_layers, name)})

@@ -1,7 +1,7 @@
 """`python -m experiments.benchmarks.products.run`: matrix products of a layer on this machine, in bfloat16 and float32, in three orders.
 
 A dense layer needs a @ b forward, and a.T @ b and a @ b.T backward. Each of these is timed as it is, behind a barrier, and from a copy that
-`layers.transposed` lays out in memory as its own matrix. Rounds alternate between all of them, so that other work on the machine slows each
+`layers.transposed` lays out in memory as its own matrix; `f32(...)` keeps the sums in float32 and rounds them afterwards. Rounds alternate between all of them, so that other work on the machine slows each
 alike. The table has GFLOP per second of processor time, of all threads together, which other work disturbs less than seconds: the best and
 the median round; and whether the compiled program multiplies numbers of this type, or converts them to float32 first.
 """
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from lm_research.models.layers import transposed
 
@@ -26,6 +27,9 @@ DTYPES = ("bfloat16", "float32")
 
 def products() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     """The products by name; their arguments are [m, k], [k, n], with the side that the name transposes given transposed."""
+
+    def f32(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
 
     def barrier(x: jax.Array) -> jax.Array:
         return jax.lax.optimization_barrier(x.T)
@@ -38,6 +42,11 @@ def products() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
         "a @ barrier(b.T)": lambda a, b: a @ barrier(b),
         "copy(a.T) @ b": lambda a, b: transposed(a) @ b,
         "a @ copy(b.T)": lambda a, b: a @ transposed(b),
+        "f32(a @ b)": f32,
+        "f32(a.T @ b)": lambda a, b: f32(a.T, b),
+        "f32(a @ b.T)": lambda a, b: f32(a, b.T),
+        "f32(copy(a.T) @ b)": lambda a, b: f32(transposed(a), b),
+        "f32(a @ copy(b.T))": lambda a, b: f32(a, transposed(b)),
     }
 
 
@@ -58,8 +67,15 @@ def make_case(name: str, dtype: str, shape: tuple[int, int, int]) -> tuple[Calla
     a, b = (jax.random.normal(key, size).astype(dtype) for key, size in zip(keys, (left, right), strict=True))
     compiled = jax.jit(products()[name]).lower(a, b).compile()
     compiled(a, b).block_until_ready()
-    found = [line for line in compiled.as_text().splitlines() if " dot(" in line]
-    return lambda: compiled(a, b), dtype == "float32" or not any("= f32[" in line for line in found)
+    found = [computation for computation in compiled.as_text().split("\n}\n") if " dot(" in computation]
+    # A kernel of its own that reads bfloat16; what stays in the main computation is converted where it runs.
+    direct = not any("ENTRY" in computation or "= f32[" in _parameters(computation) for computation in found)
+    return lambda: compiled(a, b), dtype == "float32" or direct
+
+
+def _parameters(computation: str) -> str:
+    """The lines of a computation's parameters."""
+    return "\n".join(line for line in computation.splitlines() if " parameter(" in line)
 
 
 def cell(seconds: list[float], shape: tuple[int, int, int], direct: bool) -> str:

@@ -135,7 +135,7 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
     """The architecture of a run: the fields of its model section, with the family's traits."""
     fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
     fields |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
-    fields["dtype"] = auto_dtype() if config.dtype == "auto" else config.dtype
+    fields["dtype"] = auto_dtype(config.scan_layers) if config.dtype == "auto" else config.dtype
     tied = {} if config.tie_word_embeddings is None else {"tied": config.tie_word_embeddings}
     arch = from_flat(**{"vocab_size": vocab_size, **fields, **traits, **tied})
     arch = arch.with_layers(residual=config.norm_position) if config.norm_position else arch
