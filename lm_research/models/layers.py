@@ -165,8 +165,15 @@ _MULTIPLIED = {"heads": "act_heads", "mlp": "act_mlp", "vocab": "act_vocab"}
 
 
 def _gathered(axes: tuple[str | None, str | None], matrix_IO: jax.Array) -> jax.Array:
-    """A matrix with these axes of parameters as devices multiply with it."""
-    return constrain(matrix_IO, *(_MULTIPLIED.get(axis or "") for axis in axes))
+    """A matrix with these axes of parameters, or its gradient, as devices multiply with it.
+
+    XLA gathers parts of heads [D, H, K] that are no whole registers before the other products, and copies the whole into the order of a
+    matrix, in each pass. The barrier leaves one such copy.
+    """
+    whole_IO = constrain(matrix_IO, *(_MULTIPLIED.get(axis or "") for axis in axes))
+    sizes = zip(matrix_IO.shape, axes, strict=True)
+    own = [size // parameter_parts(axis) for size, axis in sizes if axis not in _MULTIPLIED]
+    return jax.lax.optimization_barrier(whole_IO) if "heads" in axes and own[0] % SUBLANES else whole_IO
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,7 @@ SLOW_CASES = {
     "rotary, interleaved, chunks": Problem(length=600, heads=1, width=128, pairs=64, interleaved=True, packed=True),
     "rotary, too few heads for a tile": Problem(heads=3, groups=1, pairs=16, packed=True),
     "rotary, padded heads": Problem(length=128, heads=8, width=20, pairs=10, interleaved=True),
+    "odd heads, biases": Problem(heads=3, distances=True, key_bias=True, causal=True, rate=0.1),
     "keys of many chunks": Problem(length=128, keys=900, rate=0.1, distances=True),
 }
 
@@ -178,3 +180,13 @@ def test_bfloat16_differs_by_rounding() -> None:
     exact = results(p, False, [None if x is None else x.astype(jnp.float32) for x in arrays], mask)
     for got, expected in zip(fast, exact, strict=True):
         np.testing.assert_allclose(got, expected, atol=2**-6 * np.abs(expected).max())
+
+
+def test_declared_cost_counts_the_heads_that_exist() -> None:
+    """Three heads of 64 are two tiles of two: two products of 128 x 128 x 64 for each head and row, 2 operations each."""
+    p = Problem(length=128, heads=3)
+    arrays, mask = arrays_and_mask(p)
+    traced = jax.make_jaxpr(lambda *qkv: tpu_attend(*qkv, AttentionMask(**mask)))(*arrays[:3])
+    text = str(traced)
+    flops = re.findall(r"CostEstimate\(flops=(\d+)", text)
+    assert [int(n) for n in flops] == [2 * 2 * 2 * 3 * 128 * 128 * 64]

@@ -179,7 +179,7 @@ def _sharing(copies: int, groups: int, width: int) -> int:
 def _static(
     settings: dict[str, Any], options: Options, qkv: list[jax.Array], copies: int, has_distances: bool
 ) -> Static:
-    (_, length, _, width), (_, sources, groups, _) = qkv[0].shape, qkv[1].shape
+    (_, length, heads, width), (_, sources, groups, _) = qkv[0].shape, qkv[1].shape
     window = settings["window"]
     longest = options.skipping_block if settings["causal"] or window else options.longest_block
     if window:
@@ -193,6 +193,7 @@ def _static(
         heads=own * copies,
         copies=copies,
         width=width,
+        all_heads=heads,
         queries=queries,
         keys=keys,
         blocks=(ceil_div(length, queries), ceil_div(sources, keys * chunk) * chunk),
@@ -430,7 +431,7 @@ class _Call:
         """Costs without masks by segment: operations of matrix products, exponentials of scores, and bytes that are read and written."""
         static = self.static
         pairs = int(self.near_IJ.sum()) * static.queries * static.keys
-        scores = self.batch * self.tiles * static.heads * pairs
+        scores = self.batch * static.all_heads * pairs
         moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((arrays, results)))
         return pl.CostEstimate(
             flops=2 * products * scores * static.width,

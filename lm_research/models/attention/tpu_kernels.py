@@ -36,6 +36,7 @@ class Static(NamedTuple):
       whole: shape [B, H, L, S] by which dropout numbers the scores.
       lengths: L and S.
       heads, copies, width: query heads of a tile, query heads that share a key/value head, and K.
+      all_heads: query heads of all tiles; the last tile may have fewer.
       queries, keys: Q and N.
       blocks: numbers of blocks of queries and of keys.
       chunk: key blocks of a program.
@@ -56,6 +57,7 @@ class Static(NamedTuple):
     heads: int
     copies: int
     width: int
+    all_heads: int
     queries: int
     keys: int
     blocks: tuple[int, int]
@@ -252,7 +254,8 @@ def forward_kernel(
         pair = Pair(static, rows, place, inner)
         keys, values = _block(pair, key), _block(pair, value)
         visible, values_KN = pair.visible(), values.T
-        for head in range(static.heads):
+
+        def add_head(head: int) -> None:
             own, shared, row = _lanes(static, head), _lanes(static, head // static.copies), slice(head, head + 1)
             scores, _ = pair.scores(head, keys[:, shared], queries[:, own])
             scores = jnp.where(visible, scores, _MASKED)
@@ -262,6 +265,8 @@ def forward_kernel(
             if static.rate:
                 weights = jnp.where(pair.kept(head), weights, 0.0)
             mixed[own] = mixed[own] * shrink + _dot(values_KN[shared], weights.astype(values.dtype), 1, 0)
+
+        _each_head(static, place, add_head)
 
     _loop(static, place, rows, add)
 
@@ -327,7 +332,8 @@ def backward_kernel(
         pair = Pair(static, rows, place, inner)
         keys, values = _block(pair, key), _block(pair, value)
         visible, keys_KN = pair.visible(), keys.T
-        for head in range(static.heads):
+
+        def add_head(head: int) -> None:
             own, shared, row = _lanes(static, head), _lanes(static, head // static.copies), slice(head, head + 1)
             scores, slope = pair.scores(head, keys[:, shared], queries[:, own])
             # Probabilities are divided by 1 - rate here, and `delta` is multiplied by it, so that nothing else has to be.
@@ -349,6 +355,8 @@ def backward_kernel(
             gradient = (gradient * slope if static.cap else gradient).astype(queries.dtype)
             for_key[pair.slots, shared] += _dot(gradient, queries[:, own], 1, 0)
             for_query[own] += _dot(keys_KN[shared], gradient, 1, 0)
+
+        _each_head(static, place, add_head)
 
     _loop(static, place, rows, add)
     to_query = _rotated(static, rows, (for_query[...] * static.scale).T, first, -1)
@@ -379,6 +387,15 @@ def _loop(static: Static, place: Place, rows: Rows, add: Any) -> None:
         add(inner)
 
     jax.lax.fori_loop(first, last, step, None)
+
+
+def _each_head(static: Static, place: Place, run: Any) -> None:
+    """Call `run` for each head that the tile has."""
+    for head in range(static.heads):
+        if head < static.all_heads % static.heads or static.all_heads % static.heads == 0:
+            run(head)
+        else:
+            pl.when(place.tile * static.heads + head < static.all_heads)(functools.partial(run, head))
 
 
 def _each_block(static: Static, run: Any) -> None:
