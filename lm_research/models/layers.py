@@ -172,8 +172,8 @@ def _gathered(axes: tuple[str | None, str | None], matrix_IO: jax.Array) -> jax.
     """
     whole_IO = constrain(matrix_IO, *(_MULTIPLIED.get(axis or "") for axis in axes))
     sizes = zip(matrix_IO.shape, axes, strict=True)
-    own = [size // parameter_parts(axis) for size, axis in sizes if axis not in _MULTIPLIED]
-    return jax.lax.optimization_barrier(whole_IO) if "heads" in axes and own[0] % SUBLANES else whole_IO
+    odd = any(size // parameter_parts(axis) % SUBLANES for size, axis in sizes if axis not in _MULTIPLIED)
+    return jax.lax.optimization_barrier(whole_IO) if "heads" in axes and odd else whole_IO
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
