@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_research import cli
 from lm_research.common import flags
-from lm_research.common.paths import FILE, FOLDER, kind
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
 from lm_research.config import run_files
 from lm_research.errors import BUG, DONE, CheckpointError
 
@@ -135,8 +135,9 @@ def load(directory: Path) -> Run:
     Raises:
       CheckpointError: it is missing, its run has not ended, or a file in it is damaged.
     """
-    if kind(directory) != FOLDER:
-        raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a finished run.")
+    if (found := kind(directory)) != FOLDER:
+        why = "" if found in (FILE, NOTHING) else f": it is {found}"
+        raise CheckpointError(f"{directory} is not a directory{why}. Give the --workdir of a finished run.")
     if kind(directory / "config.json") != FILE:
         raise CheckpointError(f"{directory} has no config.json, so it is not a run directory. Give a run's --workdir.")
     if not kind(directory / "summary.json"):

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from lm_research import cli
 from lm_research.common import flags
 from lm_research.common.bucket_copies import BucketCopy
+from lm_research.common.disk import reporting_disk_errors
 from lm_research.common.paths import as_path
 from lm_research.config.run_files import read_config
 from lm_research.errors import PretrainedError
@@ -69,8 +70,9 @@ def convert(args: argparse.Namespace) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     output = as_path(args.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
+    with reporting_disk_errors(str, output):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
     with BucketCopy(output) as copy, emptied_on_failure(copy.folder):
         write(args, copy.folder)
 

@@ -9,6 +9,7 @@ the directory of a training run.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -22,8 +23,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from lm_research.common.bucket_copies import BucketCopy
 from lm_research.common.disk import reporting_disk_errors
-from lm_research.common.paths import path_of
+from lm_research.common.paths import as_path, path_of
 from lm_research.config.run_files import checkpoint_steps
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
@@ -233,28 +235,29 @@ class LanguageModel:
           PretrainedError: the format has no class for this family and head. `save_native` can write the model.
           DiskError: the directory cannot be written.
         """
-        directory = pathlib.Path(directory)
-        with reporting_disk_errors(str, directory):
+        with self._saving(directory) as place:
             huggingface.save(
-                directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
+                place, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
             )
             if self.tokenizer is not None:
-                self.tokenizer.save_files(directory)
-            decoding_options.save_defaults(directory, self.generation_config)
-            self._save_embedding(directory)
+                self.tokenizer.save_files(place)
+            decoding_options.save_defaults(place, self.generation_config)
 
     def save_native(self, directory: PathLike) -> None:
         """Write a native directory, which also stores heads and shapes that the Hugging Face format cannot represent."""
-        directory = pathlib.Path(directory)
-        with reporting_disk_errors(str, directory):
+        with self._saving(directory) as place:
             native_checkpoint.save(
-                directory, self.definition, self.family, self.params, self._config, self.tokenizer, self.plugins
+                place, self.definition, self.family, self.params, self._config, self.tokenizer, self.plugins
             )
-            self._save_embedding(directory)
 
-    def _save_embedding(self, directory: pathlib.Path) -> None:
-        if self.embedding is not None and self.embedding.supported:
-            sentence_transformers.save(directory, self.embedding, self.definition.arch.output_width)
+    @contextlib.contextmanager
+    def _saving(self, directory: PathLike) -> Iterator[pathlib.Path]:
+        """Yield the directory, or the local one that is copied to it, and store the embedding's settings there at the end."""
+        address = as_path(directory)
+        with BucketCopy(address) as copy, reporting_disk_errors(str, address):
+            yield copy.folder
+            if self.embedding is not None and self.embedding.supported:
+                sentence_transformers.save(copy.folder, self.embedding, self.definition.arch.output_width)
 
     def generate(self, input_ids: Any = None, prompts: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
         """Generate text: continue prompts (decoders) or answer texts (encoder-decoders).

@@ -59,7 +59,9 @@ class BucketCopy:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lm_research-")) / address.name
         self.folder.mkdir()
         try:
-            self._fetch(also, begin or "")
+            with reporting_disk_errors(lambda: "", address):
+                buckets.check_writable(address)
+                self._fetch(also, begin or "")
         except BaseException:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
             raise
@@ -164,10 +166,8 @@ class BucketCopy:
         if not is_remote(path):
             yield path
             return
-        with reporting_disk_errors(lambda: "", path):
-            buckets.check_writable(path.parent)
-            with cls(path.parent, begin=path.name) as copy:
-                yield copy.folder / path.name
+        with cls(path.parent, begin=path.name) as copy:
+            yield copy.folder / path.name
 
     def named(self, text: str) -> str:
         """Replace the local folder in a message by the address."""
@@ -211,6 +211,17 @@ def fetched(path: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     fetch(path, folder / path.name, without)
     return folder / path.name
+
+
+@contextlib.contextmanager
+def naming(address: pathlib.Path, place: pathlib.Path) -> Iterator[None]:
+    """Name an address instead of the place of its copy in UserErrors, except those about this machine's disk."""
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error, DiskError):
+            error.args = (str(error).replace(str(place), str(address)),)
+        raise
 
 
 def fetch(path: pathlib.Path, place: pathlib.Path, without: tuple[str, ...] = ()) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from lm_research.common.documents import whole_number
+from lm_research.common.paths import is_remote
 from lm_research.config.keys import Section, key
 from lm_research.errors import ConfigError, suggest
 
@@ -74,6 +75,14 @@ class CheckpointConfig(Section):
         "log, and move the damaged one to checkpoints/damaged; or stop.",
         choices=("fallback", "stop"),
     )
+
+    @override
+    def check(self, config: Config) -> None:
+        if is_remote(self.local_directory):
+            raise ConfigError(
+                f"config.checkpoint.local_directory={self.local_directory} is in a bucket. Give a directory in each host's memory or on its "
+                "disk; the rarer checkpoints of checkpoint.every_steps are written to --workdir, which may be in a bucket."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

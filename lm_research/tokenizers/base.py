@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import json_value
+from lm_research.common.paths import as_path
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.inputs import Row, Texts, bert_rows, make_pairs, stack_rows
 from lm_research.tokenizers.languages import Languages, require_languages
@@ -93,7 +94,7 @@ class Tokenizer(abc.ABC):
 
     def save_files(self, directory: pathlib.Path | str) -> None:
         """Write all `files` into a folder, which is created if missing."""
-        write_files(self.files, pathlib.Path(directory))
+        write_files(self.files, as_path(directory))
 
     def library_spec(self) -> dict[str, Any]:
         """The content of an equivalent tokenizer.json; raises a TokenizerError if that format cannot express the tokenizer."""

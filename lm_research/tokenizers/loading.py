@@ -11,7 +11,8 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from lm_research.common.bucket_copies import fetched
+from lm_research.common.bucket_copies import fetched, naming
+from lm_research.common.disk import reporting_disk_errors
 from lm_research.common.documents import read_bytes
 from lm_research.common.paths import as_path, is_remote
 from lm_research.config.run_files import newest_step
@@ -68,8 +69,14 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
     Raises:
       TokenizerError: there is no tokenizer, it is damaged, or its class is not supported.
     """
+    address = as_path(path)
+    if is_remote(address):
+        with reporting_disk_errors(str, address):
+            place = _fetched(address)
+        with naming(address, place):
+            return load_tokenizer(place)
     try:
-        path = _local(as_path(path).expanduser())
+        path = address.expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
         checkpointed = (
             [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
@@ -78,7 +85,7 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
         if (
             is_folder and not holds_tokenizer(path) and holds_tokenizer(path / "files")
-        ):  # a checkpoint; see also `_local`
+        ):  # a checkpoint; see also `_fetched`
             steps = {0: path}
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown ~user, or has a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -100,10 +107,8 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
     return SentencePieceTokenizer.load(path)
 
 
-def _local(path: pathlib.Path) -> pathlib.Path:
-    """Copy what a tokenizer is read from to this machine, if it is in a bucket."""
-    if not is_remote(path):
-        return path
+def _fetched(path: pathlib.Path) -> pathlib.Path:
+    """Copy what a tokenizer is read from to this machine."""
     newest = newest_step(path / "checkpoints")
     checkpoint = path if newest is None else path / "checkpoints" / str(newest)
     return fetched(checkpoint / "files" if (checkpoint / "files").is_dir() else path, without=_WEIGHTS)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import collections
 import json
-import pathlib
 import re
 from collections.abc import Iterable
 
 from lm_research.common.documents import read_bytes
 from lm_research.common.lines import split_lines
+from lm_research.common.paths import as_path
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import Tokenizer
@@ -56,7 +56,7 @@ def make_word_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokeni
 
 def read_vocabulary(path: str) -> bytes:
     """Read the file of config.vocabulary; raise a TokenizerError if that is not possible."""
-    return read_bytes(pathlib.Path(path).expanduser(), error=TokenizerError, fix="Check config.tokenizer.vocabulary.")
+    return read_bytes(as_path(path).expanduser(), error=TokenizerError, fix="Check config.tokenizer.vocabulary.")
 
 
 def _read(path: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_only_what_has_changed_is_sent() -> None:
         copy.upload()
         sent = server.counts["insert"]
         copy.upload()
-        assert server.counts["insert"] == sent == 2
+        assert server.counts["insert"] == sent == 3  # with the one that showed that the bucket can be written
         os.replace(copy.folder / ".a.json.tmp", copy.folder / "a.json")  # same size, and it may have the same time
         copy.upload()
         assert server.counts["insert"] == sent + 1

@@ -12,6 +12,9 @@ from lm_research.common import buckets, disk
 from lm_research.common.bucket_copies import BucketCopy, names
 from lm_research.common.disk import DiskError
 from lm_research.common.paths import as_path
+from lm_research.config import resolve
+from lm_research.errors import ConfigError
+from lm_research.tokenizers.word_vocabulary import read_vocabulary
 
 ASKED: dict[str, Callable[[Any], object]] = {
     "read": buckets.read,
@@ -58,7 +61,10 @@ def test_an_output_that_cannot_be_stored_is_told_before_the_work(scheme: str) ->
             local.write_text("one\n")
         assert names(path.parent) == ["answers.jsonl"] and buckets.read(path) == b"one\n"
         server.denied.update({"bucket", "PUT"})
-        with pytest.raises(DiskError, match=f"^{path} cannot be used: permission denied"), BucketCopy.of_file(path):
+        with (
+            pytest.raises(DiskError, match=f"^{path.parent} cannot be used: permission denied"),
+            BucketCopy.of_file(path),
+        ):
             pytest.fail("the work has begun")
 
 
@@ -69,6 +75,16 @@ def test_lines_of_limited_length_are_read(scheme: str) -> None:
         buckets.write(path, b"one\ntwo\n")
         with buckets.open_object(path) as file:
             assert [file.readline(2), file.readline(9), file.read()] == [b"on", b"e\n", b"two\n"]
+
+
+def test_a_vocabulary_is_read_and_local_checkpoints_are_refused() -> None:
+    with served("gs"):
+        buckets.write(as_path("gs://bucket/words.txt"), b"river\nstone\n")
+        assert read_vocabulary("gs://bucket/words.txt") == b"river\nstone\n"
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.local_directory=gs://bucket/local is in a bucket. Give a directory"
+    ):
+        resolve({"data": {"source": "x"}, "checkpoint": {"local_directory": "gs://bucket/local"}})
 
 
 def test_missing_credentials_are_not_blamed_on_the_network() -> None:

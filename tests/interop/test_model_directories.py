@@ -9,7 +9,11 @@ import pathlib
 import pytest
 
 from helpers.gcs_server import GcsServer, Stored, served_here
+from lm_research import from_pretrained
 from lm_research.common import bucket_copies
+from lm_research.common.paths import as_path
+from lm_research.errors import UserError
+from lm_research.interop.model_directories import inspect
 from lm_research.tasks.embedding import init_embedding
 from lm_research.tasks.generation import read_init_settings
 from lm_research.tokenizers.loading import load_tokenizer
@@ -40,6 +44,30 @@ def test_the_settings_of_tasks_come_from_a_bucket(tmp_path: pathlib.Path) -> Non
         assert init_embedding("gs://bucket/models/one").pooling == "max"
         settings = read_init_settings("gs://bucket/models/one")
     assert settings["decoder_start_token_id"] == 7 and settings["family"] == "bert"
+
+
+def test_models_are_saved_in_a_bucket() -> None:
+    with served_here() as server:
+        put(server, "models/one", FILES)
+        lm = from_pretrained("gs://bucket/models/one")
+        lm.save_pretrained("gs://bucket/models/two")
+        stored = inspect(as_path("gs://bucket/models/two"))
+        assert stored.definition.shapes == lm.definition.shapes
+        assert load_tokenizer("gs://bucket/models/two").digest == load_tokenizer("gs://bucket/models/one").digest
+    assert not pathlib.Path("gs:").exists()
+
+
+def test_what_is_missing_or_damaged_has_its_address() -> None:
+    with served_here() as server:
+        put(server, "damaged", FILES | {"config.json": b"{", "tokenizer.json": b"{", "tokenizer_config.json": b"{"})
+        for read in (lambda name: inspect(as_path(name)), load_tokenizer):
+            for name in ("gs://bucket/nothing", "gs://bucket/damaged"):
+                with pytest.raises(UserError, match=name):
+                    read(name)
+            server.denied.add("bucket")
+            with pytest.raises(UserError, match="gs://bucket/damaged cannot be used: permission denied"):
+                read("gs://bucket/damaged")
+            server.denied.clear()
 
 
 @pytest.mark.parametrize("place", ["runs/a", "runs/a/checkpoints/6"])
