@@ -188,7 +188,7 @@ def test_a_run_measures_and_writes_results_after_each_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
     """The rounds, with in-process workers that take the seconds in `pace`."""
-    pace = {"sdpa": 2.0, "eager": 3.0, True: 1.5, False: 1.0}  # attention; scan_layers
+    pace = {"sdpa": 4.0, "eager": 6.0, True: 3.0, False: 2.0}  # attention; scan_layers; half of it in bfloat16
 
     class FakeWorker:
         def __init__(self, module: str, keep_freed_memory: bool = True) -> None:
@@ -199,7 +199,8 @@ def test_a_run_measures_and_writes_results_after_each_row(
                 self.options = request["options"]
                 return {"seconds": 1.0, "parameters": 7}
             if "go" in request:
-                seconds = pace[next(iter(self.options.values()), True)]
+                way = self.options.get("attention", self.options.get("scan_layers", True))
+                seconds = pace[way] / (2 if self.options["dtype"] == "bfloat16" else 1)
                 self.clock += request["go"] * seconds
                 times = [seconds] * request["go"]
                 return {"seconds": times, "cpu_seconds": sum(times), "loss": 1.0, "process_seconds": self.clock}
@@ -218,10 +219,22 @@ def test_a_run_measures_and_writes_results_after_each_row(
     written = json.loads(output.read_text())
     (row,) = written["results"]
     assert (row["summary"]["ratio"], row["summary"]["rounds"]) == (2.0, 2)
-    assert [side["variant"] for side in row["sides"].values()] == ["unrolled", "sdpa"]  # the faster of each side
-    assert {name for side in row["sides"].values() for name in side["probes"]} == {"scan", "unrolled", "sdpa", "eager"}
+    assert [side["variant"] for side in row["sides"].values()] == ["unrolled bfloat16", "sdpa bfloat16"]  # the fastest
+    assert {name for side in row["sides"].values() for name in side["probes"]} == {
+        f"{way} {dtype}" for way in ("scan", "unrolled", "sdpa", "eager") for dtype in ("float32", "bfloat16")
+    }
     assert [len(turn["seconds"]) for turn in row["sides"]["ours"]["turns"]] == [2, 2]  # round(2.5 s / 1 s)
     assert written["environment"]["cores"] and written["environment"]["versions"]["jax"]
     printed = capsys.readouterr().out
     assert run.main([f"--tables={output}"]) == 0
     assert capsys.readouterr().out == printed and "| 2.00 | 3 (short) |" in printed
+
+
+def test_each_side_runs_in_both_types_on_a_cpu_only() -> None:
+    def types(platform: str, *argv: str) -> list[str | None]:
+        ways = run.variants(run.parse(["--side", "ours", *argv]), platform)[report.OURS]
+        return [way.get("dtype") for way in ways.values()]
+
+    assert types("cpu") == ["float32", "float32", "bfloat16", "bfloat16"]
+    assert types("cpu", "--dtype", "bfloat16") == ["bfloat16", "bfloat16"]
+    assert types("gpu") == [None, None]

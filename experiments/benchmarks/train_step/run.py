@@ -40,6 +40,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=5, help="number of quiet rounds (at most three times as many are tried)"
     )
+    parser.add_argument(
+        "--dtype",
+        default="fastest",
+        choices=("fastest", "float32", "bfloat16"),
+        help="on a CPU: compute type of both sides, or each side's fastest (default); parameters are float32",
+    )
     parser.add_argument("--compile", action="store_true", help="on a CPU, also try torch.compile (a GPU always does)")
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("results.json"), help="written after each row"
@@ -84,14 +90,25 @@ def variants(options: argparse.Namespace, platform_name: str) -> Variants:
 
     PyTorch is left out if it is not requested, not installed or does not support the device.
     """
-    ours = {"scan": {}} | ({"unrolled": {"scan_layers": False}} if platform_name in ("cpu", "gpu") else {})
+    ours: dict[str, dict[str, Any]] = {"scan": {}}
+    if platform_name in ("cpu", "gpu"):
+        ours["unrolled"] = {"scan_layers": False}
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if options.side == "ours" or not installed or platform_name not in ("cpu", "gpu"):
-        return {OURS: ours}
-    torch = {"sdpa": {"attention": "sdpa"}} | ({"eager": {"attention": "eager"}} if platform_name == "cpu" else {})
+        return {OURS: _typed(ours, options.dtype, platform_name)}
+    torch: dict[str, dict[str, Any]] = {"sdpa": {"attention": "sdpa"}}
+    torch |= {"eager": {"attention": "eager"}} if platform_name == "cpu" else {}
     if options.compile or platform_name == "gpu":
         torch |= {f"{name} compiled": {**given, "compile": True} for name, given in list(torch.items())}
-    return {OURS: ours, TORCH: torch}
+    return {name: _typed(ways, options.dtype, platform_name) for name, ways in ((OURS, ours), (TORCH, torch))}
+
+
+def _typed(ways: dict[str, dict[str, Any]], dtype: str, platform_name: str) -> dict[str, dict[str, Any]]:
+    """Variants of a side in a type, or on CPUs in both; elsewhere those of the rows."""
+    if platform_name != "cpu":
+        return ways
+    dtypes = ("float32", "bfloat16") if dtype == "fastest" else (dtype,)
+    return {f"{name} {one}": {**given, "dtype": one} for one in dtypes for name, given in ways.items()}
 
 
 def measure(row: Row, choices: Variants, repeats: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The step in PyTorch: transformers' BertForPreTraining or GPT2LMHeadModel, AdamW, clipping.
 
 Set up for speed as users reasonably would: fused AdamW, scaled_dot_product_attention, no attention mask (every token is
-real), gradients set to None; on a GPU bfloat16 autocast. `options`: attention ("sdpa" or "eager"), compile (bool).
+real), gradients set to None; bfloat16 by autocast. `options`: attention ("sdpa" or "eager"), dtype, by default the row's, compile (bool).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
 class TorchSide(Side):
     def __init__(self, row: Row, options: dict[str, Any]) -> None:
         self.row, self.device = row, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.autocast = options.get("dtype", row.dtype) == "bfloat16"
         self.wait_each = self.device.type == "cpu"
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("high")  # TF32 if the device supports it
@@ -108,7 +109,7 @@ class TorchSide(Side):
 
     def step(self, prepared: dict[str, torch.Tensor]) -> None:
         batch = {name: values.to(self.device, non_blocking=True) for name, values in prepared.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.row.dtype == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss_of(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), workload.CLIP_NORM)
