@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import re
+import time
 import traceback
 import uuid
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _ADDRESS = re.compile(r"(gs|s3)://")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _CLIENTS = ("fsspec", "gcsfs", "s3fs", "aiobotocore", "botocore", "aiohttp", "google")
+_PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds before a conflict is tried again
 _BUFFER = 2**16  # bytes of an object that are read at once, from the client's own, larger buffer
 FIXES = {
     errno.EACCES: "Let the account that runs this list, read, write and delete objects there, or log in with another one",
@@ -142,11 +144,17 @@ def create(path: Any, content: bytes) -> bool:
     Google Cloud Storage and S3 decide this themselves (ifGenerationMatch=0, If-None-Match: *).
     """
     system, name = filesystem(path)
-    try:
-        system.pipe_file(name, content, mode="create")
-    except FileExistsError:
-        # A client that lost the answer to its first request repeats it, and is refused by its own object.
-        return bool(system.cat_file(name) == content)
+    for pause in (*_PAUSES, None):
+        try:
+            system.pipe_file(name, content, mode="create")
+            break
+        except FileExistsError:
+            # A client that lost the answer to its first request repeats it, and is refused by its own object.
+            return bool(system.cat_file(name) == content)
+        except OSError as error:
+            if status_of(error) != 409 or pause is None:  # S3's while another request for the object is under way
+                raise
+            time.sleep(pause)
     return True
 
 

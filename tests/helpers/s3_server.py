@@ -26,12 +26,14 @@ class S3Server:
       application: moto's.
       faults: answers for a share of the requests, late or 429 or 503.
       denied: methods ("PUT", "GET", ...) that are answered with 403.
+      conflicts: the number of conditional writes that are answered with 409, as while another one is under way.
       refused: the number of requests that failed.
     """
 
     application: Callable[..., Iterable[bytes]]
     faults: Faults
     denied: set[str] = dataclasses.field(default_factory=set)
+    conflicts: int = 0
     refused: int = 0
 
     def __post_init__(self) -> None:
@@ -44,6 +46,9 @@ class S3Server:
         time.sleep(late * self.faults.latency)
         if environment["REQUEST_METHOD"] in self.denied:
             status, code, drawn = "403 Forbidden", "AccessDenied", -1.0
+        if "HTTP_IF_NONE_MATCH" in environment and self.conflicts:
+            self.conflicts -= 1
+            status, code, drawn = "409 Conflict", "ConditionalRequestConflict", -1.0
         if drawn >= self.faults.share:
             return self.application(environment, start)
         environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))

@@ -34,16 +34,18 @@ buckets.write = lambda path, content: (time.sleep(0.3 * ("/checkpoints/" in str(
 
 
 @pytest.fixture
-def _bucket() -> Iterator[None]:
-    """A server with an empty bucket, which this process and those that it starts use."""
-    with s3_server.served_here():
-        yield
+def _bucket() -> Iterator[s3_server.S3Server]:
+    """A server with an empty bucket, which this process and those that it starts use; it refuses some requests."""
+    with s3_server.served_here(share=0.02, latency=0.01) as server:
+        yield server
     assert not pathlib.Path("s3:").exists()
 
 
-def test_objects_copies_and_leases(_bucket: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_copies_and_leases(_bucket: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LM_RESEARCH_LEASE_SECONDS", "1.2")
+    _bucket.faults.share = 0.0
     place, run = as_path("s3://bucket/x.json"), as_path("s3://bucket/run")
+    _bucket.conflicts = 2
     assert [buckets.create(place, content) for content in (b"1", b"2", b"1")] == [True, False, True]
     assert buckets.read(place) == place.read_bytes() == b"1"
     for text in ("one\n", "two\n"):
@@ -76,7 +78,7 @@ def complete() -> list[int]:
 
 @pytest.mark.slow
 def test_a_run_is_stopped_by_a_signal_and_continues_on_another_machine(
-    _bucket: None, lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
+    _bucket: s3_server.S3Server, lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     keys = ["--config.data.cache_dir=none"]  # so that the corpus is in the bucket too
     first = lab.start(RUN, *keys, before=SLOW_FEED + SLOW_COPIES, **machine(tmp_path / "1"))
@@ -117,7 +119,7 @@ def commands_take(address: str, run: pathlib.Path, folder: pathlib.Path) -> None
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_during_a_copy_continues_on_another_machine(
-    _bucket: None, lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
+    _bucket: s3_server.S3Server, lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     def copying() -> bool:
         """Whether the second or a later checkpoint is there in part."""
