@@ -220,11 +220,11 @@ class LocalTier:
 
 
 def _run_id(workdir: pathlib.Path) -> str:
-    """Return the id of a run directory, which a new one gets here."""
+    """Return the id of a run directory, which a new one gets here; one that cannot be read at the moment is not replaced."""
     path = workdir / RUN_ID
     try:
         return str(uuid.UUID(json.loads(path.read_text())["id"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         path.write_text(json.dumps({"id": str(uuid.uuid4())}) + "\n")
         return str(uuid.UUID(json.loads(path.read_text())["id"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 from helpers.train_helpers import ROOT
 from lm_research.config import CheckpointConfig
 from lm_research.errors import CheckpointError
-from lm_research.run import local_shards
+from lm_research.run import local_shards, local_tier
 from lm_research.run.checkpoint import Checkpoints
 
 
@@ -147,3 +148,15 @@ def test_a_directory_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
     (tmp_path / "local").write_text("")
     with pytest.raises(CheckpointError, match=f"local_directory={tmp_path}/local cannot be written: Not a directory"):
         one(tmp_path)
+
+
+def test_an_id_that_cannot_be_read_at_the_moment_is_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a bucket whose network fails; with another id, the emergency checkpoints would not be found."""
+    first = local_tier._run_id(tmp_path)
+    with monkeypatch.context() as failing:
+        failing.setattr(pathlib.Path, "read_text", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "no network")))
+        with pytest.raises(OSError, match="no network"):
+            local_tier._run_id(tmp_path)
+    assert local_tier._run_id(tmp_path) == first
