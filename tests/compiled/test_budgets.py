@@ -34,7 +34,7 @@ class Budget:
 
 XL = ("mesh.data=4", "mesh.fsdp=64", "train.accumulation_steps=1", "model.num_layers=2")
 BUDGETS = (
-    Budget("bert_base", "v5e:4x4", roof_mfu=0.62, cycles_mfu=0.455, peak_gib=4.0, synchronous_gb=0.15),
+    Budget("bert_base", "v5e:4x4", roof_mfu=0.65, cycles_mfu=0.50, peak_gib=4.0, synchronous_gb=0.05),
     Budget("bert_large", "v5e:4x4", roof_mfu=0.73, cycles_mfu=0.60, peak_gib=6.8, synchronous_gb=0.2),
     Budget("gpt2_small", "v5e:4x4", roof_mfu=0.77, cycles_mfu=0.64, peak_gib=3.2, synchronous_gb=0.35),
     Budget("gpt2_xl", "v5e:16x16", roof_mfu=0.61, cycles_mfu=0.43, peak_gib=1.1, synchronous_gb=0.38, flags=XL),
