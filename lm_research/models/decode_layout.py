@@ -19,11 +19,12 @@ from flax import nnx
 from lm_research.models.activations import capped
 from lm_research.models.architecture import Architecture
 from lm_research.models.block import Block, block_parts
+from lm_research.models.cpu_products import few_rows, is_few
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.models.heads import Model
 from lm_research.models.layer_plan import LayerSlot, layer_slots
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, few_rows, is_few
+from lm_research.models.layers import Dense
 
 HEAD = "head"  # name of the copy of the output table among the parameters of `unroll`
 

@@ -18,15 +18,13 @@ from jax.sharding import PartitionSpec
 
 from lm_research.models.activations import activation
 from lm_research.models.architecture import Architecture
+from lm_research.models.cpu_products import as_columns, as_rows, is_few
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import (
     Axes,
     Dense,
-    as_columns,
-    as_rows,
     broadcast_rows,
     dropout,
-    is_few,
     make_param,
     named,
     norm,

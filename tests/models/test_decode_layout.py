@@ -13,8 +13,8 @@ from flax import nnx
 
 from helpers import tiny
 from lm_research.models import decode_layout
+from lm_research.models.cpu_products import FEW_ROWS
 from lm_research.models.definition import define
-from lm_research.models.layers import FEW_ROWS
 
 GATED = dict(activation="silu", norm_kind="rms", num_kv_heads=1, tied=False)
 LAYER = dict(gated=True, query_bias=False, key_bias=False, value_bias=False, mlp_bias=False)

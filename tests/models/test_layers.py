@@ -19,15 +19,14 @@ from flax import nnx
 from helpers import tiny
 from lm_research.models import layers
 from lm_research.models.activations import activation, capped
+from lm_research.models.cpu_products import FEW_ROWS, few_rows
 from lm_research.models.embeddings import Embeddings
 from lm_research.models.layers import (
-    FEW_ROWS,
     Dense,
     LayerNorm,
     RMSNorm,
     broadcast_rows,
     dropout,
-    few_rows,
     make_param,
     norm,
     random_bits,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from helpers import tiny
+from lm_research.models.cpu_products import bfloat16_product, multiplies_bfloat16, transposed
 from lm_research.models.families import define_model
-from lm_research.models.layers import bfloat16_product, multiplies_bfloat16, transposed
 from lm_research.parallel import precision
 
 

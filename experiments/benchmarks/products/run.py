@@ -1,7 +1,7 @@
 """`python -m experiments.benchmarks.products.run`: matrix products of a layer on this machine, in bfloat16 and float32, in three orders.
 
 A dense layer needs a @ b forward, and a.T @ b and a @ b.T backward. Each of these is timed as it is, behind a barrier, and from a copy that
-`layers.transposed` lays out in memory as its own matrix; `f32(...)` keeps the sums in float32 and rounds them afterwards. Rounds alternate between all of them, so that other work on the machine slows each
+`cpu_products.transposed` lays out in memory as its own matrix; `f32(...)` keeps the sums in float32 and rounds them afterwards. Rounds alternate between all of them, so that other work on the machine slows each
 alike. The table has GFLOP per second of processor time, of all threads together, which other work disturbs less than seconds: the best and
 the median round; and whether the compiled program multiplies numbers of this type, or converts them to float32 first.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lm_research.models.layers import transposed
+from lm_research.models.cpu_products import transposed
 
 # Rows of a batch, width, and feed-forward width of BERT-base, and of a small model.
 SHAPES = {"base": (2048, 768, 3072), "small": (2048, 256, 1024)}
