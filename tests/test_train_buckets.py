@@ -107,8 +107,11 @@ def test_a_bucket_that_is_gone_for_some_seconds(lab: Lab, bert_run: pathlib.Path
 def test_a_second_process_is_refused_while_the_first_runs(lab: Lab) -> None:
     with GcsServer() as server:
         first = lab.start(RUN, before=SLOW_FEED, **server.environment)
-        kill_when(first, lambda: complete(server), signal.SIGCONT)  # which only wakes it
+        kill_when(
+            first, lambda: complete(server), signal.SIGSTOP
+        )  # on a busy machine it would end before the second begins
         code, output = finish(lab.start(RUN, **server.environment))
+        first.send_signal(signal.SIGCONT)
         assert (
             code == 2 and f"error: --workdir={RUN} is in use by another running process (process {first.pid}" in output
         )
