@@ -68,7 +68,7 @@ class Checkpoints:
         config: CheckpointConfig,
         files: Mapping[str, bytes],
         log: Callable[[str], None] = print,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[..., None] = lambda *_: None,
     ) -> None:
         """Open the checkpoints.
 
@@ -77,7 +77,8 @@ class Checkpoints:
           config: how often and how many to keep.
           files: stored in every new one next to the state, name -> content.
           log: for warnings.
-          before: called in process 0's writer before a checkpoint becomes complete: stores what a run that resumes from it needs beside it.
+          before: called in process 0's writer before a checkpoint becomes complete, and in each process's before an emergency
+            checkpoint does: stores what a run that resumes from it needs beside it. The latter passes the seconds for which it may try again.
         """
         self.directory = (workdir if is_remote(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
         self._copy = CheckpointCopy(self.directory)
@@ -107,7 +108,7 @@ class Checkpoints:
         for step in self._manager.all_steps():
             self._learn_rank(step)
         self._often = bool(config.every_steps or config.local_every_steps)
-        self._local = LocalTier(config.local_directory, workdir, log) if config.local_every_steps else None
+        self._local = LocalTier(config.local_directory, workdir, log, before) if config.local_every_steps else None
         self._log = log
         self._resumed: dict[str, Any] = {}  # the manifest of the emergency checkpoint that the run resumed from
 

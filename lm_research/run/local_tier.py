@@ -13,6 +13,7 @@ step that is incomplete, damaged or of another mesh is passed over.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.disk import DiskError
 from lm_research.errors import CheckpointError
 from lm_research.parallel import exchange, processes
 from lm_research.run import local_shards
@@ -43,14 +45,23 @@ class LocalTier:
       step: the newest that this start of the run wrote, or began to write, or resumed from; 0 if none.
     """
 
-    def __init__(self, directory: str, workdir: pathlib.Path, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: str, workdir: pathlib.Path, log: Callable[[str], None], before: Callable[[float], None]
+    ) -> None:
         """Open them; all processes must call this.
+
+        Args:
+          directory: of this host's memory or disk.
+          workdir: the run directory.
+          log: for warnings.
+          before: as for `Checkpoints`, with the seconds for which it may try again; a step is written even if it fails.
 
         Raises:
           CheckpointError: this host's directory cannot be written.
         """
         number = jax.process_index()
         run = exchange.share_texts("local/run", _run_id(workdir) if number == 0 else "")[0]
+        self._before = before
         self._log, self._root = log, pathlib.Path(directory).expanduser().absolute() / run
         self._folder = self._root / str(number)  # processes may share a host
         try:
@@ -97,6 +108,8 @@ class LocalTier:
         self, step: int, manifest: dict[str, Any], shards: dict[Key, np.ndarray], theirs: set[Key], neighbor: int
     ) -> None:
         number = jax.process_index()
+        with contextlib.suppress(DiskError):  # of a bucket; a later step may succeed
+            self._before(0.0)
         local_shards.write(self._folder / str(step) / str(number), local_shards.pack(manifest, shards))
         missing = {key: values for key, values in shards.items() if key not in theirs}
         if missing:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.train_helpers import ROOT
+from lm_research.common.disk import DiskError
 from lm_research.config import CheckpointConfig
 from lm_research.errors import CheckpointError
 from lm_research.run import local_shards, local_tier
@@ -109,6 +110,24 @@ def test_the_newest_tier_wins(tmp_path: pathlib.Path) -> None:
     assert store.resume_local(shapes, shardings, lambda *_: None) is None
     store.close()
     assert list((tmp_path / "local").iterdir()) == []  # all is saved in the run directory
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_belongs_to_a_step_is_stored_before_it(tmp_path: pathlib.Path, fails: bool) -> None:
+    """As the lines of metrics.jsonl of a run in a bucket are; without delay if the bucket fails."""
+    written: list[tuple[float, int]] = []
+
+    def before(patience: float = 600.0) -> None:
+        written.append((patience, len(list((tmp_path / "local").glob("*/0/3/0")))))
+        if fails:
+            raise DiskError("no bucket")
+
+    (tmp_path / "run").mkdir()
+    config = CheckpointConfig(local_every_steps=1, local_directory=str(tmp_path / "local"))
+    with Checkpoints(tmp_path / "run", config, {"corpus.json": b"{}"}, before=before) as store:
+        store.save_local(state(3), lines=3)
+        store._local.finish()
+        assert written == [(0.0, 0)] and len(list((tmp_path / "local").glob("*/0/3/0"))) == 1
 
 
 def test_steps_in_doubt_are_dropped(tmp_path: pathlib.Path) -> None:
