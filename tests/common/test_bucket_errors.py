@@ -55,8 +55,8 @@ def test_what_is_not_there_is_called_so(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
 def test_an_output_that_cannot_be_stored_is_told_before_the_work(scheme: str) -> None:
-    path = as_path(f"{scheme}://bucket/answers.jsonl")
     with served(scheme) as server:
+        path = as_path(f"{scheme}://bucket/answers.jsonl")
         with BucketCopy.of_file(path) as local:
             local.write_text("one\n")
         assert names(path.parent) == ["answers.jsonl"] and buckets.read(path) == b"one\n"
