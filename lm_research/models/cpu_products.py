@@ -30,20 +30,24 @@ def transposed(x_IO: jax.Array) -> jax.Array:
     return with_layout_constraint(jax.lax.optimization_barrier(x_IO).T, Layout((0, 1)))
 
 
-def _rounded_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
-    """A product of bfloat16 matrices; XLA before jax 0.12 multiplies as float32 on CPUs unless the sums stay in float32."""
-    return jnp.matmul(x_RI, matrix_IO, preferred_element_type=jnp.float32).astype(x_RI.dtype)
+def rounded_product(a: jax.Array, b: jax.Array, dtype: Any = None) -> jax.Array:
+    """A product of matrices whose sums are in float32 at least, rounded to `dtype`, by default that of `b`.
+
+    XLA before jax 0.12 multiplies bfloat16 as float32 on CPUs if the product itself is bfloat16.
+    """
+    sums = jnp.promote_types(b.dtype, jnp.float32)
+    return jnp.matmul(a, b, preferred_element_type=sums).astype(dtype or b.dtype)
 
 
 @jax.custom_vjp
 def bfloat16_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
     """A product of bfloat16 matrices whose gradients are such products too, for `multiplies_bfloat16`."""
-    return _rounded_product(x_RI, matrix_IO)
+    return rounded_product(x_RI, matrix_IO)
 
 
 bfloat16_product.defvjp(
-    lambda x_RI, matrix_IO: (_rounded_product(x_RI, matrix_IO), (x_RI, matrix_IO)),
-    lambda kept, y_RO: (_rounded_product(y_RO, transposed(kept[1])), _rounded_product(transposed(kept[0]), y_RO)),
+    lambda x_RI, matrix_IO: (rounded_product(x_RI, matrix_IO), (x_RI, matrix_IO)),
+    lambda kept, y_RO: (rounded_product(y_RO, transposed(kept[1])), rounded_product(transposed(kept[0]), y_RO)),
 )
 
 
@@ -54,7 +58,7 @@ def is_few(x_RI: jax.Array) -> bool:
 
 def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Array:
     """Compute x matrix^T, [R, outputs], as (matrix x^T)^T, which reads the matrix once in memory order: up to 3 times as fast on a CPU."""
-    return as_rows(times_columns(matrix_OI, as_columns(x_RI), dtype), len(x_RI))
+    return as_rows(rounded_product(matrix_OI, as_columns(x_RI), dtype), len(x_RI))
 
 
 def as_columns(x_RI: jax.Array) -> jax.Array:
@@ -65,12 +69,6 @@ def as_columns(x_RI: jax.Array) -> jax.Array:
     if x_RI.dtype != jnp.bfloat16:
         return jax.lax.optimization_barrier(x_RI.T)
     return transposed(jnp.pad(x_RI, ((0, max(2 - len(x_RI), 0)), (0, 0))))
-
-
-def times_columns(matrix_OI: jax.Array, x_IR: jax.Array, dtype: Any = None) -> jax.Array:
-    """The product [outputs, R] with columns, in the type of `x_IR` by default; jax 0.10 multiplies bfloat16 as such only to float32."""
-    sums = jnp.promote_types(x_IR.dtype, jnp.float32)
-    return jnp.matmul(matrix_OI, x_IR, preferred_element_type=sums).astype(dtype or x_IR.dtype)
 
 
 def as_rows(y_OR: jax.Array, count: int) -> jax.Array:

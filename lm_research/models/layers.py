@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.cpu_products import bfloat16_product, few_rows, is_few, multiplies_bfloat16, times_columns
+from lm_research.models.cpu_products import bfloat16_product, few_rows, is_few, multiplies_bfloat16, rounded_product
 from lm_research.models.quantization import quantized_product
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, first_row, gathers_parameters, length_parts, parameter_parts
@@ -140,7 +140,7 @@ class Dense(nnx.Module):
 
     def apply_to_columns(self, x_IR: jax.Array) -> jax.Array:
         """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
-        y_OR = times_columns(self.kernel[...].astype(self.dtype), x_IR)
+        y_OR = rounded_product(self.kernel[...].astype(self.dtype), x_IR)
         return y_OR if self.bias is None else y_OR + self.bias[...].astype(self.dtype)[:, None]
 
 
