@@ -11,7 +11,7 @@ ROW = FineTuning(
     title="RTE with 32 training records: MiniLM fine-tuned",
     scores={"accuracy": Published(52.71, origin=COMPUTED, at_least=True)},
     source="the most frequent class of the 277 validation records (exact_majority)",
-    why="Planned: about one minute a seed on one core. The public data have all training records, too (glue_rte); these are the 32 of FewGLUE. From memory, PET with the 223M parameters of ALBERT-xxlarge and these 32 records has 69.8 (Schick and Schütze 2020); "
+    why="The public data have all training records, too (glue_rte); these are the 32 of FewGLUE. From memory, PET with the 223M parameters of ALBERT-xxlarge and these 32 records has 69.8 (Schick and Schütze 2020); "
     "published figures of the whole set are no goal.",
     epochs=10.0,
     settings={

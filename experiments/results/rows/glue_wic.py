@@ -11,7 +11,7 @@ ROW = FineTuning(
     title="WiC with 32 training records: MiniLM fine-tuned",
     scores={"accuracy": Published(50.0, origin=COMPUTED, at_least=True)},
     source="the most frequent class of the 638 validation records (exact_majority)",
-    why="Planned: about one minute a seed on one core. The public data have 32 of the 5,428 training records (FewGLUE). From memory, PET with the 223M parameters of ALBERT-xxlarge and these 32 records has 52.4 (Schick and Schütze 2020); "
+    why="The public data have 32 of the 5,428 training records (FewGLUE). From memory, PET with the 223M parameters of ALBERT-xxlarge and these 32 records has 52.4 (Schick and Schütze 2020); "
     "published figures of the whole set are no goal.",
     epochs=10.0,
     settings={
