@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from lm_research.models.activations import capped
+from lm_research.models.cpu_products import multiplies_bfloat16, transposed
 from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
 from lm_research.parallel.hardware import platform
@@ -113,9 +114,10 @@ def _token_loss(
 ) -> Arrays:
     """Compute the two sums. `static` is (vocab_size, cap): later rows of the table are padding; `cap` bounds the logits."""
     table = table_VD.astype(hidden_RD.dtype)
+    columns = _columns(table)
 
     def sums(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> Arrays:
-        return _sums(static, hidden, targets, weights, table, bias_V)[0]
+        return _sums(static, hidden, targets, weights, table, columns, bias_V)[0]
 
     loss, correct = _map_slices(sums, hidden_RD, targets_R, weights_R)
     return loss.sum(), correct.sum()
@@ -130,10 +132,11 @@ def _forward(
     weights_R: jax.Array,
 ) -> tuple[Arrays, tuple[Any, ...]]:
     table = table_VD.astype(hidden_RD.dtype)
+    columns = _columns(table)
 
     def accumulate(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
         hidden, targets, weights = rows
-        sums, exp, total, at_target, slope = _sums(static, hidden, targets, weights, table, bias_V)
+        sums, exp, total, at_target, slope = _sums(static, hidden, targets, weights, table, columns, bias_V)
         # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. The factors of a row are applied to the small
         # sides of the products. Both terms of a confident prediction's target round to 1, but not their difference. TPUs put it into the place
         # of exp; elsewhere that takes longer, and the one-hot part is added to one row of the table a position afterwards.
@@ -202,13 +205,19 @@ def _table_product(exp_RV: jax.Array, scaled_RD: jax.Array) -> jax.Array:
     """Contract the rows, to [V, D] on TPUs and to [D, V], which is transposed once at the end, elsewhere.
 
     The latter from a transposed copy of the small factor: on a CPU the product for [V, D], and one that contracts the rows of both factors
-    (XLA makes that of a bare .T), run at half the speed.
+    (XLA makes that of a bare .T, and of bfloat16 behind a barrier too), run at half the speed or less.
     """
     if platform() == "tpu":  # in rows, which look-ups add to: XLA would write columns, and copy them
         product_VD = jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
         return with_layout_constraint(product_VD, Layout(major_to_minor=(0, 1)))
-    small_DR = jax.lax.optimization_barrier(scaled_RD.T)
+    in_memory = multiplies_bfloat16(scaled_RD.dtype)
+    small_DR = transposed(scaled_RD) if in_memory else jax.lax.optimization_barrier(scaled_RD.T)
     return jnp.dot(small_DR, exp_RV, preferred_element_type=jnp.float32)
+
+
+def _columns(table_VD: jax.Array) -> jax.Array:
+    """The table's transpose, of which CPUs get one copy for all slices: from a table read by columns they multiply in float32."""
+    return transposed(table_VD) if multiplies_bfloat16(table_VD.dtype) else table_VD.T
 
 
 def _sums(
@@ -217,6 +226,7 @@ def _sums(
     targets_R: jax.Array,
     weights_R: jax.Array,
     table_VD: jax.Array,
+    columns_DV: jax.Array,
     bias_V: jax.Array | None,
 ) -> tuple[Arrays, jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Compute (loss, correct) of a slice, and what its gradient needs.
@@ -224,7 +234,7 @@ def _sums(
     That is exp(logits) [R, V] in units of a number per row, its sum over V, its value for the target, and the cap's slope [R, V] or None.
     """
     vocab_size, cap = static
-    logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
+    logits_RV = jnp.dot(hidden_RD, columns_DV, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
     logits_RV = capped(logits_RV, cap)
     slope_RV = 1.0 - jnp.square(logits_RV / cap) if cap else None
