@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from lm_research.models.activations import capped
-from lm_research.models.cpu_products import multiplies_bfloat16, transposed
+from lm_research.models.cpu_products import transposed
 from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
 from lm_research.parallel.hardware import platform
@@ -30,8 +30,8 @@ from lm_research.parallel.rules import constrain, context_size, flatten_rows, pe
 # more, because each slice adds to a gradient of the table's size: 4,096 rows of V = 50304 are 0.8 GB.
 SLICE_ROWS = 512
 ACCELERATOR_SLICES = 8  # factor on SLICE_ROWS
-# GPUs multiply matrices with unaligned rows at a fraction of the speed, so there V is padded to a multiple.
-GPU_VOCAB_MULTIPLE = 128
+# GPUs, and CPUs in bfloat16, multiply matrices with unaligned rows at a fraction of the speed, so there V is padded to a multiple.
+ALIGNED_VOCAB_MULTIPLE = 128
 
 # Windows of _log_sum_exp: half of the width of one, in nats, and their number. exp(72) times 8 million is below the largest float32.
 HALF_WINDOW = 72.0
@@ -63,7 +63,7 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
         targets_BM, weights_BM = jnp.pad(targets_BM, padding), jnp.pad(weights_BM, padding)
         hidden_BMD = jnp.pad(hidden_BMD, [*padding, (0, 0)])
     vocab_size = table_VD.shape[-2]
-    fill = -vocab_size % GPU_VOCAB_MULTIPLE
+    fill = -vocab_size % ALIGNED_VOCAB_MULTIPLE
     if fill and platform() == "gpu":
         table_VD = jnp.pad(table_VD, [(0, 0)] * copies + [(0, fill), (0, 0)])
         bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill))
@@ -113,11 +113,10 @@ def _token_loss(
     weights_R: jax.Array,
 ) -> Arrays:
     """Compute the two sums. `static` is (vocab_size, cap): later rows of the table are padding; `cap` bounds the logits."""
-    table = table_VD.astype(hidden_RD.dtype)
-    columns = _columns(table)
+    table, columns, bias = _factors(hidden_RD.dtype, table_VD, bias_V)
 
     def sums(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> Arrays:
-        return _sums(static, hidden, targets, weights, table, columns, bias_V)[0]
+        return _sums(static, hidden, targets, weights, table, columns, bias)[0]
 
     loss, correct = _map_slices(sums, hidden_RD, targets_R, weights_R)
     return loss.sum(), correct.sum()
@@ -131,12 +130,11 @@ def _forward(
     targets_R: jax.Array,
     weights_R: jax.Array,
 ) -> tuple[Arrays, tuple[Any, ...]]:
-    table = table_VD.astype(hidden_RD.dtype)
-    columns = _columns(table)
+    table, columns, bias = _factors(hidden_RD.dtype, table_VD, bias_V)
 
     def accumulate(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
         hidden, targets, weights = rows
-        sums, exp, total, at_target, slope = _sums(static, hidden, targets, weights, table, columns, bias_V)
+        sums, exp, total, at_target, slope = _sums(static, hidden, targets, weights, table, columns, bias)
         # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. The factors of a row are applied to the small
         # sides of the products. Both terms of a confident prediction's target round to 1, but not their difference. TPUs put it into the place
         # of exp; elsewhere that takes longer, and the one-hot part is added to one row of the table a position afterwards.
@@ -161,7 +159,7 @@ def _forward(
                 rounded = at_target.astype(hidden.dtype).astype(jnp.float32)
                 of_table += rounded[:, None] * scaled - (scale * at_target)[:, None] * hidden
                 of_hidden += scale * (rounded - at_target)
-            hidden_gradient -= of_hidden[:, None] * jnp.take(table, targets, axis=0)
+            hidden_gradient -= of_hidden[:, None] * jnp.take(table_VD, targets, axis=0).astype(table.dtype)
             chosen = (of_table, weights)
         shared = tuple(map(jnp.add, shared, added)) if shared else added
         return shared, (*sums, hidden_gradient.astype(hidden.dtype), *chosen)
@@ -171,15 +169,15 @@ def _forward(
         shared, only = accumulate((), jax.tree.map(lambda x: x[0], slices))
         outputs = jax.tree.map(lambda x: x[None], only)
     else:
-        shape = table_VD.shape if platform() == "tpu" else table_VD.shape[::-1]
-        shapes = (shape,) if bias_V is None else (shape, bias_V.shape)
+        shape = table.shape if platform() == "tpu" else columns.shape
+        shapes = (shape,) if bias is None else (shape, bias.shape)
         shared, outputs = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
     loss, correct, *rows = outputs
     hidden_gradient, *chosen = (x.reshape(-1, *x.shape[2:])[: len(hidden_RD)] for x in rows)
-    bias_gradient = None if bias_V is None else shared[1]
+    bias_gradient = None if bias_V is None else shared[1][: len(bias_V)]
     if chosen and bias_gradient is not None:
         bias_gradient = bias_gradient.at[targets_R].add(-chosen[1])
-    table = jnp.zeros((), table_VD.dtype)  # carries the dtype to the backward pass
+    table = jnp.zeros((len(table_VD), 0), table_VD.dtype)  # carries length and dtype to the backward pass
     return (loss.sum(), correct.sum()), (hidden_gradient, shared[0], bias_gradient, chosen[:1], targets_R, table)
 
 
@@ -190,7 +188,7 @@ def _backward(static: tuple[int, float | None], residuals: tuple[Any, ...], cota
     scale = cotangents[0]
     # Scaled and transposed in one pass over the table. Behind the barrier, because XLA would fold the transposition back
     # into the product.
-    table_gradient = scale * (product if platform() == "tpu" else jax.lax.optimization_barrier(product).T)
+    table_gradient = scale * (product if platform() == "tpu" else jax.lax.optimization_barrier(product).T[: len(table)])
     for chosen_RD in chosen:
         table_gradient = table_gradient.at[targets_R].add(-scale * chosen_RD)
     bias_gradient = None if bias_gradient is None else scale * bias_gradient
@@ -210,14 +208,32 @@ def _table_product(exp_RV: jax.Array, scaled_RD: jax.Array) -> jax.Array:
     if platform() == "tpu":  # in rows, which look-ups add to: XLA would write columns, and copy them
         product_VD = jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
         return with_layout_constraint(product_VD, Layout(major_to_minor=(0, 1)))
-    in_memory = multiplies_bfloat16(scaled_RD.dtype)
-    small_DR = transposed(scaled_RD) if in_memory else jax.lax.optimization_barrier(scaled_RD.T)
+    small_DR = transposed(scaled_RD) if _reads_rows(scaled_RD.dtype) else jax.lax.optimization_barrier(scaled_RD.T)
     return jnp.dot(small_DR, exp_RV, preferred_element_type=jnp.float32)
 
 
-def _columns(table_VD: jax.Array) -> jax.Array:
-    """The table's transpose, of which CPUs get one copy for all slices: from a table read by columns they multiply in float32."""
-    return transposed(table_VD) if multiplies_bfloat16(table_VD.dtype) else table_VD.T
+def _reads_rows(dtype: Any) -> bool:
+    """Whether the factors of products have to be copies in rows: CPUs multiply bfloat16 that they read by columns in float32."""
+    return dtype == jnp.bfloat16 and platform() == "cpu"
+
+
+def _factors(
+    dtype: Any, table_VD: jax.Array, bias_V: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return the table [V, D] in the type of the products, its columns [D, V] for the logits, and the bias.
+
+    On CPUs in bfloat16, all slices share a copy of the columns, and V is padded: the added columns repeat the first token, which changes
+    no maximum, and the added rows are 0, so that gradients need no mask.
+    """
+    table = table_VD.astype(dtype)
+    if not _reads_rows(dtype):
+        return table, table.T, bias_V
+    size = len(table)
+    fill = -size % ALIGNED_VOCAB_MULTIPLE
+    table = jnp.pad(table, ((0, fill), (0, 0)))
+    columns = transposed(table).at[:, size:].set(table[0][:, None])
+    bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill), constant_values=bias_V[0])
+    return table, columns, bias_V
 
 
 def _sums(
@@ -238,8 +254,9 @@ def _sums(
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
     logits_RV = capped(logits_RV, cap)
     slope_RV = 1.0 - jnp.square(logits_RV / cap) if cap else None
-    if vocab_size < len(table_VD):
-        logits_RV = jnp.where(jnp.arange(len(table_VD)) < vocab_size, logits_RV, -jnp.inf)
+    repeated = columns_DV.shape[1] - vocab_size
+    if platform() == "gpu" and repeated:
+        logits_RV = jnp.where(jnp.arange(columns_DV.shape[1]) < vocab_size, logits_RV, -jnp.inf)
     largest_R = logits_RV.max(-1)
     target_R = jnp.take_along_axis(logits_RV, targets_R[:, None], axis=1)[:, 0]
     if platform() == "tpu":
@@ -254,6 +271,8 @@ def _sums(
         shift_R = largest_R
         exp_RV = jnp.exp(logits_RV - shift_R[:, None])
         total_R = exp_RV.sum(-1)
+        if repeated and platform() == "cpu":
+            total_R -= repeated * exp_RV[:, 0]
     loss = (weights_R * (shift_R + jnp.log(total_R) - target_R)).sum()
     correct = (weights_R * (target_R >= largest_R)).sum()
     return (loss, correct), exp_RV, total_R, jnp.exp(target_R - shift_R), slope_RV

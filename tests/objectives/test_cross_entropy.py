@@ -86,7 +86,7 @@ def test_value_and_gradient_equal_the_textbook(sliced: None, place: None, cap: f
 
 def test_a_vocabulary_padded_for_a_gpu_changes_nothing(sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = problem()
-    assert len(arrays[1]) % cross_entropy.GPU_VOCAB_MULTIPLE
+    assert len(arrays[1]) % cross_entropy.ALIGNED_VOCAB_MULTIPLE
     monkeypatch.setattr(cross_entropy, "platform", lambda: "gpu")
     got, expected = fused(arrays), reference(*arrays)
     for name, value in expected.items():
@@ -291,6 +291,17 @@ def test_bfloat16_gradients_of_confident_predictions_are_not_lost_in_rounding(sl
     static, rest = (V, None), (jnp.zeros(4, int), jnp.ones(4))
     residuals = jax.eval_shape(lambda *rows: cross_entropy._forward(static, *rows)[1], *low, *rest)
     assert residuals[1].dtype == jnp.float32  # the table's gradient, to which slices add
+
+
+def test_the_first_token_counts_once_where_bfloat16_pads_with_it(sliced: None) -> None:
+    """Its exponential is 1, and the other ten add 4e-5: each copy that stayed in the sum would add log 2 and more."""
+    hidden, weights = np.zeros((B, M, D)), np.ones((B, M))
+    hidden[..., 0] = 12.5
+    table = np.eye(V, D)
+    for targets in (np.zeros((B, M), int), np.full((B, M), V - 1)):
+        arrays = (hidden, table, np.zeros(V), targets, weights)
+        got, expected = fused(arrays, jnp.bfloat16), reference(*arrays)
+        assert float(got["loss"]) == pytest.approx(expected["loss"], rel=1e-5, abs=B * M * 1e-5)
 
 
 def test_bfloat16_states_have_rounded_but_unbiased_gradients(sliced: None, place: None) -> None:
