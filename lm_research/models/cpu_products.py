@@ -22,12 +22,12 @@ def multiplies_bfloat16(dtype: Any) -> bool:
 
 
 def transposed(x_IO: jax.Array) -> jax.Array:
-    """x^T as a matrix of its own in memory, [O, I].
+    """x^T as a matrix of its own in memory, [..., O, I].
 
     Without the layout, XLA would read x^T from x instead, behind an optimization barrier too, and then multiply in float32 on CPUs. Without
     the barrier, it would fuse the copy with what makes x, and a fused transposition takes 8 times as long.
     """
-    return with_layout_constraint(jax.lax.optimization_barrier(x_IO).T, Layout((0, 1)))
+    return with_layout_constraint(jax.lax.optimization_barrier(x_IO).mT, Layout(tuple(range(x_IO.ndim))))
 
 
 def rounded_product(a: jax.Array, b: jax.Array, dtype: Any = None) -> jax.Array:
@@ -41,14 +41,17 @@ def rounded_product(a: jax.Array, b: jax.Array, dtype: Any = None) -> jax.Array:
 
 @jax.custom_vjp
 def bfloat16_product(x_RI: jax.Array, matrix_IO: jax.Array) -> jax.Array:
-    """A product of bfloat16 matrices whose gradients are such products too, for `multiplies_bfloat16`."""
-    return rounded_product(x_RI, matrix_IO)
+    """A product of bfloat16 matrices, [..., R, O] in float32, whose gradients are such products too, for `multiplies_bfloat16`."""
+    return rounded_product(x_RI, matrix_IO, jnp.float32)
 
 
-bfloat16_product.defvjp(
-    lambda x_RI, matrix_IO: (rounded_product(x_RI, matrix_IO), (x_RI, matrix_IO)),
-    lambda kept, y_RO: (rounded_product(y_RO, transposed(kept[1])), rounded_product(transposed(kept[0]), y_RO)),
-)
+def _gradients(kept: tuple[jax.Array, jax.Array], y_RO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_RI, matrix_IO = kept
+    y_RO = y_RO.astype(x_RI.dtype)
+    return rounded_product(y_RO, transposed(matrix_IO)), rounded_product(transposed(x_RI), y_RO)
+
+
+bfloat16_product.defvjp(lambda x_RI, matrix_IO: (bfloat16_product(x_RI, matrix_IO), (x_RI, matrix_IO)), _gradients)
 
 
 def is_few(x_RI: jax.Array) -> bool:

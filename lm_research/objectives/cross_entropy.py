@@ -146,7 +146,10 @@ def _forward(
             exp, slope = exp * slope, jnp.take_along_axis(slope, targets[:, None], axis=1)[:, 0]
             at_target, weights = at_target * slope, weights * slope
         exp_low, scaled = exp.astype(hidden.dtype), (scale[:, None] * hidden).astype(hidden.dtype)
-        hidden_gradient = scale[:, None] * jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
+        hidden_gradient = jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
+        if len(table) > len(table_VD):
+            hidden_gradient -= (len(table) - len(table_VD)) * exp_low[:, :1].astype(jnp.float32) * table[0]
+        hidden_gradient *= scale[:, None]
         added: Arrays = (_table_product(exp_low, scaled),)
         if bias_V is not None:
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
@@ -222,18 +225,16 @@ def _factors(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the table [V, D] in the type of the products, its columns [D, V] for the logits, and the bias.
 
-    On CPUs in bfloat16, all slices share a copy of the columns, and V is padded: the added columns repeat the first token, which changes
-    no maximum, and the added rows are 0, so that gradients need no mask.
+    On CPUs in bfloat16, all slices share a copy of the columns, and V is padded by repeating the first token, whose repetitions change no
+    maximum and are taken from the sums. A mask would be one more pass over the logits.
     """
     table = table_VD.astype(dtype)
     if not _reads_rows(dtype):
         return table, table.T, bias_V
-    size = len(table)
-    fill = -size % ALIGNED_VOCAB_MULTIPLE
-    table = jnp.pad(table, ((0, fill), (0, 0)))
-    columns = transposed(table).at[:, size:].set(table[0][:, None])
+    fill = -len(table) % ALIGNED_VOCAB_MULTIPLE
+    table = jnp.concatenate([table, jnp.broadcast_to(table[0], (fill, table.shape[1]))])
     bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill), constant_values=bias_V[0])
-    return table, columns, bias_V
+    return table, transposed(table), bias_V
 
 
 def _sums(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers import tiny
+from lm_research.models.attention.module import dot_product_attention
 from lm_research.models.cpu_products import bfloat16_product, multiplies_bfloat16, transposed
 from lm_research.models.families import define_model
 from lm_research.models.heads import Projection
@@ -67,7 +69,7 @@ def arguments() -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def with_gradients(product, x_RI: jax.Array, matrix_IO: jax.Array, y_RO: jax.Array) -> tuple[jax.Array, ...]:
-    value, back = jax.vjp(product, x_RI, matrix_IO)
+    value, back = jax.vjp(lambda *factors: product(*factors).astype(y_RO.dtype), x_RI, matrix_IO)
     return value, *back(y_RO)
 
 
@@ -92,6 +94,33 @@ def test_no_product_of_a_layer_becomes_one_of_float32() -> None:
     for computation in products:
         read = [line for line in computation.splitlines() if " parameter(" in line]
         assert read and all(" = bf16[" in line for line in read) and " convert(" not in computation
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_attention_in_bfloat16_and_its_gradients(groups: int) -> None:
+    """Against float32 of the same numbers within a few roundings (2^-9 each), and no factor of the six products is read by columns."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (2, 24, 4, 8), (2, groups, 24, 8), (2, groups, 24, 8)
+    given = [jax.random.normal(key, shape, jnp.bfloat16) for key, shape in zip(keys, shapes, strict=True)]
+    bias = jnp.where(jnp.tri(24, dtype=bool), 0.0, -1e9)[None, None]
+
+    def attend(*given: jax.Array) -> tuple[jax.Array, ...]:
+        mixed, pull = jax.vjp(lambda *rows: dot_product_attention(*rows, bias, 0.3), *given)
+        return mixed, *pull(given[0])
+
+    compiled = jax.jit(attend).lower(*given).compile()
+    products = [line for line in compiled.as_text().splitlines() if " dot(" in line]
+    assert len(products) == 6
+    for product in products:
+        last = re.search(r"lhs_contracting_dims={(\d)}, rhs_batch_dims={.*}, rhs_contracting_dims={(\d)}", product)
+        assert last and last.groups() == ("3", "2"), product
+    with jax.default_matmul_precision("float32"):
+        expected = attend(*(x.astype(jnp.float32) for x in given))
+    for ours, exact in zip(compiled(*given), expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), exact, rtol=2**-7, atol=2**-7 * float(jnp.abs(exact).max())
+        )
 
 
 @pytest.mark.parametrize("rows", [64, 1024], ids=["one slice", "two slices"])

@@ -21,6 +21,7 @@ from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import MASKED, AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.tpu import tile_heads, tpu_attend
+from lm_research.models.cpu_products import FEW_ROWS, bfloat16_product, multiplies_bfloat16, transposed
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, Norm, dropout, make_param, norm, split_key
 from lm_research.models.positions import by_distance, distance_table, embedded_distances, shifted_rows
@@ -95,13 +96,20 @@ def dot_product_attention(
     front, slots = key_BGSK.shape[:-2], key_BGSK.shape[-2]
     groups = front[0] // batch if len(front) == 1 else front[1]
     query = (query_BLHK.swapaxes(1, 2) * scale).reshape(*front, heads // groups * length, width)
-    scores = jnp.einsum("...QK,...SK->...QS", query, key_BGSK, preferred_element_type=jnp.float32)
+    # A few queries would not pay for a transposed copy of the keys.
+    is_bfloat16 = multiplies_bfloat16(jnp.result_type(query, key_BGSK, value_BGSK)) and query.shape[-2] > FEW_ROWS
+    if is_bfloat16:
+        scores = bfloat16_product(query, transposed(key_BGSK))
+    else:
+        scores = jnp.einsum("...QK,...SK->...QS", query, key_BGSK, preferred_element_type=jnp.float32)
     scores_BHLS = capped(scores.reshape(batch, heads, length, slots), score_cap) + bias_BHLS
     probs_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
     if probs is not None:
         probs.append(probs_BHLS)
     probs_BHLS = dropout(probs_BHLS.astype(query_BLHK.dtype), dropout_rate, dropout_key)
-    mixed = jnp.einsum("...QS,...SK->...QK", probs_BHLS.reshape(scores.shape), value_BGSK).astype(query_BLHK.dtype)
+    probs_QS = probs_BHLS.reshape(scores.shape)
+    mixed = bfloat16_product(probs_QS, value_BGSK) if is_bfloat16 else probs_QS @ value_BGSK
+    mixed = mixed.astype(query_BLHK.dtype)
     return mixed.reshape(batch, heads, length, -1).swapaxes(1, 2)
 
 
