@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 # Exit codes of all commands.
 DONE = 0
@@ -61,6 +62,18 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A corpus, data set or token store that cannot be read."""
+
+
+class DamagedStore(DataError):
+    """A store, or a file next to it, has changed since it was written; `folder` is that of its corpus."""
+
+    def __init__(self, message: str, folder: pathlib.Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Support pickling, from worker processes to the one that reads their batches."""
+        return DamagedStore, (str(self), self.folder)
 
 
 class TokenizerError(UserError):

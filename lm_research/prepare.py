@@ -31,10 +31,10 @@ from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.inspect import LEGEND, show_row
 from lm_research.data.ngram import baselines
 from lm_research.data.split import PARTS
-from lm_research.data.store import MANIFEST, DamagedStore, TokenStore
+from lm_research.data.store import MANIFEST, TokenStore
 from lm_research.data.verify import Verification
 from lm_research.data.workers import Processes, Runner, available_cpus
-from lm_research.errors import DONE, ConfigError, UserError
+from lm_research.errors import DONE, ConfigError, DamagedStore, UserError
 
 if TYPE_CHECKING:
     from lm_research.objectives.base import TextObjective

@@ -104,6 +104,30 @@ def test_a_bucket_that_is_gone_for_some_seconds(lab: Lab, bert_run: pathlib.Path
 
 
 @pytest.mark.slow
+def test_text_is_read_in_place_and_a_change_of_it_ends_the_run(
+    lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    def run(name: str, *flags: str, before: str = "") -> tuple[int, str]:
+        own = server.environment | {"LM_RESEARCH_CACHE": str(tmp_path / "cache" / name)}
+        place = "--config.data.cache_dir=gs://bucket/text"
+        return finish(lab.start(tmp_path / name, place, *flags, before=before, **own))
+
+    with GcsServer(faults=Faults(seed=1, share=0.03)) as server:
+        small = "from lm_research.data import store\nstore.BLOCK = 512"
+        code, output = run("built", "--config.train.num_steps=1", before=small)
+        assert code == 0, output
+        code, output = run("read")
+        assert code == 0 and "Corpus found" in output, output
+        assert same(bert_run, tmp_path / "read")
+        (text,) = [name for name in server.names(prefix="text/") if name.endswith("/train/tokens.bin")]
+        server.put("bucket", text, server.objects["bucket", text].data[::-1], {})
+        for workers in (0, 1):
+            code, output = run(f"changed{workers}", f"--config.data.num_workers={workers}")
+            assert code == 2 and output.count(f"{text} is not what it was") == 1, output
+            assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_runs(lab: Lab) -> None:
     with GcsServer() as server:
         first = lab.start(RUN, before=SLOW_FEED, **server.environment)

@@ -117,6 +117,20 @@ def read(path: Any) -> bytes:
     return content
 
 
+def read_ranges(path: Any, ranges: list[tuple[int, int]]) -> list[bytes]:
+    """Read ranges of the bytes of an object, (first, end), several at once."""
+    system, name = filesystem(path)
+    firsts, ends = (list(each) for each in zip(*ranges, strict=True)) if ranges else ([], [])
+    contents: list[bytes] = system.cat_ranges([name] * len(ranges), firsts, ends, on_error="raise")
+    return contents
+
+
+def size(path: Any) -> int:
+    """Return the bytes of an object."""
+    system, name = filesystem(path)
+    return int(system.info(name)["size"])
+
+
 def upload(file: str | os.PathLike[str], path: Any) -> None:
     """Write an object from a local file of any size."""
     system, name = filesystem(path)

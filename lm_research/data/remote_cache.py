@@ -1,8 +1,8 @@
 """Remote corpora: data.cache_dir may be a gs:// or s3:// address.
 
-A store is read by mapping its files into memory, which requires local files. So a corpus in a bucket is downloaded once, as a whole,
-and later opened from the local copy in milliseconds; a corpus that is built locally is uploaded. A list of its files with their
-sizes is written last and marks a complete copy.
+A store is read by mapping its files into memory, which requires local files. So a corpus in a bucket is downloaded once, without
+its tokens, which are fetched as they are read (block_tokens.py), and later opened from the local copy in milliseconds; a corpus that
+is built locally is uploaded. A list of its files with their sizes is written last and marks a complete copy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from lm_research.common import buckets
 from lm_research.common.disk import atomic_folder, reporting_disk_errors
 from lm_research.common.documents import parse_json, short
 from lm_research.common.paths import is_remote, path_of, stays_inside
+from lm_research.data.block_tokens import ADDRESS
+from lm_research.data.store import block_digests, read_manifest
 from lm_research.errors import DataError
 
 LIST = "files.json"
@@ -49,7 +51,7 @@ def cache_root() -> pathlib.Path:
 def find_or_build(
     cache_dir: str | None, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
-    """Return the local folder of a corpus, after downloading it from the bucket, or building and uploading it.
+    """Return the local folder of a corpus, after downloading it from the bucket without its tokens, or building and uploading it.
 
     Args:
       cache_dir: config.data.cache_dir.
@@ -87,7 +89,7 @@ def local_folder(address: str) -> pathlib.Path:
 
 
 def _download(address: str, folder: pathlib.Path) -> bool:
-    """Download a corpus; returns False if there is none, or it is incomplete."""
+    """Download a corpus without its tokens; returns False if there is none, or it is incomplete."""
     remote = _path(address)
     with _reporting(remote):
         try:
@@ -103,13 +105,29 @@ def _download(address: str, folder: pathlib.Path) -> bool:
                 f"to {address}, and delete it; the next run rebuilds it."
             )
     with atomic_folder(folder) as temporary:
+        later = {name for name in sizes if pathlib.PurePosixPath(name).name == "tokens.bin"}
         with _reporting(remote):
-            buckets.download({remote / name: temporary / name for name in sizes})
+            buckets.download({remote / name: temporary / name for name in sizes if name not in later})
+            in_blocks = {name for name in later if _is_in_blocks((temporary / name).parent)}
+            buckets.download({remote / name: temporary / name for name in later - in_blocks})
+            found_sizes = {name: buckets.size(remote / name) for name in in_blocks}
+        for name in in_blocks:
+            (temporary / name).touch()
+            os.truncate(temporary / name, sizes[name])
+            (temporary / name).with_name(ADDRESS).write_text(f"{remote}/{name}\n", encoding="utf-8")
         for name, size in sizes.items():
-            found = (temporary / name).stat().st_size
+            found = found_sizes.get(name, (temporary / name).stat().st_size)
             if found != size:
                 raise DataError(f"{address}/{name} has {found:,} bytes instead of {size:,}. {fix}")
     return True
+
+
+def _is_in_blocks(folder: pathlib.Path) -> bool:
+    """Whether a store's manifest has the digests by which its tokens are read from the bucket; damage is reported when it is opened."""
+    try:
+        return bool(block_digests(folder, read_manifest(folder))[1])
+    except DataError:
+        return False
 
 
 def _upload(folder: pathlib.Path, address: str) -> None:

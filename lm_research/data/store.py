@@ -4,7 +4,7 @@
     sentences.npy   int64 [S + 1]: where each sentence starts in tokens.bin, then the end
     documents.npy   int64 [D + 1]: where each document starts in sentences.npy, then the end
     counts.npy      int64 [V]: how often each id occurs, for unigram baselines
-    manifest.json   counts, sizes of the files, digests (of everything, and of each file's blocks of 64 MiB) and versions; written last
+    manifest.json   counts, sizes of the files, digests (of everything, and of each file's blocks of 8 MiB) and versions; written last
 
 The store of a mixture has its sources one after another. Its manifest lists the number of documents of each ("sources"), and
 source_counts.npy, int64 [sources, V], has the counts of each: see `TokenStore.source`.
@@ -29,30 +29,23 @@ import numpy as np
 from lm_research.common.disk import atomic_folder, with_filename
 from lm_research.common.documents import json_value
 from lm_research.common.paths import odd_file
-from lm_research.errors import DataError, prepare_again
+from lm_research.common.rounding import ceil_div
+from lm_research.data.block_tokens import ADDRESS, BlockTokens
+from lm_research.errors import DamagedStore, DataError, prepare_again
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-BLOCK = 64 * 2**20  # bytes of a file per digest (verify.py)
+BLOCK = 8 * 2**20  # bytes of a file per digest (verify.py), and per request to a bucket (block_tokens.py)
 _MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PIECE_TOKENS = 1_000_000  # small pieces are joined into pieces of about this size
 
 
-class DamagedStore(DataError):
-    """A store, or a file next to it, has changed since it was written; `folder` is that of its corpus."""
-
-    def __init__(self, message: str, folder: pathlib.Path) -> None:
-        super().__init__(message)
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling, from worker processes to the one that reads their batches."""
-        return DamagedStore, (str(self), self.folder)
+Tokens = np.ndarray | BlockTokens
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenStore:
-    """A store on disk. Arrays are read-only views of the files.
+    """A store on disk. Arrays are read-only views of the files; the tokens of one in a bucket are fetched as they are read.
 
     Attributes:
       path: folder of the store.
@@ -65,7 +58,7 @@ class TokenStore:
 
     path: pathlib.Path
     manifest: dict[str, Any]
-    tokens: np.ndarray
+    tokens: Tokens
     sentence_starts: np.ndarray
     document_starts: np.ndarray
     token_counts: np.ndarray
@@ -106,7 +99,8 @@ class TokenStore:
         tokens = np.asarray(self.sentence_starts[sentences[0] : sentences[-1] + 1])
         manifest = {**self.manifest, **entries[place], "num_sentences": len(tokens) - 1, "sources": []}
         counts = np.load(self.path / "source_counts.npy", mmap_mode="r")[place]
-        inside = self.tokens[tokens[0] : tokens[-1]]
+        ends = int(tokens[0]), int(tokens[-1])
+        inside = self.tokens.part(*ends) if isinstance(self.tokens, BlockTokens) else self.tokens[slice(*ends)]
         return _Source(self.path, manifest, inside, tokens - tokens[0], sentences - sentences[0], counts)
 
     def document_tokens(self, i: int) -> np.ndarray:
@@ -126,15 +120,17 @@ class TokenStore:
           DataError: the store is missing or damaged (only sizes and ends of the tables are checked, not every byte).
         """
         path = pathlib.Path(path)
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         for name, size in manifest["files"].items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size:
                 state = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise damaged(path, f"{name} {state}")
         try:
-            tokens = np.memmap(path / "tokens.bin", dtype=np.dtype(manifest["dtype"]).newbyteorder("<"), mode="r")
+            tokens = _open_tokens(path, manifest)
             tables = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("sentences", "documents", "counts")]
+        except DataError:
+            raise
         except Exception as error:  # NumPy raises many types for an invalid header
             if is_machine_error(error):
                 raise
@@ -177,7 +173,34 @@ def is_machine_error(error: Exception) -> bool:
     return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _MACHINE_ERRORS)
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+def _open_tokens(path: pathlib.Path, manifest: dict[str, Any]) -> Tokens:
+    dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+    if not (path / ADDRESS).is_file():
+        return np.memmap(path / "tokens.bin", dtype=dtype, mode="r")
+    size, digests = block_digests(path, manifest)
+    return BlockTokens(path / "tokens.bin", dtype, size, digests["tokens.bin"])
+
+
+def block_digests(path: pathlib.Path, manifest: dict[str, Any]) -> tuple[int, dict[str, list[str]]]:
+    """Return the bytes of a block, and the SHA-256 of each block of each file; none for a store of an earlier version.
+
+    Raises:
+      DamagedStore: the manifest does not list one for each block.
+    """
+    if not isinstance(manifest.get("blocks"), dict):
+        return BLOCK, {}
+    try:
+        size, digests = int(manifest["blocks"]["bytes"]), dict(manifest["blocks"]["sha256"])
+        counts = {name: ceil_div(total, size) for name, total in manifest["files"].items()}
+        if {name: len(each) for name, each in digests.items()} != counts or size % np.dtype(manifest["dtype"]).itemsize:
+            raise ValueError("not one per block")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise damaged(path, f"the digests in its manifest.json are invalid ({error})") from error
+    return size, digests
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """Read manifest.json, with the keys that every store has; raises a DataError if it is missing or damaged."""
     if odd := odd_file(path):  # opening a pipe would block
         raise damaged(path, odd)
     try:

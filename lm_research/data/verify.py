@@ -2,6 +2,7 @@
 
 Small stores are read completely before the run begins. For large ones some blocks, chosen at random at each start, are read first, and a
 thread reads the others during training. A store of an earlier version has one digest of all its content instead of digests of blocks.
+The tokens of a store in a bucket are checked, in any mode, as they are fetched (block_tokens.py), and here only if all are to be read.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.common.paths import open_file
-from lm_research.common.rounding import ceil_div
-from lm_research.data.store import DamagedStore, TokenStore, damaged, is_machine_error
-from lm_research.errors import UserError
+from lm_research.data.block_tokens import BlockTokens
+from lm_research.data.store import TokenStore, block_digests, damaged, is_machine_error
+from lm_research.errors import DamagedStore, UserError
 
 WHOLE = 2**30  # up to this many bytes in all stores, data.verify=auto reads everything before the run begins
 SAMPLE = 16  # blocks of larger stores that it reads before the run begins
@@ -62,8 +63,7 @@ class Verification:
         self._damage: DamagedStore | None = None
         self._ended = threading.Event()
         for store in stores if size <= WHOLE else ():
-            check_tables(store)
-            check_ids(store, store.tokens, 0)
+            _check_content(store)
         if mode == "off":
             return
         old = [store for store in stores if not _has_blocks(store)]
@@ -75,6 +75,8 @@ class Verification:
         work: list[Callable[[], None]] = [
             functools.partial(check_block, block) for store in stores for block in _blocks(store)
         ]
+        if mode == "full":
+            work += [store.tokens.fetch for store in stores if isinstance(store.tokens, BlockTokens)]
         if self.background:
             random.shuffle(work)  # not by the run's seed, so that each start samples different blocks
             _do(work[:SAMPLE])
@@ -94,8 +96,7 @@ class Verification:
         """
         if isinstance(error, _OF_DAMAGE) and not isinstance(error, UserError):
             for store in self._stores:
-                check_tables(store)
-                check_ids(store, store.tokens, 0)
+                _check_content(store)
 
     @property
     def pending(self) -> bool:
@@ -131,19 +132,22 @@ def _has_blocks(store: TokenStore) -> bool:
 
 
 def _blocks(store: TokenStore) -> list[Block]:
-    """List the blocks of a store's files; empty for a store without digests of blocks."""
-    if not _has_blocks(store):
-        return []
-    try:
-        size, digests = int(store.manifest["blocks"]["bytes"]), dict(store.manifest["blocks"]["sha256"])
-        counts = {name: ceil_div(total, size) for name, total in store.manifest["files"].items()}
-        if {name: len(each) for name, each in digests.items()} != counts:
-            raise ValueError("not one per block")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise damaged(store.path, f"the digests in its manifest.json are invalid ({error})") from error
+    """List the blocks of a store's files that are on this machine; empty for a store without digests of blocks."""
+    size, digests = block_digests(store.path, store.manifest)
+    fetched = isinstance(store.tokens, BlockTokens)
     return [
-        Block(store, name, number, size, digest) for name, each in digests.items() for number, digest in enumerate(each)
+        Block(store, name, number, size, digest)
+        for name, each in digests.items()
+        if not (fetched and name == "tokens.bin")
+        for number, digest in enumerate(each)
     ]
+
+
+def _check_content(store: TokenStore) -> None:
+    """Raise a DamagedStore if an offset or id is invalid."""
+    check_tables(store)
+    if not isinstance(store.tokens, BlockTokens):  # whose ids are those that were written
+        check_ids(store, store.tokens, 0)
 
 
 def check_block(block: Block) -> None:
@@ -189,11 +193,11 @@ def check_whole(store: TokenStore) -> None:
     """Raise a DamagedStore unless a store without digests of blocks has the digest of its whole content."""
     check_tables(store)
     digest = hashlib.sha256(store.tokens.dtype.newbyteorder("<").str.encode())
-    step = 2**24
-    for table in (store.tokens, store.sentence_starts, store.document_starts, store.token_counts):
+    step, tokens = 2**24, np.asarray(store.tokens)
+    for table in (tokens, store.sentence_starts, store.document_starts, store.token_counts):
         for start in range(0, len(table), step):
             part: np.ndarray[Any, Any] = np.asarray(table[start : start + step])
-            if table is store.tokens:
+            if table is tokens:
                 check_ids(store, part, start)
             digest.update(part.tobytes())
     if digest.hexdigest() != store.digest:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_research.data.stateless_rng import GOLDEN, uniform_draw
+from lm_research.data.store import Tokens
 
 
 class Ragged(NamedTuple):
@@ -33,7 +34,7 @@ def copy_pieces(
     rows_BL: np.ndarray,
     row_P: np.ndarray,
     column_P: np.ndarray,
-    tokens: np.ndarray,
+    tokens: Tokens,
     start_P: np.ndarray,
     length_P: np.ndarray,
 ) -> None:

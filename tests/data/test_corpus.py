@@ -17,9 +17,8 @@ from lm_research.config import Config, resolve
 from lm_research.data import corpus as corpus_module
 from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
-from lm_research.data.store import DamagedStore
 from lm_research.data.workers import WorkerDied
-from lm_research.errors import DataError, TokenizerError
+from lm_research.errors import DamagedStore, DataError, TokenizerError
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 

@@ -11,8 +11,7 @@ import pytest
 from lm_research.common.rounding import padded_length
 from lm_research.data.sampler import BatchBuilder, Examples, LengthGroupedSampler, SharedRowExamples, eval_examples
 from lm_research.data.stateless_rng import permute
-from lm_research.data.store import DamagedStore
-from lm_research.errors import ConfigError
+from lm_research.errors import ConfigError, DamagedStore
 
 
 class Numbers(Examples):

@@ -15,8 +15,9 @@ import pytest
 from lm_research.data import store as store_lib
 from lm_research.data import verify
 from lm_research.data.sampler import BatchBuilder, Examples
-from lm_research.data.store import DamagedStore, TokenStore, write_store
+from lm_research.data.store import TokenStore, write_store
 from lm_research.data.verify import Verification, check_files
+from lm_research.errors import DamagedStore
 
 DOCUMENTS = [[[5, 6, 7], [8]], [[9, 5]], [[1], [2], [99]]]
 
