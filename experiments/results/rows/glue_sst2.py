@@ -11,7 +11,7 @@ ROW = FineTuning(
     title="SST-2: MiniLM fine-tuned",
     scores={"accuracy": Published(91.5, origin=READ)},
     source="microsoft/unilm at 01e7da4, minilm/README.md: MiniLM-L6xH384 (22M parameters), development part (872 sentences)",
-    why="Planned: about 12 minutes a seed on one core. Another model than the published one, of the same size: nreimers/MiniLM-L6-H384-uncased, trained on pairs of similar sentences "
+    why="Another model than the published one, of the same size: nreimers/MiniLM-L6-H384-uncased, trained on pairs of similar sentences "
     "before; one pass over GLUE's 67,349 phrases and sentences.",
     epochs=1.0,
     rate=1e-4,
