@@ -23,13 +23,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--modes", default=",".join(MODES), help="paper, equal or both (default)")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each checkout")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="compute type of both")
     options = parser.parse_args(argv)
     print(
         "| row | checkout | ms: fastest | first quartile | median | processor ms: fastest turn | median turn | loss |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for row in choose(options.rows, options.modes, "cpu"):
-        for line in measure(row, options.checkouts, options.rounds, options.steps):
+        for line in measure(
+            dataclasses.replace(row, dtype=options.dtype), options.checkouts, options.rounds, options.steps
+        ):
             print(line, flush=True)
     return 0
 
