@@ -181,13 +181,18 @@ def _open_tokens(path: pathlib.Path, manifest: dict[str, Any]) -> Tokens:
     return BlockTokens(path / "tokens.bin", dtype, size, digests["tokens.bin"])
 
 
+def has_blocks(manifest: dict[str, Any]) -> bool:
+    """Whether a store has digests of blocks, as all have but those of earlier versions."""
+    return isinstance(manifest.get("blocks"), dict)
+
+
 def block_digests(path: pathlib.Path, manifest: dict[str, Any]) -> tuple[int, dict[str, list[str]]]:
     """Return the bytes of a block, and the SHA-256 of each block of each file; none for a store of an earlier version.
 
     Raises:
       DamagedStore: the manifest does not list one for each block.
     """
-    if not isinstance(manifest.get("blocks"), dict):
+    if not has_blocks(manifest):
         return BLOCK, {}
     try:
         size, digests = int(manifest["blocks"]["bytes"]), dict(manifest["blocks"]["sha256"])

@@ -19,7 +19,7 @@ import numpy as np
 
 from lm_research.common.paths import open_file
 from lm_research.data.block_tokens import BlockTokens
-from lm_research.data.store import TokenStore, block_digests, damaged, is_machine_error
+from lm_research.data.store import TokenStore, block_digests, damaged, has_blocks, is_machine_error
 from lm_research.errors import DamagedStore, UserError
 
 WHOLE = 2**30  # up to this many bytes in all stores, data.verify=auto reads everything before the run begins
@@ -66,7 +66,7 @@ class Verification:
             _check_content(store)
         if mode == "off":
             return
-        old = [store for store in stores if not _has_blocks(store)]
+        old = [store for store in stores if not has_blocks(store.manifest)]
         if old:
             log(
                 f"data.verify: {' and '.join(str(store.path) for store in old)} from an earlier version has no digests of blocks; the "
@@ -125,10 +125,6 @@ class Verification:
 def _do(work: Iterable[Callable[[], None]]) -> None:
     for one in work:
         one()
-
-
-def _has_blocks(store: TokenStore) -> bool:
-    return isinstance(store.manifest.get("blocks"), dict)
 
 
 def _blocks(store: TokenStore) -> list[Block]:

@@ -131,8 +131,10 @@ class Dense(nnx.Module):
             y_RO = quantized_product(self.quantization, x_RI, _as_matrix(kernel, x_RI.shape[1]))
         elif not self.outputs_first:
             matrix_IO = _as_matrix(kernel, x_RI.shape[1])
-            slow = not multiplies_bfloat16(self.dtype)
-            y_RO = x_RI @ matrix_IO if slow else bfloat16_product(x_RI, matrix_IO).astype(self.dtype)
+            if multiplies_bfloat16(self.dtype):
+                y_RO = bfloat16_product(x_RI, matrix_IO).astype(self.dtype)
+            else:
+                y_RO = x_RI @ matrix_IO
         else:
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from lm_research.models.activations import capped
-from lm_research.models.cpu_products import transposed
+from lm_research.models.cpu_products import multiplies_bfloat16, transposed
 from lm_research.models.embeddings import look_up
 from lm_research.models.heads import Projection
 from lm_research.parallel.hardware import platform
@@ -211,13 +211,10 @@ def _table_product(exp_RV: jax.Array, scaled_RD: jax.Array) -> jax.Array:
     if platform() == "tpu":  # in rows, which look-ups add to: XLA would write columns, and copy them
         product_VD = jnp.dot(exp_RV.T, scaled_RD, preferred_element_type=jnp.float32)
         return with_layout_constraint(product_VD, Layout(major_to_minor=(0, 1)))
-    small_DR = transposed(scaled_RD) if _reads_rows(scaled_RD.dtype) else jax.lax.optimization_barrier(scaled_RD.T)
+    small_DR = (
+        transposed(scaled_RD) if multiplies_bfloat16(scaled_RD.dtype) else jax.lax.optimization_barrier(scaled_RD.T)
+    )
     return jnp.dot(small_DR, exp_RV, preferred_element_type=jnp.float32)
-
-
-def _reads_rows(dtype: Any) -> bool:
-    """Whether the factors of products have to be copies in rows: CPUs multiply bfloat16 that they read by columns in float32."""
-    return dtype == jnp.bfloat16 and platform() == "cpu"
 
 
 def _factors(
@@ -229,7 +226,7 @@ def _factors(
     maximum and are taken from the sums. A mask would be one more pass over the logits.
     """
     table = table_VD.astype(dtype)
-    if not _reads_rows(dtype):
+    if not multiplies_bfloat16(dtype):
         return table, table.T, bias_V
     fill = -len(table) % ALIGNED_VOCAB_MULTIPLE
     table = jnp.concatenate([table, jnp.broadcast_to(table[0], (fill, table.shape[1]))])

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from helpers import tiny
+from lm_research.models import cpu_products
 from lm_research.models.heads import Projection
 from lm_research.objectives import cross_entropy
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
@@ -73,7 +74,8 @@ def sliced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(params=["cpu", "tpu"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss as it is computed on a platform."""
-    monkeypatch.setattr(cross_entropy, "platform", lambda: request.param)
+    for module in (cross_entropy, cpu_products):
+        monkeypatch.setattr(module, "platform", lambda: request.param)
 
 
 @pytest.mark.parametrize("cap", [0.0, 2.0], ids=["", "capped"])
